@@ -1,0 +1,1 @@
+"""The HDF5 cache of embeddings: identity, segments, reading, verifying. See `cache/README.md`."""

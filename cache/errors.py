@@ -1,0 +1,41 @@
+"""The one family of exceptions.
+
+It stands here because every room may import `cache` and `cache` imports none of them. A message
+says what happened, with which file or option, and what to do; `cli.py` alone turns it into output.
+"""
+
+
+class FrostlineError(Exception):
+    """Anything the user can mend: the message says how."""
+
+
+class DatasetError(FrostlineError):
+    """A folder of images can't be used as it is."""
+
+
+class UnreadableImageError(FrostlineError):
+    """One image file can't be decoded. Costs that image, never the run."""
+
+
+class WeightsError(FrostlineError):
+    """A backbone's weights can't be loaded."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """The pretrained weights are neither on this machine nor can they be downloaded."""
+
+
+class DeviceError(FrostlineError):
+    """A device, or an engine on it, can't be used here."""
+
+
+class CacheError(FrostlineError):
+    """A cache or a segment is damaged, foreign, or lacks rows."""
+
+
+class HeadError(FrostlineError):
+    """A trained head can't be used, or can't be trained from this data."""
+
+
+class ResultsError(FrostlineError):
+    """`results.csv` or the report made from it can't be read or written."""

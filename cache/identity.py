@@ -1,0 +1,78 @@
+"""What makes two caches two: any difference here is another cache, never a mix."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from cache.errors import CacheError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything an embedding depends on besides the image's bytes.
+
+    The gray, bit-depth, fit and interpolation fields name rules, spelled out by the code that
+    applies them. `mean` and `std` are per channel, in units of full scale (0…1).
+    """
+
+    backbone: str
+    weights_sha256: str
+    embedding_dim: int
+    gray: str
+    bit_depth: str
+    fit: str
+    interpolation: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    views: str
+    precision: str
+    device: str
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal identities give equal text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Identity":
+        """Read what `to_json` wrote.
+
+        Raises:
+            CacheError: the text is no identity of this format.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            identity = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CacheError(
+                f"not a cache identity of this version of Frostline ({error})"
+            ) from None
+        if identity.format_version != FORMAT_VERSION:
+            raise CacheError(
+                f"written in cache format {identity.format_version}, this version of Frostline "
+                f"reads format {FORMAT_VERSION}"
+            )
+        return identity
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The cache's folder name: readable first, unique by the digest's first 12 digits."""
+        return f"{self.backbone}-{self.device}-{self.precision}-{self.digest[:12]}"
+
+    def differences(self, other: "Identity") -> list[str]:
+        """Every field in which two identities differ, as `field: ours, not theirs`."""
+        return [
+            f"{field.name}: {ours!r}, not {theirs!r}"
+            for field in dataclasses.fields(self)
+            if (ours := getattr(self, field.name)) != (theirs := getattr(other, field.name))
+        ]

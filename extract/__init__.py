@@ -1,0 +1,1 @@
+"""Image file → gray tensor → embedding: images, backbones, devices, engines, the extraction run."""

@@ -1,0 +1,89 @@
+"""The table of devices. A device that isn't there is an error with a reason, never a silent CPU."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from cache.errors import DeviceError
+
+TPU_ADVICE = (
+    "on a TPU VM or a Colab TPU runtime, pip install 'torch_xla[tpu]==2.9.0'; "
+    "elsewhere --device xla-cpu exercises the same path"
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """engines: those that run on it, the default first. missing: why it can't be used here and
+    what to do, or None. real: `run` uses it wherever it is present.
+    """
+
+    engines: tuple[str, ...]
+    missing: Callable[[], str | None]
+    real: bool = True
+
+
+def _cpu_missing() -> str | None:
+    return None
+
+
+def _cuda_missing() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA; install the one of requirements.lock on Linux"
+    return "no NVIDIA GPU with a working driver was found; see that nvidia-smi lists one"
+
+
+def _tpu_missing() -> str | None:
+    if find_spec("torch_xla") is None or find_spec("libtpu") is None:
+        return f"torch_xla with libtpu is not installed; {TPU_ADVICE}"
+    from torch_xla._internal import tpu
+
+    if tpu.num_available_chips() == 0:
+        return f"this host has no TPU chip; {TPU_ADVICE}"
+    return _other_xla_client("TPU")
+
+
+def _xla_cpu_missing() -> str | None:
+    if find_spec("torch_xla") is None:
+        return "torch_xla is not installed: its wheel exists for Linux on x86-64 only"
+    return _other_xla_client("CPU")
+
+
+def _other_xla_client(kind: str) -> str | None:
+    """torch_xla drives one kind of device per process, chosen by PJRT_DEVICE before it starts."""
+    if "torch_xla.runtime" in sys.modules and os.environ.get("PJRT_DEVICE", kind) != kind:
+        return "this process already drives another XLA device; tpu and xla-cpu need a command each"
+    return None
+
+
+DEVICES: dict[str, Device] = {
+    "cpu": Device(("torch", "openvino"), _cpu_missing),
+    "cuda": Device(("torch",), _cuda_missing),
+    "tpu": Device(("xla",), _tpu_missing),
+    "xla-cpu": Device(("xla",), _xla_cpu_missing, real=False),
+}
+
+PJRT_KINDS = {"tpu": "TPU", "xla-cpu": "CPU"}
+
+
+def require_device(name: str) -> None:
+    """Make sure that a device can be used, and choose it for XLA.
+
+    Raises:
+        DeviceError: it isn't there; the message says why and what to do.
+    """
+    if reason := DEVICES[name].missing():
+        raise DeviceError(f"--device {name}: {reason}")
+    if name in PJRT_KINDS:
+        os.environ["PJRT_DEVICE"] = PJRT_KINDS[name]
+
+
+def present_devices() -> list[str]:
+    """The real devices of this machine, in the table's order."""
+    return [name for name, device in DEVICES.items() if device.real and not device.missing()]

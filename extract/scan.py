@@ -1,0 +1,116 @@
+"""A folder with one subfolder per class → the images in it, by the hash of their bytes."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cache.errors import DatasetError
+from cache.progress import Progress, silent
+from extract.decode import FORMATS
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image: where it lies, its class, the SHA-256 of its bytes (32 bytes)."""
+
+    path: Path
+    label: str
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one folder. Files that are no images, or can't be opened, are told apart."""
+
+    folder: Path
+    files: tuple[ImageFile, ...]
+    ignored: tuple[Path, ...]
+    unopened: tuple[tuple[Path, str], ...]
+
+    @property
+    def name(self) -> str:
+        """The last two parts of the folder as the user named it: `dataset`, `gel/dataset`."""
+        return "/".join([part for part in self.folder.parts if part not in ("..", "/")][-2:])
+
+    @cached_property
+    def labels(self) -> dict[bytes, str]:
+        """Class by SHA-256, in path order. Images that lie in two classes are left out."""
+        conflicts = set(self.conflicts)
+        return {f.sha256: f.label for f in self.files if f not in conflicts}
+
+    @cached_property
+    def conflicts(self) -> tuple[ImageFile, ...]:
+        """The files whose very bytes lie in more than one class, so that no label is right."""
+        classes: dict[bytes, set[str]] = {}
+        for file in self.files:
+            classes.setdefault(file.sha256, set()).add(file.label)
+        return tuple(f for f in self.files if len(classes[f.sha256]) > 1)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know about this folder, a line each; empty where all is well."""
+        lines = []
+        if self.ignored:
+            lines.append(
+                f"{self.folder}: {len(self.ignored)} file(s) ignored, being no image in a class "
+                f"folder, such as {self.ignored[0]}"
+            )
+        lines += [f"{path} can't be opened: {reason}" for path, reason in self.unopened]
+        if self.conflicts:
+            names = ", ".join(str(f.path) for f in self.conflicts[:4])
+            lines.append(
+                f"{self.folder}: {len(self.conflicts)} files left out, the same image lying in two "
+                f"classes ({names}): keep each in one class"
+            )
+        if duplicates := len(self.files) - len(self.conflicts) - len(self.labels):
+            lines.append(
+                f"{self.folder}: {duplicates} file(s) are exact copies of another: counted once"
+            )
+        return lines
+
+
+def scan(folder: Path, progress: Progress = silent) -> ImageSet:
+    """List and hash the images in `folder/<class>/**`. Hidden files are not looked at.
+
+    Raises:
+        DatasetError: the folder is missing, has no class folders, or a class has no image.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not a folder: give one with a subfolder of images per class"
+        )
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DatasetError(
+            f"{folder} has no subfolders: put the images of each class into a folder of its own, "
+            f"such as {folder / 'gel'} and {folder / 'not_gel'}"
+        )
+    suffixes = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+    paths = list(_walk(folder))
+    files, ignored, unopened = [], [], []
+    for done, path in enumerate(paths, start=1):
+        if path.suffix.lower() not in suffixes or path.parent == folder:
+            ignored.append(path)
+            continue
+        try:
+            sha256 = hashlib.sha256(path.read_bytes()).digest()
+        except OSError as error:
+            unopened.append((path, error.strerror or str(error)))
+        else:
+            files.append(ImageFile(path, path.relative_to(folder).parts[0], sha256))
+        progress(done, len(paths))
+    if empty := sorted(set(classes) - {file.label for file in files}):
+        raise DatasetError(
+            f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
+            "add images or remove the folder"
+        )
+    return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

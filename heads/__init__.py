@@ -1,0 +1,1 @@
+"""Embeddings → trained heads: tables of heads and optimizers, splits, training, saving."""

@@ -1,0 +1,122 @@
+"""Trained heads as safetensors files: the tensors, and everything about them as metadata."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cache.atomic import replacing
+from cache.errors import CacheError, HeadError
+from cache.identity import Identity
+from heads.architectures import HEADS
+from heads.configuration import Configuration, head_id
+from heads.train import Curves
+
+FORMAT = "frostline-head-1"
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """What a head file says of itself. dataset: the name of the folder it was trained on."""
+
+    configuration: Configuration
+    identity: Identity
+    classes: tuple[str, ...]
+    dataset: str
+    dataset_fingerprint: str
+    weights: str
+    n_training: int
+    n_validation: int
+    training_seconds: float
+    embedding_seconds: float
+    curves: Curves
+
+    @property
+    def id(self) -> str:
+        """The head's name, from everything it depends on."""
+        return head_id(self.configuration, self.identity, self.dataset_fingerprint)
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A head file: its path and what it says of itself."""
+
+    path: Path
+    info: HeadInfo
+
+
+def head_path(root: Path, head_id: str) -> Path:
+    """Where a head of this id lies below `root` (a workspace's `heads/`)."""
+    return root / f"{head_id}.safetensors"
+
+
+def save_head(root: Path, info: HeadInfo, head: nn.Module) -> Path:
+    """Write a head atomically and return its path. Raises OSError on a full disk."""
+    path = head_path(root, info.id)
+    metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info), sort_keys=True)}
+    with replacing(path) as temporary:
+        save_file(head.state_dict(), temporary, metadata)
+    return path
+
+
+def find_heads(root: Path) -> list[SavedHead]:
+    """Read what every head file below `root` says of itself, by name.
+
+    Raises:
+        HeadError: a file there is damaged, or no head of ours.
+    """
+    return [SavedHead(path, read_info(path)) for path in sorted(root.glob("*.safetensors"))]
+
+
+def read_info(path: Path) -> HeadInfo:
+    """Read a head file's metadata. Raises HeadError on a damaged or foreign file."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError("it is not a Frostline head")
+        info = _info_from_json(metadata["info"])
+        if path.stem != info.id:
+            raise ValueError(f"its content belongs to {info.id}")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CacheError) as error:
+        raise _damaged(path, error) from error
+    return info
+
+
+def load_head(saved: SavedHead) -> nn.Module:
+    """Build a saved head: float32 [B, D] → logits [B, C]; in eval mode, frozen.
+
+    Raises:
+        HeadError: the tensors don't fit what the metadata says.
+    """
+    info = saved.info
+    head = HEADS[info.configuration.head].build(info.identity.embedding_dim, len(info.classes))
+    try:
+        head.load_state_dict(load_file(saved.path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _damaged(saved.path, error) from error
+    if not all(torch.isfinite(tensor).all() for tensor in head.state_dict().values()):
+        raise _damaged(saved.path, "it holds NaN or infinity")
+    return head.eval().requires_grad_(False)
+
+
+def _info_from_json(text: str) -> HeadInfo:
+    fields: dict[str, Any] = json.loads(text)
+    return HeadInfo(
+        **{
+            **fields,
+            "configuration": Configuration(**fields["configuration"]),
+            "identity": Identity.from_json(json.dumps(fields["identity"])),
+            "classes": tuple(fields["classes"]),
+        }
+    )
+
+
+def _damaged(path: Path, why: object) -> HeadError:
+    return HeadError(f"{path} can't be used: {why}. Delete it and run train-heads again.")
