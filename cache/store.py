@@ -1,7 +1,7 @@
 """A cache: a folder of segments with one identity, read as if it were one table."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,11 @@ def stored(cache: Cache, view: int = 0) -> frozenset[bytes]:
         for key, row_view in zip(segment.rows.keys(), segment.rows.views, strict=True)
         if row_view == view
     )
+
+
+def lacking(cache: Cache, hashes: Iterable[bytes]) -> frozenset[bytes]:
+    """Return which of these images nobody has tried to extract: no row, and no failure."""
+    return frozenset(hashes) - stored(cache) - failures(cache).keys()
 
 
 def read(cache: Cache, hashes: Sequence[bytes], view: int = 0) -> NDArray[np.float32]:

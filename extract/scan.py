@@ -36,10 +36,18 @@ class ImageSet:
         return "/".join([part for part in self.folder.parts if part not in ("..", "/")][-2:])
 
     @cached_property
+    def unique(self) -> tuple[ImageFile, ...]:
+        """One file per image: copies once, images that lie in two classes left out."""
+        conflicts = {file.sha256 for file in self.conflicts}
+        first: dict[bytes, ImageFile] = {}
+        for file in self.files:
+            first.setdefault(file.sha256, file)
+        return tuple(file for file in first.values() if file.sha256 not in conflicts)
+
+    @property
     def labels(self) -> dict[bytes, str]:
-        """Class by SHA-256, in path order. Images that lie in two classes are left out."""
-        conflicts = set(self.conflicts)
-        return {f.sha256: f.label for f in self.files if f not in conflicts}
+        """Class by SHA-256, of the `unique` images."""
+        return {file.sha256: file.label for file in self.unique}
 
     @cached_property
     def conflicts(self) -> tuple[ImageFile, ...]:
@@ -65,7 +73,7 @@ class ImageSet:
                 f"{self.folder}: {len(self.conflicts)} files left out, the same image lying in two "
                 f"classes ({names}): keep each in one class"
             )
-        if duplicates := len(self.files) - len(self.conflicts) - len(self.labels):
+        if duplicates := len(self.files) - len(self.conflicts) - len(self.unique):
             lines.append(
                 f"{self.folder}: {duplicates} file(s) are exact copies of another: counted once"
             )

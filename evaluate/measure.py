@@ -1,0 +1,107 @@
+"""Backbone and head as one model again, measured from the image file to the label."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import nn
+
+from cache.errors import DatasetError, WeightsError
+from cache.identity import Identity
+from cache.progress import Progress, silent
+from cache.segments import Failure
+from extract.engines import ENGINES
+from extract.load import WEIGHTS_WORDS, LoadedBackbone, load_backbone
+from extract.run import BATCH_SIZE, decoded_batches
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """paths, hashes: the N files that could be decoded. logits: float32 [N, C]. seconds: for all
+    files, from file to label, after warm-up, until the last label was there. warmup_seconds:
+    building the engine and the first batch, compilation included.
+    """
+
+    paths: tuple[Path, ...]
+    hashes: tuple[bytes, ...]
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+    failed: tuple[Failure, ...]
+    seconds: float
+    warmup_seconds: float
+
+
+def reload_backbone(identity: Identity, weights_label: str, weights: str) -> LoadedBackbone:
+    """Load the very backbone that an identity was made with.
+
+    weights_label: where the weights came from then. weights: the `--weights` of now; a path there
+    is where weights from a file are looked for.
+
+    Raises:
+        WeightsError: those weights can't be had, or are others than then.
+    """
+    kind, _, detail = weights_label.partition(":")
+    if kind == "file":
+        if weights in WEIGHTS_WORDS:
+            raise WeightsError(
+                f"{identity.backbone} was extracted with weights from a file ({detail}): "
+                f"say where it lies with --weights PATH/{detail}"
+            )
+        loaded = load_backbone(identity.backbone, weights)
+    else:
+        loaded = load_backbone(identity.backbone, kind, int(detail or 0))
+    if loaded.weights_sha256 != identity.weights_sha256:
+        raise WeightsError(
+            f"{identity.backbone}: these weights ({loaded.weights}, {loaded.weights_sha256[:12]}) "
+            f"are not those of the cache ({weights_label}, {identity.weights_sha256[:12]}): "
+            "give --weights, or run extract and train-heads again"
+        )
+    return loaded
+
+
+def assemble(backbone: LoadedBackbone, head: nn.Module) -> nn.Module:
+    """Put the whole model together: uint8 [B, 1, 224, 224] → logits float32 [B, C]."""
+    return nn.Sequential(backbone.module, head).eval()
+
+
+def measure(
+    model: nn.Module,
+    paths: Sequence[Path],
+    device: str,
+    engine: str,
+    precision: str,
+    progress: Progress = silent,
+) -> Measurement:
+    """Run a whole model over image files, decoding each anew.
+
+    Raises:
+        DatasetError: none of the files can be decoded.
+    """
+    started = time.perf_counter()
+    forward = ENGINES[engine].build(model, device, precision, BATCH_SIZE)
+    _, first = next(decoded_batches(paths[:BATCH_SIZE]))
+    if len(first.pixels):
+        forward(first.pixels)
+    warm = time.perf_counter()
+    batches, logits = [], []
+    for done, batch in decoded_batches(paths):
+        if len(batch.pixels):
+            logits.append(forward(batch.pixels))
+        batches.append(batch)
+        progress(done, len(paths))
+    if not logits:
+        raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
+    probabilities = softmax(np.concatenate(logits).astype(np.float64), axis=1)
+    return Measurement(
+        paths=tuple(path for batch in batches for path in batch.paths),
+        hashes=tuple(key for batch in batches for key in batch.hashes),
+        logits=np.concatenate(logits),
+        probabilities=probabilities,
+        failed=tuple(failure for batch in batches for failure in batch.failed),
+        seconds=time.perf_counter() - warm,
+        warmup_seconds=warm - started,
+    )

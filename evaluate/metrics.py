@@ -1,0 +1,60 @@
+"""The table of metrics. Each takes labels, int [N], and probabilities, float [N, C] → a number."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn import metrics as sk
+
+Labels = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
+Metric = Callable[[Labels, Probabilities], float]
+
+
+def _accuracy(labels: Labels, probabilities: Probabilities) -> float:
+    return float(sk.accuracy_score(labels, probabilities.argmax(1)))
+
+
+def _macro(score: Callable[..., float]) -> Metric:
+    """Average over all C classes, a class that was never predicted counting 0."""
+
+    def metric(labels: Labels, probabilities: Probabilities) -> float:
+        classes = range(probabilities.shape[1])
+        predicted = probabilities.argmax(1)
+        return float(score(labels, predicted, labels=classes, average="macro", zero_division=0))
+
+    return metric
+
+
+def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
+    """From scores, not labels; one-versus-rest above two classes; NaN where a class is absent."""
+    classes = probabilities.shape[1]
+    if len(np.unique(labels)) < classes:
+        return float("nan")
+    scores = probabilities[:, 1] if classes == 2 else probabilities
+    return float(sk.roc_auc_score(labels, scores, multi_class="ovr", labels=range(classes)))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": _accuracy,
+    "precision": _macro(sk.precision_score),
+    "recall": _macro(sk.recall_score),
+    "roc_auc": _roc_auc,
+    "f1": _macro(sk.f1_score),
+}
+
+
+def confusion_matrix(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
+    """Counts [C, C]: rows are the true classes, columns the predicted ones."""
+    classes = range(probabilities.shape[1])
+    matrix: list[list[int]] = sk.confusion_matrix(
+        labels, probabilities.argmax(1), labels=classes
+    ).tolist()
+    return matrix
+
+
+def accuracy_interval(right: int, total: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy (Wilson 1927), as two fractions."""
+    interval = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,61 @@
+"""What one head said of every test image, as a CSV file beside the head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cache.atomic import replacing
+from cache.errors import ResultsError
+
+FIXED = ["path", "sha256", "label"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """paths and hashes of N images; labels: int [N], indices of classes; probabilities: [N, C]."""
+
+    paths: tuple[Path, ...]
+    hashes: tuple[bytes, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+
+def predictions_path(heads: Path, head_id: str, test_fingerprint: str) -> Path:
+    """Where the predictions of a head on a test set lie."""
+    return heads / f"{head_id}.{test_fingerprint}.csv"
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """Write one row per image: path, SHA-256, true class, then each class's probability."""
+    table = pd.DataFrame(
+        {
+            "path": [str(p) for p in predictions.paths],
+            "sha256": [key.hex() for key in predictions.hashes],
+            "label": [classes[i] for i in predictions.labels],
+            **{f"p({c})": predictions.probabilities[:, i] for i, c in enumerate(classes)},
+        }
+    )
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        ResultsError: the file is damaged, or of other classes.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(FIXED, str), keep_default_na=False)
+        return Predictions(
+            tuple(Path(p) for p in table["path"]),
+            tuple(bytes.fromhex(key) for key in table["sha256"]),
+            np.array([list(classes).index(label) for label in table["label"]], dtype=np.int64),
+            table[[f"p({c})" for c in classes]].to_numpy(dtype=np.float64),
+        )
+    except (KeyError, ValueError, pd.errors.ParserError) as error:
+        raise ResultsError(f"{path} is damaged ({error}): run evaluate again") from None

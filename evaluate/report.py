@@ -1,0 +1,192 @@
+"""`report/index.html`: one self-contained file, a pure function of `results.csv` and `heads/`."""
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cache.atomic import replacing
+from cache.errors import ResultsError, UnreadableImageError
+from evaluate import charts
+from evaluate.metrics import METRICS, accuracy_interval
+from evaluate.predictions import Predictions, predictions_path, read_predictions
+from evaluate.results import Row, read_results
+from evaluate.workspace import Workspace
+from heads.files import HeadInfo, head_path, read_info
+
+SAMPLES = 24  # pictures of test images, the mistakes first
+
+
+@dataclass(frozen=True)
+class Study:
+    """The models of one training and one test set, ranked: the best on validation first."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def best(self) -> Row:
+        """The row of the configuration chosen."""
+        return self.rows[0]
+
+    @property
+    def title(self) -> str:
+        """What was trained on and tested on."""
+        return f"trained on {self.best['dataset']}, tested on {self.best['test']}"
+
+
+def studies(results: Path) -> list[Study]:
+    """Read `results.csv` and split it by data set, the one measured last first.
+
+    Ranked by validation accuracy, then validation loss: choosing by the test score would make the
+    test score a boast.
+
+    Raises:
+        ResultsError: there is no row yet, or the file is damaged.
+    """
+    table = read_results(results)
+    if table.empty:
+        raise ResultsError(f"{results} holds no results yet: run evaluate first")
+    order = ["val_accuracy", "val_loss", "model_id"]
+    ranked = table.sort_values(order, ascending=[False, True, True])
+    groups = [rows for _, rows in ranked.groupby(["dataset_fingerprint", "test_fingerprint"])]
+    groups.sort(key=lambda rows: str(rows["evaluated_at"].max()), reverse=True)
+    return [Study(tuple(_row(record) for record in rows.to_dict("records"))) for rows in groups]
+
+
+def describe_best(study: Study) -> str:
+    """Say in one sentence which configuration is best and how far the number can be trusted."""
+    best = study.best
+    return (
+        f"Model {best['model_id']}, {configuration_name(best)}: {_right(best)} of {best['n_test']} "
+        f"test images right ({best['accuracy']:.1%}, 95 % interval {_interval(best)})"
+    )
+
+
+def configuration_name(row: Row) -> str:
+    """Name a row's configuration for people."""
+    return "{pretrained_model} on {hardware_type}, {classifier_head} head, {opt_alg}".format(**row)
+
+
+def cautions(study: Study) -> list[str]:
+    """What a reader must know before believing the numbers, a sentence each."""
+    best, n_test = study.best, study.best["n_test"]
+    random = {r["pretrained_model"] for r in study.rows if r["weights"].startswith("random")}
+    lines = []
+    if random:
+        lines.append(
+            f"{', '.join(sorted(random))}: RANDOM weights, because the ImageNet weights could not "
+            "be had. Timings are real; accuracies are those of an untrained backbone."
+        )
+    if best["n_leaked"]:
+        lines.append(
+            f"{best['n_leaked']} of {n_test} test images lie in the training folder too, byte for "
+            "byte: the test scores are too good by up to that many images."
+        )
+    if best["n_unreadable"]:
+        lines.append(
+            f"{best['n_unreadable']} test images could not be read: they are in no figure."
+        )
+    if n_test < 1000:
+        lines.append(
+            f"With {n_test} test images, one image is {1 / n_test:.1%}: scores within "
+            f"{_interval(best)} are no evidence that one model is better than another."
+        )
+    return lines
+
+
+def _row(record: Mapping[Hashable, Any]) -> Row:
+    return {str(column): value for column, value in record.items()}
+
+
+def _right(row: Row) -> int:
+    """How many test images the model got right, exactly."""
+    matrix: list[list[int]] = json.loads(row["conf_mat"])
+    return sum(counts[i] for i, counts in enumerate(matrix))
+
+
+def _interval(row: Row) -> str:
+    low, high = accuracy_interval(_right(row), row["n_test"])
+    return f"{low:.0%} to {high:.0%}"
+
+
+def write_report(workspace: Workspace) -> Path:
+    """Write the report and return its path.
+
+    Raises:
+        ResultsError: there are no results, or a file that the report is made from is damaged.
+        HeadError: a head's file is damaged.
+    """
+    sections = [_section(study, workspace) for study in studies(workspace.results)]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("report.html.jinja").render(sections=sections)
+    with replacing(workspace.report) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return workspace.report
+
+
+def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
+    best = study.best
+    classes = json.loads(best["classes"])
+    predictions = _predictions(best, classes, workspace)
+    return {
+        "title": study.title,
+        "best": describe_best(study),
+        "cautions": cautions(study),
+        "rows": study.rows,
+        "metrics": list(METRICS),
+        "confusion": charts.confusion(json.loads(best["conf_mat"]), classes),
+        "roc": charts.roc(predictions, classes) if predictions else None,
+        "curves": list(_curves(study.rows, workspace)),
+        "heat_map": charts.heat_map(study.rows),
+        "samples": list(_samples(predictions, classes)) if predictions else [],
+        "n_samples": SAMPLES,
+    }
+
+
+def _predictions(row: Row, classes: list[str], workspace: Workspace) -> Predictions | None:
+    """Read a row's predictions; None where only `results.csv` was handed on."""
+    path = predictions_path(workspace.heads, row["head_id"], row["test_fingerprint"])
+    return read_predictions(path, classes) if path.exists() else None
+
+
+def _curves(rows: Sequence[Row], workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Yield a picture for each backbone and device: (name, data URI)."""
+    infos: dict[str, list[HeadInfo]] = {}
+    for row in sorted(rows, key=lambda row: int(row["model_id"])):
+        path = head_path(workspace.heads, row["head_id"])
+        if path.exists():
+            name = "{pretrained_model} on {hardware_type}".format(**row)
+            infos.setdefault(name, []).append(read_info(path))
+    for name, heads in infos.items():
+        yield name, charts.curves(heads)
+
+
+def _samples(predictions: Predictions, classes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield test images with what the model said: mistakes first, then the least certain."""
+    predicted = predictions.probabilities.argmax(1)
+    confidence = predictions.probabilities.max(1)
+    right = predicted == predictions.labels
+    order = sorted(range(len(right)), key=lambda i: (right[i], confidence[i], i))
+    for i in order[:SAMPLES]:
+        path = predictions.paths[i]
+        try:
+            picture = charts.thumbnail(path.read_bytes())
+        except (OSError, UnreadableImageError):  # moved or changed since: the words remain
+            picture = None
+        yield {
+            "picture": picture,
+            "name": path.name,
+            "label": classes[predictions.labels[i]],
+            "predicted": classes[predicted[i]],
+            "confidence": confidence[i],
+            "right": bool(right[i]),
+        }

@@ -1,0 +1,112 @@
+"""`results.csv`: one row per data set and configuration, replaced when measured again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from cache.atomic import replacing
+from cache.errors import ResultsError
+
+# The reference study's twelve, by its names and in its order; then ours.
+COLUMNS: dict[str, str] = {
+    "model_id": "number of the model in this file; kept when the row is replaced",
+    "hardware_type": "device of the backbone: cpu, cuda, tpu, xla-cpu",
+    "pretrained_model": "backbone",
+    "classifier_head": "head",
+    "opt_alg": "optimizer",
+    "training_time_mins": "minutes to train the head on cached embeddings",
+    "inference_time_secs": "seconds for the whole test set, file to label, after warm-up",
+    "accuracy": "share of test images classified rightly",
+    "precision": "mean over classes",
+    "recall": "mean over classes",
+    "conf_mat": "confusion matrix as JSON: rows true, columns predicted, in the order of `classes`",
+    "roc_auc": "area under the ROC curve, from scores; mean one-versus-rest above two classes",
+    "f1": "mean over classes",
+    "val_accuracy": "share of validation images classified rightly, after the last epoch",
+    "val_loss": "cross entropy on the validation images, after the last epoch",
+    "dataset": "folder trained on",
+    "dataset_fingerprint": "of its labelled content",
+    "test": "folder tested on",
+    "test_fingerprint": "of its labelled content",
+    "classes": "class names as JSON",
+    "n_training": "images trained on",
+    "n_validation": "images validated on",
+    "n_test": "images tested on",
+    "n_leaked": "test images that are also in the training folder, byte for byte",
+    "n_unreadable": "test images that could not be read, left out of every figure",
+    "weights": "of the backbone: imagenet, random:SEED, file:NAME",
+    "engine": "what ran the whole model",
+    "numeric_precision": "fp32 or bf16",
+    "learning_rate": "",
+    "momentum": "0 where the optimizer has none",
+    "epochs": "",
+    "batch_size": "of head training",
+    "seed": "of split, initial weights and batches",
+    "embedding_time_mins": "minutes to extract the training embeddings, once for all heads",
+    "warmup_time_secs": "seconds to build the engine and run the first batch, compilation included",
+    "cached_difference": "largest relative difference between the whole model's logits and the "
+    "head's on cached embeddings",
+    "head_id": "name of the head's file in heads/",
+    "evaluated_at": "UTC",
+}
+
+LOCK_TIMEOUT_S = 60
+
+Row = dict[str, Any]  # one row of results.csv, by column
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Read `results.csv`, empty where there is none.
+
+    Raises:
+        ResultsError: the file is damaged, or not ours.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        # An empty cell is a number that there is none of; a class called "NA" stays a name.
+        table = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in COLUMNS})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
+    if missing := [column for column in COLUMNS if column not in table.columns]:
+        raise ResultsError(
+            f"{path} is not a results file of this version of Frostline, it lacks "
+            f"{', '.join(missing[:5])}: move it away, or choose another --workspace"
+        )
+    return table[list(COLUMNS)]
+
+
+def add_result(path: Path, row: Mapping[str, Any]) -> int:
+    """Add a row without its `model_id`, or replace the row of the same head and test set.
+
+    Written whole or not at all, one process at a time. Returns the row's `model_id`.
+
+    Raises:
+        ResultsError: the file is damaged or not ours, or another process holds it for a minute.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            table = read_results(path)
+            same = matching(table, row["head_id"], row["test_fingerprint"])
+            if same.any():
+                model_id = int(table.loc[same, "model_id"].iloc[0])
+            else:
+                model_id = int(table["model_id"].max()) + 1 if len(table) else 1
+            rows = [*table[~same].to_dict("records"), {"model_id": model_id, **row}]
+            merged = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("model_id")
+            with replacing(path) as temporary:
+                merged.to_csv(temporary, index=False, lineterminator="\n")
+    except Timeout:
+        raise ResultsError(
+            f"{path} is being written by another process: wait for it and try again"
+        ) from None
+    return model_id
+
+
+def matching(table: pd.DataFrame, head_id: str, test_fingerprint: str) -> "pd.Series[bool]":
+    """Mark the row of a head on a test set."""
+    return (table["head_id"] == head_id) & (table["test_fingerprint"] == test_fingerprint)

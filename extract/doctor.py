@@ -1,0 +1,41 @@
+"""What this machine has, what is missing, and how to get it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from cache.errors import WeightsError
+from extract.backbones import BACKBONES
+from extract.devices import DEVICES
+from extract.engines import ENGINES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: kind (device, engine, weights), name, whether it is there, and what to know."""
+
+    kind: str
+    name: str
+    present: bool
+    note: str
+
+
+def examine() -> Iterator[Finding]:
+    """Look at every device, engine and backbone's weights, without downloading anything."""
+    for name, device in DEVICES.items():
+        missing = device.missing()
+        note = missing or f"engines: {', '.join(device.engines)}"
+        if missing is None and not device.real:
+            note += "; only used when asked for with --device"
+        yield Finding("device", name, missing is None, note)
+    for name, engine in ENGINES.items():
+        try:
+            yield Finding("engine", name, True, f"{engine.package} {version(engine.package)}")
+        except PackageNotFoundError:
+            note = f"{engine.package} is not installed: pip install -r requirements.lock"
+            yield Finding("engine", name, False, note)
+    for name, backbone in BACKBONES.items():
+        try:
+            yield Finding("weights", name, True, str(backbone.imagenet(name, False)))
+        except WeightsError as error:
+            yield Finding("weights", name, False, str(error))
