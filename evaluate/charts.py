@@ -1,7 +1,7 @@
 """The report's pictures, as SVG in a data URI: nothing is fetched, nothing can run in them."""
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -19,7 +19,7 @@ from evaluate.results import Row
 from extract.decode import decode_gray
 from heads.files import HeadInfo
 
-INK, ICE, ACCENT = "#1d2b3a", "#2f7fb5", "#c8553d"
+INK = "#1d2b3a"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.edgecolor": "#9aa7b3",
@@ -42,8 +42,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.2)
-        _label_cells(axes, counts, str)
+        _cells(axes, shares, "Blues", [[str(count) for count in row] for row in matrix])
         axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
         axes.set_yticks(range(len(classes)), classes)
         axes.set(xlabel="predicted", ylabel="true")
@@ -102,8 +101,7 @@ def heat_map(rows: Sequence[Row]) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.24 * len(rows) + 0.8), layout="constrained")
         axes = figure.subplots()
-        axes.imshow(values, cmap="YlGnBu", vmin=0, vmax=1.15, aspect="auto")
-        _label_cells(axes, values, "{:.2f}".format)
+        _cells(axes, values, "YlGnBu", [[f"{value:.2f}" for value in row] for row in values])
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -118,10 +116,13 @@ def thumbnail(data: bytes) -> str:
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def _label_cells(axes: Axes, values: NDArray[Any], text: Callable[[Any], str]) -> None:
-    for y, row in enumerate(values):
-        for x, value in enumerate(row):
-            axes.text(x, y, text(value), ha="center", va="center", fontsize=8)
+def _cells(axes: Axes, shades: NDArray[Any], cmap: str, texts: Sequence[Sequence[str]]) -> None:
+    """Draw a matrix of shades 0…1 with a text in each cell, readable on its shade."""
+    axes.imshow(shades, cmap=cmap, vmin=0, vmax=1.1, aspect="auto")
+    for y, row in enumerate(texts):
+        for x, text in enumerate(row):
+            ink = "white" if shades[y, x] > 0.55 else INK
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def _head_name(head: HeadInfo) -> str:

@@ -61,7 +61,7 @@ def describe_best(study: Study) -> str:
     best = study.best
     return (
         f"Model {best['model_id']}, {configuration_name(best)}: {_right(best)} of {best['n_test']} "
-        f"test images right ({best['accuracy']:.1%}, 95 % interval {_interval(best)})"
+        f"test images right ({best['accuracy']:.1%}, 95% interval {_interval(best)})"
     )
 
 

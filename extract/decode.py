@@ -58,7 +58,7 @@ def decode_gray(data: bytes) -> NDArray[np.uint8]:
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
-    return np.asarray(gray)[np.newaxis]
+    return np.array(gray)[np.newaxis]
 
 
 def _to_gray(image: Image.Image) -> Image.Image:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from cache.errors import WeightsError, WeightsUnavailableError
 
 CONNECT_TIMEOUT_S = 20
+# What torch.load raises on a file that is damaged or something else altogether.
+_UNREADABLE = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError)
 
 
 def torchvision_file(name: str, download: bool = True) -> Path:
@@ -93,14 +95,8 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        OSError,
-    ) as e:
-        reason = str(e).splitlines()[0]
+    except (SafetensorError, pickle.UnpicklingError, *_UNREADABLE) as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
         raise WeightsError(
             f"{file} is no file of weights that can be loaded safely: {reason}"
         ) from None

@@ -1,0 +1,46 @@
+# `make run` and `make test` set everything up themselves; without make, see "By hand" in README.md.
+PYTHON    ?= python3
+WORKSPACE ?= out
+BIN       := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: run test lint types study fixtures lock
+
+run: $(INSTALLED)  ## the main job on dataset/ and test_images/
+	$(BIN)/python cli.py run --workspace $(WORKSPACE)
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# The committed results.csv: the reference study's 24 models on its own images, then ours.
+study: $(INSTALLED)
+	@test -n "$(DATA)" || { echo "make study DATA=FOLDER: a folder with dataset/ and test_images/"; exit 2; }
+	rm -rf out/study
+	$(BIN)/python cli.py run --dataset $(DATA)/dataset --test $(DATA)/test_images --workspace out/study \
+		--device cpu --device xla-cpu --arch resnet18 --arch vgg16 --arch mobilenet_v3_large
+	$(BIN)/python cli.py run --dataset $(DATA)/dataset --test $(DATA)/test_images --workspace out/study \
+		--device cpu --device xla-cpu --arch efficientnet_lite0
+	cp out/study/results.csv results.csv
+
+# The caches that the tests read; after a change of the cache's format or of the sample images.
+fixtures: $(INSTALLED)
+	$(BIN)/python scripts/make_fixtures.py
+
+# Needs uv (pip install uv). No URL may get into the lock file.
+lock:
+	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml -o requirements.lock
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Frostline needs Python 3.11 or newer: make PYTHON=python3.11 …" or 0)'
+	@echo "Installing into .venv (torch brings its CUDA libraries, about 3 GB: some minutes, once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
+	@touch $@

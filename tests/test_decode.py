@@ -1,0 +1,157 @@
+"""Files as they come from labs → the gray pixels the rules say."""
+
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import UnreadableImageError
+from extract.decode import MAX_PIXELS, PHOTOMETRIC_TAG, SIZE, decode_gray
+
+RAMP = np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))  # 0…223, left to right
+
+
+def encode(image: Image.Image, kind: str, **settings: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def gray(image: Image.Image, kind: str = "PNG", **settings: object) -> NDArray[np.uint8]:
+    pixels = decode_gray(encode(image, kind, **settings))
+    assert pixels.shape == (1, SIZE, SIZE)
+    assert pixels.dtype == np.uint8
+    first: NDArray[np.uint8] = pixels[0]
+    return first
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF"])
+def test_gray_of_the_right_size_is_untouched(kind: str) -> None:
+    assert np.array_equal(gray(Image.fromarray(RAMP), kind), RAMP)
+
+
+def test_webp_lossless() -> None:
+    assert np.array_equal(gray(Image.fromarray(RAMP), "WEBP", lossless=True), RAMP)
+
+
+def test_colour_becomes_luma() -> None:
+    red = Image.new("RGB", (SIZE, SIZE), (255, 0, 0))
+    assert (gray(red) == 76).all()  # 0.299 x 255, ITU-R 601
+
+
+def test_jpeg_is_the_stored_luma(gel: Path) -> None:
+    data = (gel / "dataset" / "gel" / "gel_1.jpg").read_bytes()
+    with Image.open(BytesIO(data)) as image:
+        luma = (
+            image.convert("YCbCr").getchannel("Y").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        )
+    difference = np.abs(decode_gray(data)[0].astype(int) - np.asarray(luma).astype(int))
+    assert difference.max() <= 1
+
+
+def test_16_bit_keeps_its_full_scale() -> None:
+    deep = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    for kind in ("PNG", "TIFF"):
+        assert np.array_equal(
+            gray(Image.fromarray(deep), kind), np.rint(deep / 257).astype(np.uint8)
+        )
+
+
+def test_white_is_zero_tiff_at_8_bits() -> None:
+    # Pillow inverts such an image on writing and on reading: what it shows is what was meant.
+    assert np.array_equal(gray(Image.fromarray(RAMP), "TIFF", tiffinfo={PHOTOMETRIC_TAG: 0}), RAMP)
+
+
+def test_white_is_zero_tiff_at_16_bits() -> None:
+    # Here Pillow inverts neither way: the file holds 0 where the picture is white.
+    stored = RAMP.astype(np.uint16) * 257
+    shown = gray(Image.fromarray(stored), "TIFF", tiffinfo={PHOTOMETRIC_TAG: 0})
+    assert np.array_equal(shown, 255 - RAMP)
+
+
+def test_32_bit_and_float_are_stretched_to_their_own_range() -> None:
+    for values in (RAMP.astype(np.float32) * 3 - 100, RAMP.astype(np.int32) * 1000):
+        expected = np.rint((values - values.min()) * (255 / np.ptp(values))).astype(np.uint8)
+        assert np.array_equal(gray(Image.fromarray(values), "TIFF"), expected)
+
+
+def test_a_constant_float_image_is_black() -> None:
+    assert (gray(Image.fromarray(np.full((9, 9), 7.0, np.float32)), "TIFF") == 0).all()
+
+
+def test_alpha_lies_on_white() -> None:
+    clear = Image.new("RGBA", (50, 40), (0, 0, 0, 0))
+    assert (gray(clear) == 255).all()
+    assert (gray(Image.new("LA", (50, 40), (0, 128))) == 127).all()
+
+
+def test_a_palette_gives_its_colours_not_its_indices() -> None:
+    assert (gray(Image.new("RGB", (50, 50), (255, 255, 255)).convert("P"), "PNG") == 255).all()
+
+
+def test_cmyk_jpeg() -> None:
+    assert (gray(Image.new("CMYK", (50, 50), (0, 0, 0, 0)), "JPEG") >= 254).all()
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for kind in ("JPEG", "PNG", "TIFF"):
+        pixels = gray(Image.fromarray(RAMP), kind, exif=exif)
+        assert pixels[:, 0].mean() > 200 > 20 > pixels[:, -1].mean()
+
+
+def test_only_the_first_page_counts() -> None:
+    pages = [Image.new("L", (30, 30), value) for value in (10, 200)]
+    assert (gray(pages[0], "TIFF", save_all=True, append_images=pages[1:]) == 10).all()
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (SIZE * 4, SIZE * 2))
+    assert np.ptp(gray(Image.fromarray(stripes))[:, 5:-5]) <= 2
+
+
+def truncated() -> bytes:
+    return encode(Image.fromarray(RAMP), "PNG")[:200]
+
+
+def infinite() -> bytes:
+    return encode(Image.fromarray(np.full((9, 9), np.inf, np.float32)), "TIFF")
+
+
+def bomb() -> bytes:
+    """A PNG that says it is larger than it is."""
+    data = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
+    data[16:24] = (9460).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    assert MAX_PIXELS < 9460**2
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: b"", "empty"),
+        (lambda: b"Dear colleague, the gel is attached.", "not an image of a known format"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (truncated, "truncated"),
+        (infinite, "NaN or infinite"),
+        (bomb, "pixels"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_broken_files_have_a_reason(make: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode_gray(make())
+
+
+def test_every_real_image_decodes(gel: Path) -> None:
+    paths = [path for path in gel.glob("*/*/*") if path.is_file()]
+    assert len(paths) == 114
+    for path in paths:
+        assert decode_gray(path.read_bytes()).std() > 5

@@ -1,0 +1,135 @@
+"""A device or engine is there and right, or refused with the reason: never a silent CPU."""
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cache.errors import DeviceError
+from extract.devices import DEVICES, present_devices, require_device
+from extract.doctor import examine
+from extract.engines import ENGINES, PRECISIONS, choose_engine
+from extract.load import LoadedBackbone, load_backbone
+
+PAIRS = [(device, engine) for device, entry in DEVICES.items() for engine in entry.engines]
+# Relative to the largest number, against eager torch on the CPU at fp32.
+TOLERANCE = {"fp32": 1e-5, "bf16": 0.15}
+
+
+@pytest.fixture(scope="module")
+def lite() -> LoadedBackbone:
+    return load_backbone("efficientnet_lite0", "imagenet")
+
+
+def require_or_skip(device: str) -> None:
+    try:
+        require_device(device)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 1, 224, 224), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("device", "engine"), PAIRS)
+def test_every_engine_agrees_with_eager_torch(
+    device: str, engine: str, precision: str, lite: LoadedBackbone
+) -> None:
+    require_or_skip(device)
+    reference = ENGINES["torch"].build(lite.module, "cpu", "fp32", 4)(images(3))
+    output = ENGINES[engine].build(lite.module, device, precision, 4)(images(3))
+    assert output.dtype == np.float32
+    assert output.shape == (3, 1280)
+    assert np.abs(output - reference).max() / np.abs(reference).max() < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize(("device", "engine"), PAIRS)
+def test_a_short_batch_gives_its_rows_and_no_more(
+    device: str, engine: str, toy: LoadedBackbone
+) -> None:
+    require_or_skip(device)
+    forward = ENGINES[engine].build(toy.module, device, "fp32", 4)
+    full = forward(images(4))
+    for count in (1, 3):
+        np.testing.assert_allclose(forward(images(4)[:count]), full[:count], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "engine"), PAIRS)
+def test_the_backbone_stays_as_it_was(device: str, engine: str, toy: LoadedBackbone) -> None:
+    require_or_skip(device)
+    ENGINES[engine].build(toy.module, device, "fp32", 2)(images(2))
+    assert {p.device.type for p in toy.module.parameters()} == {"cpu"}
+
+
+def test_xla_compiles_once(toy: LoadedBackbone) -> None:
+    require_or_skip("xla-cpu")
+    from torch_xla.debug import metrics
+
+    def compilations() -> int:
+        return metrics.counter_value("UncachedCompile") or 0  # type: ignore[no-untyped-call]
+
+    forward = ENGINES["xla"].build(toy.module, "xla-cpu", "fp32", 5)
+    forward(images(5))
+    once = compilations()
+    for count in (5, 2, 1):
+        forward(images(count))
+    assert compilations() == once
+
+
+def test_the_cpu_is_always_there() -> None:
+    require_device("cpu")
+    assert present_devices()[0] == "cpu"
+
+
+def test_xla_cpu_is_never_chosen_unasked() -> None:
+    assert "xla-cpu" not in present_devices()
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("extract.devices.find_spec", lambda name: None)
+    yield monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("device", "remedy"),
+    [("cuda", "nvidia-smi"), ("tpu", "--device xla-cpu"), ("xla-cpu", "Linux")],
+)
+def test_a_missing_device_says_why_and_what_to_do(
+    device: str, remedy: str, without: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeviceError, match=f"--device {device}: .*{remedy}"):
+        require_device(device)
+
+
+def test_two_xla_devices_need_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", "TPU")
+    monkeypatch.setitem(sys.modules, "torch_xla.runtime", sys)
+    monkeypatch.setattr("extract.devices.find_spec", lambda name: object())
+    with pytest.raises(DeviceError, match="a command each"):
+        require_device("xla-cpu")
+
+
+def test_an_engine_of_another_device_is_refused() -> None:
+    with pytest.raises(DeviceError, match="--engine xla does not run on cpu: choose torch or"):
+        choose_engine("cpu", "xla")
+
+
+def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.engines.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="openvino is not installed"):
+        choose_engine("cpu", "openvino")
+
+
+def test_the_doctor_looks_at_every_entry() -> None:
+    from extract.backbones import BACKBONES
+
+    findings = list(examine())
+    assert {f.name for f in findings} == {*DEVICES, *ENGINES, *BACKBONES}
+    assert all(finding.note for finding in findings)

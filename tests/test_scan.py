@@ -1,0 +1,106 @@
+"""A folder of classes → its images, by content; what is odd about it is said."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cache.errors import DatasetError
+from extract.scan import ImageSet, scan
+
+
+def picture(path: Path, shade: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), shade).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        picture(tmp_path / "a" / f"{number}.png", number)
+        picture(tmp_path / "b" / "deep er" / f"{number}.PNG", 100 + number)
+    return tmp_path
+
+
+def test_classes_are_the_top_folders_and_images_lie_at_any_depth(folder: Path) -> None:
+    images = scan(folder)
+    assert [file.label for file in images.files] == ["a"] * 3 + ["b"] * 3
+    assert len(images.labels) == 6
+    assert images.remarks == []
+
+
+def test_moving_and_renaming_changes_no_hash(folder: Path) -> None:
+    before = scan(folder).labels
+    (folder / "a" / "0.png").rename(folder / "a" / "grün 1.png")
+    assert scan(folder).labels == before
+
+
+def test_copies_count_once_and_are_told(folder: Path) -> None:
+    shutil.copy(folder / "a" / "0.png", folder / "a" / "copy.png")
+    images = scan(folder)
+    assert len(images.files) == 7
+    assert len(images.unique) == len(images.labels) == 6
+    assert "1 file(s) are exact copies" in images.remarks[0]
+
+
+def test_an_image_in_two_classes_is_left_out_of_both_and_told(folder: Path) -> None:
+    shutil.copy(folder / "a" / "0.png", folder / "b" / "same.png")
+    images = scan(folder)
+    assert len(images.labels) == 5
+    assert "2 files left out" in images.remarks[0]
+    assert "0.png" in images.remarks[0]
+    assert "same.png" in images.remarks[0]
+
+
+def test_what_is_no_image_is_told_not_swallowed(folder: Path) -> None:
+    (folder / "a" / "notes.txt").write_text("hello")
+    picture(folder / "loose.png", 7)
+    (folder / "a" / ".DS_Store").write_text("hidden")
+    images = scan(folder)
+    assert {path.name for path in images.ignored} == {"notes.txt", "loose.png"}
+    assert "2 file(s) ignored" in images.remarks[0]
+
+
+def test_a_dangling_link_costs_itself(folder: Path) -> None:
+    (folder / "a" / "link.png").symlink_to(folder / "gone.png")
+    images = scan(folder)
+    assert len(images.files) == 6
+    assert "link.png can't be opened: No such file" in images.remarks[0]
+
+
+def test_progress_reaches_the_total(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    scan(folder, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+        scan(tmp_path / "nowhere")
+
+
+def test_images_without_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "loose.png", 7)
+    with pytest.raises(DatasetError, match="no subfolders"):
+        scan(tmp_path)
+
+
+def test_an_empty_class_is_named(folder: Path) -> None:
+    (folder / "c").mkdir()
+    with pytest.raises(DatasetError, match=r"class folder.*c: add images"):
+        scan(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("dataset", "dataset"),
+        ("../shared/gel/dataset", "gel/dataset"),
+        ("/home/me/gels", "me/gels"),
+    ],
+)
+def test_a_set_is_named_by_the_end_of_its_path(given: str, name: str) -> None:
+
+    assert ImageSet(Path(given), (), (), ()).name == name

@@ -1,0 +1,159 @@
+"""Weights: found, checked, loaded safely, or refused with the way out."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import extract.weights as weights_module
+from cache.errors import WeightsError, WeightsUnavailableError
+from extract.backbones import BACKBONES
+from extract.load import LoadedBackbone, load_backbone
+from extract.weights import tensors_sha256
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty torch hub folder, and a network that isn't there."""
+
+    def unreachable(url: str, *args: object) -> None:
+        raise URLError("no network in this test")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def state_of(name: str, seed: int) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BACKBONES[name].build(name).state_dict()
+
+
+def test_random_is_seeded() -> None:
+    first, again, other = (load_backbone("resnet18", "random", seed) for seed in (1, 1, 2))
+    assert first.weights == "random:1"
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+
+
+def test_random_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    load_backbone("resnet18", "random", 5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_efficientnet_lite0_has_real_weights_without_a_network(hub: Path) -> None:
+    for choice in ("auto", "imagenet"):
+        loaded = load_backbone("efficientnet_lite0", choice)
+        assert (loaded.weights, loaded.notice) == ("imagenet", None)
+
+
+def test_imagenet_without_a_network_names_file_place_and_alternatives(hub: Path) -> None:
+    with pytest.raises(WeightsUnavailableError) as caught:
+        load_backbone("resnet18", "imagenet")
+    message = str(caught.value)
+    assert str(hub / "resnet18-f37072fd.pth") in message
+    assert "--weights random" in message
+    assert "efficientnet_lite0" in message
+
+
+def test_auto_without_a_network_is_random_and_says_so(hub: Path) -> None:
+    loaded = load_backbone("resnet18", "auto", seed=4)
+    assert loaded.weights == "random:4"
+    assert loaded.notice is not None
+    assert "RANDOM" in loaded.notice
+
+
+def test_imagenet_is_read_from_the_hub_after_its_hash_is_checked(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file made here stands for the published one, under the name its own hash gives it."""
+    hub.mkdir(parents=True)
+    torch.save(state_of("resnet18", 7), hub / "new.pth")
+    digest = hashlib.sha256((hub / "new.pth").read_bytes()).hexdigest()[:8]
+    file = (hub / "new.pth").rename(hub / f"resnet18-{digest}.pth")
+    monkeypatch.setattr(weights_module, "_torchvision_source", lambda name: ("url", file))
+    loaded = load_backbone("resnet18", "imagenet")
+    assert loaded.weights == "imagenet"
+    assert loaded.weights_sha256 == load_backbone("resnet18", "random", 7).weights_sha256
+    with file.open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(WeightsError, match=r"damaged.*Delete it"):
+        load_backbone("resnet18", "auto")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_of_weights(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"mine{suffix}"
+    state = state_of("resnet18", 9)
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    loaded = load_backbone("resnet18", str(file))
+    assert loaded.weights == f"file:mine{suffix}"
+    assert loaded.weights_sha256 == load_backbone("resnet18", "random", 9).weights_sha256
+
+
+def test_the_last_layer_may_be_missing_or_of_other_classes(tmp_path: Path) -> None:
+    state = state_of("resnet18", 9)
+    headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    for number, extra in enumerate(({}, {"fc.weight": torch.zeros(7, 512)})):
+        save_file(headless | extra, tmp_path / f"{number}.safetensors")
+        load_backbone("resnet18", str(tmp_path / f"{number}.safetensors"))
+
+
+def test_every_mismatch_is_named_at_once(tmp_path: Path) -> None:
+    state = state_of("resnet18", 9)
+    del state["bn1.weight"]
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    state["extra"] = torch.zeros(1)
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        load_backbone("resnet18", str(tmp_path / "bad.safetensors"))
+    for part in ("bn1.weight is missing", "conv1.weight is [64, 1, 7, 7]", "extra is unknown"):
+        assert part in str(caught.value)
+
+
+class Trap:
+    """What a hostile pickle does on loading."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("trapped"),))
+
+
+def test_a_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("trap.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
+    with pytest.raises(WeightsError, match="safely"):
+        load_backbone("resnet18", "trap.pth")
+    torch.save({"fc.weight": Trap()}, "trap2.pth")
+    with pytest.raises(WeightsError, match="safely"):
+        load_backbone("resnet18", "trap2.pth")
+    assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", b"\x80\x02K\x01."])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    file = tmp_path / f"junk{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match="junk"):
+        load_backbone("resnet18", str(file))
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(WeightsError, match=r"--weights mine.pth: there is no such file"):
+        load_backbone("resnet18", "mine.pth")
+
+
+def test_the_hash_is_of_names_types_shapes_and_bytes(toy: LoadedBackbone) -> None:
+    first = torch.nn.Linear(2, 3)
+    same = torch.nn.Linear(2, 3)
+    same.load_state_dict(first.state_dict())
+    assert tensors_sha256(first) == tensors_sha256(same)
+    with torch.no_grad():
+        same.bias[0] += 1e-6
+    assert tensors_sha256(first) != tensors_sha256(same)
+    assert tensors_sha256(first) != tensors_sha256(torch.nn.Sequential(first))
