@@ -71,14 +71,18 @@ def _build_openvino(module: nn.Module, device: str, precision: str, batch_size: 
 
 
 def _build_xla(module: nn.Module, device: str, precision: str, batch_size: int) -> Forward:
+    import logging
+
     import numpy as np
     import torch
     import torch_xla
     from torch_xla.backends import get_mat_mul_precision, set_mat_mul_precision
 
-    # A TPU would otherwise convolve fp32 in one bf16 pass. Setting it twice makes it warn.
+    # A TPU would otherwise convolve fp32 in one bf16 pass. Setting it warns of setting it twice,
+    # even the first time.
     passes = "highest" if precision == "fp32" else "default"
     if get_mat_mul_precision() != passes:
+        logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
         set_mat_mul_precision(passes)
     xla = torch_xla.device()
     placed = deepcopy(module).to(xla)

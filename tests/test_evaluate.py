@@ -1,0 +1,153 @@
+"""The whole model answers as its head does on cached rows, or is refused with a reason."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import DatasetError, WeightsError
+from cache.store import Cache, open_cache, read
+from evaluate.measure import assemble, measure, reload_backbone
+from evaluate.predictions import predictions_path, read_predictions
+from evaluate.results import read_results
+from evaluate.run import check_classes, evaluate, in_reference_order
+from evaluate.workspace import Workspace
+from extract.devices import DEVICES, require_device
+from extract.load import LoadedBackbone, load_backbone
+from extract.run import extract
+from extract.scan import scan
+from heads.architectures import HEADS
+from heads.configuration import Configuration, fingerprint
+from heads.files import SavedHead, load_head
+from heads.optimizers import OPTIMIZERS
+from heads.run import train_heads
+from tests.conftest import FIXTURES, ROOT
+
+Few = Callable[[int, int], Path]
+EVERY = [Configuration(head, optimizer) for head in HEADS for optimizer in OPTIMIZERS]
+
+
+@pytest.fixture(scope="module")
+def lite() -> LoadedBackbone:
+    return load_backbone("efficientnet_lite0", "imagenet")
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    tmp_path_factory: pytest.TempPathFactory, caches: dict[str, Cache]
+) -> tuple[Workspace, list[SavedHead]]:
+    """The fixtures' caches with every head trained on them."""
+    place = Workspace(tmp_path_factory.mktemp("workspace"))
+    shutil.copytree(FIXTURES, place.cache)
+    labels = scan(ROOT / "dataset").labels
+    heads: list[SavedHead] = []
+    for cache in caches.values():
+        heads += train_heads(cache, labels, "dataset", EVERY, place.heads).heads
+    return place, heads
+
+
+@pytest.mark.parametrize("device", ["cpu", "xla-cpu"])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_assembled_model_answers_as_the_head_on_the_committed_rows(
+    device: str, head: str, workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone
+) -> None:
+    require_device(device)
+    place, heads = workspace
+    saved = next(
+        s for s in heads if s.info.identity.device == device and s.info.configuration.head == head
+    )
+    paths = [file.path for file in scan(ROOT / "test_images").files]
+    engine = DEVICES[device].engines[0]
+    whole = measure(assemble(lite, load_head(saved)), paths, device, engine, "fp32")
+    rows = read(open_cache(place.cache, saved.info.identity), whole.hashes)
+    cached = load_head(saved)(torch.from_numpy(rows)).numpy()
+    assert np.abs(whole.logits - cached).max() / np.abs(cached).max() < 1e-4
+    assert whole.paths == tuple(paths)
+    np.testing.assert_allclose(whole.probabilities.sum(1), 1)
+
+
+def test_every_model_is_entered_with_its_scores_and_predictions(
+    workspace: tuple[Workspace, list[SavedHead]], tmp_path: Path
+) -> None:
+    place = Workspace(tmp_path)
+    shutil.copytree(workspace[0].cache, place.cache)
+    shutil.copytree(workspace[0].heads, place.heads)
+    test, training = scan(ROOT / "test_images"), scan(ROOT / "dataset")
+    heads = [saved for saved in workspace[1] if saved.info.identity.device == "cpu"]
+    ids = evaluate(heads, test, training.labels, place)
+    assert ids == [1, 2, 3, 4]
+    table = read_results(place.results)
+    assert (table["n_test"] == 22).all()
+    assert (table["n_leaked"] == 0).all()
+    assert (table["cached_difference"] < 1e-4).all()
+    assert (table["inference_time_secs"] > 0).all()
+    assert (table["accuracy"] >= 0.8).all()
+    for row in table.to_dict("records"):
+        path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels))
+        predictions = read_predictions(path, ["gel", "not_gel"])
+        right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
+        assert row["accuracy"] == pytest.approx(right, abs=1e-6)
+    assert evaluate(heads[:1], test, training.labels, place) == [1]
+    assert len(read_results(place.results)) == 4
+
+
+def test_leaked_and_unreadable_test_images_are_counted(
+    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+) -> None:
+    data = few(1, 2)
+    leak = next((data / "dataset" / "gel").iterdir())
+    shutil.copy(leak, data / "test_images" / "gel" / "leak.jpg")
+    (data / "test_images" / "gel" / "broken.png").write_bytes(b"x")
+    test = scan(data / "test_images")
+    place = Workspace(tmp_path / "empty")
+    evaluate(workspace[1][:1], test, scan(data / "dataset").labels, place)
+    row = read_results(place.results).iloc[0]
+    assert (row["n_test"], row["n_leaked"], row["n_unreadable"]) == (5, 1, 1)
+    assert np.isnan(row["cached_difference"])  # these images are in no cache there
+
+
+def test_nothing_readable_is_an_error(
+    workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="none of the 1 test images"):
+        model = assemble(lite, load_head(workspace[1][0]))
+        measure(model, [tmp_path / "a.png"], "cpu", "torch", "fp32")
+
+
+def test_the_reference_studys_order(workspace: tuple[Workspace, list[SavedHead]]) -> None:
+    ordered = in_reference_order(list(reversed(workspace[1])))
+    names = [
+        (s.info.identity.device, s.info.configuration.head, s.info.configuration.optimizer)
+        for s in ordered
+    ]
+    expected = [(d, h, o) for d in ("cpu", "xla-cpu") for h in HEADS for o in OPTIMIZERS]
+    assert names == expected
+
+
+def test_a_class_that_training_has_not_is_named(few: Few) -> None:
+    test = scan(few(1, 1) / "test_images")
+    check_classes(("gel", "not_gel", "third"), test)
+    with pytest.raises(DatasetError, match=r"class\(es\) not_gel, which training has not \(gel\)"):
+        check_classes(("gel",), test)
+
+
+class TestReload:
+    def test_the_same_weights_come_back(
+        self, toy: LoadedBackbone, few: Few, tmp_path: Path
+    ) -> None:
+        files = scan(few(2, 1) / "dataset").files
+        cache = extract(toy, files, tmp_path, "cpu", "torch", "fp32").cache
+        again = reload_backbone(cache.identity, toy.weights, "auto")
+        assert again.weights_sha256 == toy.weights_sha256
+
+    def test_other_weights_are_refused(self, caches: dict[str, Cache]) -> None:
+        with pytest.raises(WeightsError, match="are not those of the cache"):
+            reload_backbone(caches["cpu"].identity, "random:3", "auto")
+
+    def test_weights_from_a_file_must_be_given_again(self, caches: dict[str, Cache]) -> None:
+        with pytest.raises(WeightsError, match=r"--weights PATH/mine\.pth"):
+            reload_backbone(caches["cpu"].identity, "file:mine.pth", "auto")

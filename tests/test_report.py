@@ -1,0 +1,160 @@
+"""The report: ranked on validation, honest, self-contained, escaped, a pure function of files."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import ResultsError
+from evaluate.predictions import Predictions, predictions_path, write_predictions
+from evaluate.report import cautions, describe_best, studies, write_report
+from evaluate.results import COLUMNS, add_result
+from evaluate.workspace import Workspace
+from tests.conftest import ROOT
+
+EVIL = "<script>alert(1)</script>"
+
+
+def row(head: str, **values: Any) -> dict[str, Any]:
+    return dict.fromkeys(list(COLUMNS)[1:], 0.5) | {
+        "hardware_type": "cpu",
+        "pretrained_model": "resnet18",
+        "classifier_head": "single",
+        "opt_alg": "adam",
+        "accuracy": 21 / 22,
+        "conf_mat": "[[10, 1], [0, 11]]",
+        "classes": json.dumps(["gel", EVIL]),
+        "dataset": "gel/dataset",
+        "test": "gel/test_images",
+        "dataset_fingerprint": "d1",
+        "test_fingerprint": "t1",
+        "n_test": 22,
+        "n_leaked": 0,
+        "n_unreadable": 0,
+        "weights": "imagenet",
+        "engine": "torch",
+        "numeric_precision": "fp32",
+        "seed": 0,
+        "evaluated_at": "2026-01-01T00:00:00+00:00",
+        "head_id": head,
+        **values,
+    }
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    place = Workspace(tmp_path)
+    add_result(place.results, row("best-on-test", accuracy=1.0, val_accuracy=0.8))
+    add_result(place.results, row("best-on-validation", val_accuracy=0.9, val_loss=0.1))
+    add_result(place.results, row("less-sure", val_accuracy=0.9, val_loss=0.2))
+    return place
+
+
+def predict(place: Workspace, head: str) -> None:
+    """Write predictions of two test images whose names try to be markup."""
+    folder = place.root / "images"
+    folder.mkdir()
+    paths = (folder / f"a{EVIL.replace('/', '')}.png", folder / "b.png")
+    for path in paths:
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    predictions = Predictions(
+        paths, (b"1" * 32, b"2" * 32), np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]])
+    )
+    path = predictions_path(place.heads, head, "t1")
+    write_predictions(path, predictions, ["gel", EVIL])
+
+
+class Page(HTMLParser):
+    """Gathers a page's tags, links and table rows."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_ranked_on_validation_never_on_test(place: Workspace) -> None:
+    (study,) = studies(place.results)
+    assert [r["head_id"] for r in study.rows] == ["best-on-validation", "less-sure", "best-on-test"]
+    assert describe_best(study) == (
+        "Model 2, resnet18 on cpu, single head, adam: 21 of 22 test images right "
+        "(95.5%, 95% interval 78% to 99%)"
+    )
+
+
+def test_the_data_set_measured_last_comes_first(place: Workspace) -> None:
+    late = {"dataset_fingerprint": "d2", "evaluated_at": "2026-02-01T00:00:00+00:00"}
+    add_result(place.results, row("late", **late))
+    assert [s.best["head_id"] for s in studies(place.results)] == ["late", "best-on-validation"]
+
+
+def test_what_must_be_known_is_said(place: Workspace) -> None:
+    worse = {"n_leaked": 1, "n_unreadable": 2, "weights": "random:0", "val_accuracy": 1.0}
+    add_result(place.results, row("worse", **worse))
+    text = "\n".join(cautions(studies(place.results)[0]))
+    for part in (
+        "RANDOM weights",
+        "1 of 22 test images lie in the training",
+        "2 test images could",
+    ):
+        assert part in text
+    assert "no evidence that one model is better" in text
+
+
+def test_nothing_is_fetched_and_nothing_runs(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    html = write_report(place).read_text()
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.links
+    assert all(link.startswith("data:") for link in page.links)
+    assert not re.search(r"@import|url\(", html)
+    assert EVIL not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_every_section_is_there(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    page = Page(write_report(place).read_text())
+    assert page.tags.count("tr") == 4
+    assert sum(link.startswith("data:image/svg") for link in page.links) == 3
+    assert sum(link.startswith("data:image/webp") for link in page.links) == 2
+
+
+def test_the_same_files_give_the_same_bytes(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    first = write_report(place).read_bytes()
+    place.report.unlink()
+    assert write_report(place).read_bytes() == first
+
+
+def test_a_results_file_alone_is_enough(place: Workspace) -> None:
+    assert "What it said" not in write_report(place).read_text()
+
+
+def test_an_image_that_is_gone_leaves_its_words(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    shutil.rmtree(place.root / "images")
+    assert "no longer readable" in write_report(place).read_text()
+
+
+def test_no_results_yet(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="no results yet: run evaluate"):
+        write_report(Workspace(tmp_path))
+
+
+def test_the_committed_results_make_a_report(tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
+    shutil.copy(ROOT / "results.csv", place.results)
+    assert Page(write_report(place).read_text()).tags.count("tr") == 33
