@@ -9,7 +9,7 @@ from torch import nn
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
 from extract.stem import GrayInput
-from extract.weights import load_state, tensors_sha256, where_to_put
+from extract.weights import load_state, tensors_sha256
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def _find_weights(name: str, weights: str) -> _Source:
             return _Source("imagenet", imagenet(name, True))
         except WeightsUnavailableError:
             notice = (
-                f"{name} has RANDOM weights, its ImageNet weights could not be had: timings are "
-                f"real, accuracies are those of an untrained backbone. {where_to_put(name)}"
+                f"{name} has RANDOM weights: its ImageNet weights are not on this machine and "
+                "can't be downloaded. Timings are real, accuracies are those of an untrained backbone; "
+                "`python cli.py doctor` says how to get the weights."
             )
             return _Source("random", None, notice)
     file = Path(weights)

@@ -1,0 +1,78 @@
+"""The documents name every command, option and table entry, and every file that there is."""
+
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from cli import cli
+from evaluate.metrics import METRICS
+from evaluate.results import COLUMNS
+from extract.backbones import ALIASES, BACKBONES
+from extract.devices import DEVICES
+from extract.engines import ENGINES
+from heads.architectures import HEADS
+from heads.optimizers import OPTIMIZERS
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+TABLES = (BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, METRICS)
+
+
+@pytest.mark.parametrize("name", [name for table in TABLES for name in table])
+def test_every_table_entry_is_in_the_readme(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_and_option_is_in_the_readme(name: str) -> None:
+    assert f"python cli.py {name}" in README
+    for parameter in cli.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert f"`{parameter.opts[0]}" in README, parameter.opts
+
+
+@pytest.mark.parametrize("name", cli.commands)
+def test_every_command_and_option_explains_itself(name: str) -> None:
+    command = cli.commands[name]
+    assert command.help
+    for parameter in command.params:
+        assert isinstance(parameter, click.Option)
+        assert parameter.help, parameter.opts
+
+
+def test_the_embedding_lengths_are_in_the_readme() -> None:
+    for name, backbone in BACKBONES.items():
+        assert f"| `{name}` | {backbone.dim} |" in README
+
+
+def test_every_column_of_the_results_is_documented() -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    for name in COLUMNS:
+        assert f"| `{name}` |" in text
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    """Every file of the project: those git knows, and those it would take."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [Path(name) for name in done.stdout.splitlines()]
+
+
+TREE = README.split("## What lies where")[1].split("```")[1]
+
+
+def test_the_file_tree_is_whole(files: list[Path]) -> None:
+    for path in files:
+        if path.parts[0] != ".gitignore":
+            assert f"\n{path.parts[0]}" in TREE, path
+        if path.suffix == ".py" and path.parts[0] != "tests" and path.name != "__init__.py":
+            assert f" {path.name} " in TREE or path.name == "cli.py", path
+
+
+def test_the_file_tree_is_true(files: list[Path]) -> None:
+    there = {part for path in files for part in path.parts}
+    for line in TREE.strip().splitlines():
+        assert line.split()[0].rstrip("/") in there, line
