@@ -76,7 +76,7 @@ def _find_weights(name: str, weights: str) -> _Source:
         except WeightsUnavailableError:
             notice = (
                 f"{name} has RANDOM weights: its ImageNet weights are not on this machine and "
-                "can't be downloaded. Timings are real, accuracies are those of an untrained backbone; "
+                "can't be downloaded. Timings are real, accuracies those of an untrained network; "
                 "`python cli.py doctor` says how to get the weights."
             )
             return _Source("random", None, notice)
