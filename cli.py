@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import CacheError, DeviceError, FrostlineError, HeadError
+from cache.errors import CacheError, DeviceError, FrostlineError, HeadError, WeightsError
 from evaluate.terminal import bar, say, tell_failures, warn
-from extract.backbones import ALIASES, BACKBONES
+from extract.backbones import ALIASES, BACKBONES, WEIGHTS_WORDS
 from extract.devices import DEVICES, present_devices, require_device
 from extract.engines import ENGINES, PRECISIONS, choose_engine
 from heads.architectures import HEADS
@@ -239,25 +239,24 @@ def _extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
     weights: str, precision: str, engine: str | None, seed: int,
 ) -> list[Cache]:  # fmt: skip
-    devices = list(device) or present_devices()
-    for name in devices:
-        require_device(name)
-        choose_engine(name, engine)
     from extract.load import load_backbone
     from extract.run import extract
 
+    if weights not in WEIGHTS_WORDS and len(arch) != 1:
+        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
+    devices = list(device) or present_devices()
+    for name in devices:
+        require_device(name)
+    engines = {name: choose_engine(name, engine) for name in devices}
     images = [file for images in sets for file in images.files]
     caches = []
     for name in arch or BACKBONES:
         backbone = load_backbone(name, weights, seed)
         if backbone.notice:
             warn(backbone.notice)
-        for where in devices:
+        for where, chosen in engines.items():
             with bar(f"{name} on {where}", "images") as progress:
-                done = extract(
-                    backbone, images, place.cache, where, choose_engine(where, engine), precision,
-                    progress,
-                )  # fmt: skip
+                done = extract(backbone, images, place.cache, where, chosen, precision, progress)
             say(
                 f"{name} on {where}: {done.computed} image(s) computed, {done.present} already in "
                 f"{done.cache.folder}"

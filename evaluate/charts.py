@@ -29,15 +29,18 @@ STYLE: dict[Any, Any] = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "text.parse_math": False,  # a class may be called $x$
     "svg.hashsalt": "frostline",  # the same figure gives the same bytes
 }
 THUMBNAIL_PX = 160
+MAX_LABELLED = 20  # classes; above, cells and curves bear no text
+MAX_ROWS = 64  # of the heat map
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw a confusion matrix: rows true, columns predicted, coloured by share of the row."""
     counts = np.array(matrix)
-    side = max(2.8, 0.6 * len(classes) + 1.2)
+    side = min(max(2.8, 0.6 * len(classes) + 1.2), 12)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
@@ -67,7 +70,8 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> str:
             xlim=(-0.02, 1.02),
             ylim=(0, 1.03),
         )
-        axes.legend(loc="lower right", frameon=False, title="area under curve")
+        if len(classes) <= MAX_LABELLED:
+            axes.legend(loc="lower right", frameon=False, title="area under curve")
         return _data_uri(figure)
 
 
@@ -89,8 +93,8 @@ def curves(heads: Sequence[HeadInfo]) -> str:
 
 
 def heat_map(rows: Sequence[Row]) -> str:
-    """Draw every metric of every configuration, a row each, in the order given."""
-    names = list(METRICS)
+    """Draw every metric of the first `MAX_ROWS` configurations, a row each, in the order given."""
+    names, rows = list(METRICS), rows[:MAX_ROWS]
     values = np.array([[row[name] for name in names] for row in rows])
     labels = [
         "{model_id}  {pretrained_model} · {hardware_type} · {classifier_head} · {opt_alg}".format(
@@ -119,7 +123,7 @@ def thumbnail(data: bytes) -> str:
 def _cells(axes: Axes, shades: NDArray[Any], cmap: str, texts: Sequence[Sequence[str]]) -> None:
     """Draw a matrix of shades 0…1 with a text in each cell, readable on its shade."""
     axes.imshow(shades, cmap=cmap, vmin=0, vmax=1.1, aspect="auto")
-    for y, row in enumerate(texts):
+    for y, row in enumerate(texts if len(texts[0]) <= MAX_LABELLED else ()):
         for x, text in enumerate(row):
             ink = "white" if shades[y, x] > 0.55 else INK
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)

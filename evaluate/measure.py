@@ -14,8 +14,9 @@ from cache.errors import DatasetError, WeightsError
 from cache.identity import Identity
 from cache.progress import Progress, silent
 from cache.segments import Failure
+from extract.backbones import WEIGHTS_WORDS
 from extract.engines import ENGINES
-from extract.load import WEIGHTS_WORDS, LoadedBackbone, load_backbone
+from extract.load import LoadedBackbone, load_backbone
 from extract.run import BATCH_SIZE, decoded_batches
 
 
@@ -83,9 +84,9 @@ def measure(
     """
     started = time.perf_counter()
     forward = ENGINES[engine].build(model, device, precision, BATCH_SIZE)
-    _, first = next(decoded_batches(paths[:BATCH_SIZE]))
-    if len(first.pixels):
-        forward(first.pixels)
+    for _, first in decoded_batches(paths[:BATCH_SIZE]):
+        if len(first.pixels):
+            forward(first.pixels)
     warm = time.perf_counter()
     batches, logits = [], []
     for done, batch in decoded_batches(paths):

@@ -89,6 +89,8 @@ def cautions(study: Study) -> list[str]:
         lines.append(
             f"{best['n_unreadable']} test images could not be read: they are in no figure."
         )
+    if absent := [c for c, counts in zip(*_matrix(best), strict=True) if not sum(counts)]:
+        lines.append(f"There is no test image of {', '.join(absent)}: nothing is known about it.")
     if n_test < 1000:
         lines.append(
             f"With {n_test} test images, one image is {1 / n_test:.1%}: scores within "
@@ -103,8 +105,12 @@ def _row(record: Mapping[Hashable, Any]) -> Row:
 
 def _right(row: Row) -> int:
     """How many test images the model got right, exactly."""
-    matrix: list[list[int]] = json.loads(row["conf_mat"])
-    return sum(counts[i] for i, counts in enumerate(matrix))
+    return sum(counts[i] for i, counts in enumerate(_matrix(row)[1]))
+
+
+def _matrix(row: Row) -> tuple[list[str], list[list[int]]]:
+    """The classes and the confusion matrix: test images by true and predicted class."""
+    return json.loads(row["classes"]), json.loads(row["conf_mat"])
 
 
 def _interval(row: Row) -> str:
@@ -135,7 +141,7 @@ def write_report(workspace: Workspace) -> Path:
 
 def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
     best = study.best
-    classes = json.loads(best["classes"])
+    classes, matrix = _matrix(best)
     predictions = _predictions(best, classes, workspace)
     return {
         "title": study.title,
@@ -143,12 +149,13 @@ def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
         "cautions": cautions(study),
         "rows": study.rows,
         "metrics": list(METRICS),
-        "confusion": charts.confusion(json.loads(best["conf_mat"]), classes),
+        "confusion": charts.confusion(matrix, classes),
         "roc": charts.roc(predictions, classes) if predictions else None,
         "curves": list(_curves(study.rows, workspace)),
         "heat_map": charts.heat_map(study.rows),
         "samples": list(_samples(predictions, classes)) if predictions else [],
         "n_samples": SAMPLES,
+        "max_rows": charts.MAX_ROWS,
     }
 
 

@@ -73,4 +73,6 @@ BACKBONES: dict[str, Backbone] = {
     ),
 }
 
+WEIGHTS_WORDS = ("imagenet", "random", "auto")  # anything else is the path of a file
+
 ALIASES: dict[str, str] = {"mobilenet-v3": "mobilenet_v3_large"}

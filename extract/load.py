@@ -60,9 +60,6 @@ class _Source:
     notice: str | None = None
 
 
-WEIGHTS_WORDS = ("imagenet", "random", "auto")
-
-
 def _find_weights(name: str, weights: str) -> _Source:
     """Resolve `--weights` for one backbone; see `load_backbone`. Raises WeightsError."""
     imagenet = BACKBONES[name].imagenet

@@ -33,7 +33,8 @@ class ImageSet:
     @property
     def name(self) -> str:
         """The last two parts of the folder as the user named it: `dataset`, `gel/dataset`."""
-        return "/".join([part for part in self.folder.parts if part not in ("..", "/")][-2:])
+        parts = [part for part in self.folder.parts if part not in ("..", self.folder.anchor)]
+        return "/".join(parts[-2:]) or self.folder.resolve().name
 
     @cached_property
     def unique(self) -> tuple[ImageFile, ...]:

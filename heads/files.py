@@ -82,6 +82,8 @@ def read_info(path: Path) -> HeadInfo:
         if metadata.get("format") != FORMAT:
             raise ValueError("it is not a Frostline head")
         info = _info_from_json(metadata["info"])
+        if info.configuration.head not in HEADS:
+            raise ValueError(f"this version of Frostline has no head {info.configuration.head}")
         if path.stem != info.id:
             raise ValueError(f"its content belongs to {info.id}")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, CacheError) as error:

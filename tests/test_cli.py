@@ -190,6 +190,10 @@ class TestBadInput:
     def test_settings_out_of_range(self, option: str) -> None:
         assert "is not in the range" in self.refused("train-heads", option)
 
+    def test_a_file_of_weights_fits_one_backbone(self, few: Few, tmp_path: Path) -> None:
+        place = folders(few(2, 1), tmp_path / "out")
+        assert "name it with --arch" in self.refused("run", "--weights", "my.pth", *place)
+
     def test_steps_out_of_order(self, few: Few, tmp_path: Path) -> None:
         place = folders(few(2, 1), tmp_path / "out")
         assert "run extract first" in self.refused("train-heads", *place[:2], *place[4:])

@@ -112,6 +112,27 @@ def test_what_must_be_known_is_said(place: Workspace) -> None:
     assert "no evidence that one model is better" in text
 
 
+def test_a_class_without_test_images_is_said(place: Workspace) -> None:
+    absent = {"conf_mat": "[[22, 0], [0, 0]]", "val_accuracy": 1.0, "roc_auc": float("nan")}
+    add_result(place.results, row("absent", **absent))
+    assert "There is no test image of <script>" in cautions(studies(place.results)[0])[0]
+    write_report(place)
+
+
+def test_many_classes_with_odd_names_make_a_report(place: Workspace) -> None:
+    classes = [f"${number}$ 50% _^{{" for number in range(120)]
+    matrix = np.eye(120, dtype=int).tolist()
+    many = {"classes": json.dumps(classes), "conf_mat": json.dumps(matrix), "n_test": 120}
+    add_result(place.results, row("many", val_accuracy=1.0, **many))
+    path = predictions_path(place.heads, "many", "t1")
+    picture = place.root / "a.png"
+    hashes = tuple(bytes([n]) * 32 for n in range(120))
+    write_predictions(
+        path, Predictions((picture,) * 120, hashes, np.arange(120), np.eye(120)), classes
+    )
+    assert "120 of 120 test images right" in write_report(place).read_text()
+
+
 def test_nothing_is_fetched_and_nothing_runs(place: Workspace) -> None:
     predict(place, "best-on-validation")
     html = write_report(place).read_text()
