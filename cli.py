@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import CacheError, DeviceError, FrostlineError, HeadError, WeightsError
-from evaluate.terminal import bar, say, tell_failures, warn
+from cache.errors import FrostlineError, WeightsError
+from evaluate.terminal import bar, printable, say, tell_failures, warn
 from extract.backbones import ALIASES, BACKBONES, WEIGHTS_WORDS
 from extract.devices import DEVICES, present_devices, require_device
 from extract.engines import ENGINES, PRECISIONS, choose_engine
@@ -36,25 +36,28 @@ class Frostline(click.Group):
         try:
             return super().invoke(ctx)
         except FrostlineError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             raise click.ClickException(
-                f"{error}: make room or choose another --workspace; what was finished is kept"
+                f"{error}: mend that, or choose another folder; what was finished is kept"
             ) from error
         except KeyboardInterrupt:
             say("\nStopped. What was finished is kept: the same command goes on from there.")
             raise click.exceptions.Exit(130) from None
 
 
-def _unalias(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> list[str]:
-    return [ALIASES.get(name, name) for name in names]
+def _distinct(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> list[str]:
+    """Take each name once, by the table's own name."""
+    return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
 
 
-def _many(flag: str, choices: Sequence[str], text: str, **settings: Any) -> Callable[..., Any]:
+def _many(flag: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
     choice = click.Choice(choices)
-    return click.option(flag, type=choice, multiple=True, help=f"{text}; repeatable.", **settings)
+    return click.option(
+        flag, type=choice, multiple=True, callback=_distinct, help=f"{text}; repeatable."
+    )
 
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -72,7 +75,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--workspace", type=FOLDER, default=Path(), show_default=True,
         help="Where cache/, heads/, results.csv and report/ are kept.",
     ),
-    "arch": _many("--arch", [*BACKBONES, *ALIASES], "Backbone [default: all]", callback=_unalias),
+    "arch": _many("--arch", [*BACKBONES, *ALIASES], "Backbone [default: all]"),
     "device": _many("--device", list(DEVICES), "Device [default: every real one present]"),
     "only_device": _many("--device", list(DEVICES), "Device [default: of every cache found]"),
     "head": _many("--head", list(HEADS), "Head [default: all]"),
@@ -137,20 +140,17 @@ def cli() -> None:
        "precision", "engine", *TRAINING)  # fmt: skip
 def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Do everything: extract, train-heads, evaluate, report."""
-    from evaluate.results import matching, read_results
-    from evaluate.run import check_classes
+    from evaluate.run import check_classes, is_measured
     from evaluate.workspace import Workspace
-    from heads.configuration import fingerprint
     from heads.splits import check_trainable
 
     place = Workspace(workspace)
     training, testing = _scan(dataset), _scan(test)
     check_trainable(training.labels)
-    check_classes(tuple(set(training.labels.values())), testing)
+    check_classes(set(training.labels.values()), testing)
     caches = _extract([training, testing], place, **_only(choices, _EXTRACT))
     heads = _train(caches, training, place, _configurations(choices))
-    results, test_fingerprint = read_results(place.results), fingerprint(testing.labels)
-    new = [h for h in heads if not matching(results, h.info.id, test_fingerprint).any()]
+    new = [saved for saved in heads if not is_measured(saved, testing, place, choices["engine"])]
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
     _evaluate(new, training, testing, place, choices["engine"], choices["weights"])
@@ -178,10 +178,13 @@ def train_heads(
     dataset: Path, workspace: Path, arch: list[str], device: list[str], **choices: Any
 ) -> None:
     """Train every head with every optimizer on every cache found."""
+    from evaluate.select import Wanted, select_caches
     from evaluate.workspace import Workspace
 
     place, training = Workspace(workspace), _scan(dataset)
-    caches = _find_caches(training, place, arch, device)
+    caches, remarks = select_caches(training, place, Wanted(arch, device))
+    for remark in remarks:
+        warn(remark)
     _train(caches, training, place, _configurations(choices))
 
 
@@ -190,11 +193,15 @@ def train_heads(
        "engine")  # fmt: skip
 def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Put backbone and head together again, test and time each whole model."""
+    from evaluate.select import Wanted, select_heads
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
     training, testing = _scan(dataset), _scan(test)
-    heads = _find_heads(training, place, **_only(choices, ("arch", "device", "head", "optimizer")))
+    wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
+    heads, remarks = select_heads(training, place, wanted)
+    for remark in remarks:
+        warn(remark)
     _evaluate(heads, training, testing, place, choices["engine"], choices["weights"])
 
 
@@ -277,33 +284,6 @@ def _configurations(choices: dict[str, Any]) -> list[Configuration]:
     ]
 
 
-def _find_caches(
-    training: ImageSet, place: Workspace, arch: Sequence[str], device: Sequence[str]
-) -> list[Cache]:
-    """Find the caches that hold this data set; say which do not."""
-    from cache.store import find_caches, lacking
-
-    complete = []
-    for cache in find_caches(place.cache):
-        if cache.identity.backbone not in (arch or BACKBONES):
-            continue
-        if cache.identity.device not in (device or DEVICES):
-            continue
-        if missing := len(lacking(cache, training.labels)):
-            warn(
-                f"{cache.folder} lacks {missing} of {len(training.labels)} images of "
-                f"{training.folder}: no heads trained on it, run extract first"
-            )
-        else:
-            complete.append(cache)
-    if not complete:
-        raise CacheError(
-            f"{place.cache} has no such cache that holds the images of {training.folder}: "
-            "run extract first, or look at --workspace"
-        )
-    return complete
-
-
 def _train(
     caches: Sequence[Cache],
     training: ImageSet,
@@ -328,39 +308,6 @@ def _train(
     return heads
 
 
-def _find_heads(
-    training: ImageSet, place: Workspace, arch: Sequence[str], device: Sequence[str],
-    head: Sequence[str], optimizer: Sequence[str],
-) -> list[SavedHead]:  # fmt: skip
-    """Find the heads trained on this data set that can be measured here."""
-    from heads.configuration import fingerprint
-    from heads.files import find_heads
-
-    known = fingerprint(training.labels)
-    found = [
-        saved
-        for saved in find_heads(place.heads)
-        if saved.info.dataset_fingerprint == known
-        and saved.info.identity.backbone in (arch or BACKBONES)
-        and saved.info.identity.device in (device or DEVICES)
-        and saved.info.configuration.head in (head or HEADS)
-        and saved.info.configuration.optimizer in (optimizer or OPTIMIZERS)
-    ]
-    if not found:
-        raise HeadError(
-            f"{place.heads} has no such head trained on {training.folder}: run train-heads first"
-        )
-    for name in sorted({saved.info.identity.device for saved in found}):
-        try:
-            require_device(name)
-        except DeviceError as error:
-            if name in device or all(s.info.identity.device == name for s in found):
-                raise
-            warn(f"{error}: its heads are left out")
-            found = [saved for saved in found if saved.info.identity.device != name]
-    return found
-
-
 def _evaluate(
     heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, place: Workspace,
     engine: str | None, weights: str,
@@ -369,7 +316,7 @@ def _evaluate(
 
     if not heads:
         return
-    with bar("Whole models, file to label", "models") as progress:
+    with bar("Whole models, file to label", "images") as progress:
         ids = evaluate(heads, testing, training.labels, place, engine, weights, progress)
     say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
 

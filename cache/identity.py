@@ -43,21 +43,16 @@ class Identity:
         """Read what `to_json` wrote.
 
         Raises:
-            CacheError: the text is no identity of this format.
+            CacheError: it is of another version of the format.
+            ValueError, TypeError, KeyError, AttributeError: it is no identity at all.
         """
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            identity = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
-        except (ValueError, TypeError, KeyError) as error:
+        fields: dict[str, Any] = json.loads(text)
+        if (found := fields.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
-                f"not a cache identity of this version of Frostline ({error})"
-            ) from None
-        if identity.format_version != FORMAT_VERSION:
-            raise CacheError(
-                f"written in cache format {identity.format_version}, this version of Frostline "
-                f"reads format {FORMAT_VERSION}"
+                f"written in cache format {found}, this version of Frostline reads format "
+                f"{FORMAT_VERSION}: use the version that wrote it, or another --workspace"
             )
-        return identity
+        return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
     @property
     def digest(self) -> str:

@@ -32,10 +32,6 @@ class Rows:
     views: NDArray[np.uint16]
     embeddings: NDArray[np.float32]
 
-    def keys(self) -> list[bytes]:
-        """The SHA-256 of each row's image, as 32 bytes."""
-        return [row.tobytes() for row in self.hashes]
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -47,11 +43,11 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """What one segment file holds."""
+class Header:
+    """What a segment says without its embeddings. keys: SHA-256 and view of each row."""
 
     identity: Identity
-    rows: Rows
+    keys: tuple[tuple[bytes, int], ...]
     failures: tuple[Failure, ...]
     provenance: dict[str, Any]
     sha256: str
@@ -96,30 +92,33 @@ def write_segment(
     return path
 
 
-def read_segment(path: Path) -> Segment:
-    """Read a whole segment.
+def read_header(path: Path) -> Header:
+    """Read everything but the embeddings.
 
     Raises:
-        CacheError: the file is truncated, damaged, or not a segment of ours.
+        CacheError: the file is truncated, damaged, not a segment of ours, or can't be opened now.
     """
     with _reading(path) as file:
-        rows = Rows(file["hash"][:], file["view"][:], file["embedding"][:])
+        hashes, views = file["hash"][:], file["view"][:]
         identity = Identity.from_json(file.attrs["identity"])
-        failures = tuple(
-            Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"])
-            for row in json.loads(file["failures"][()])
+        _check_arrays(file, identity)
+        return Header(
+            identity=identity,
+            keys=tuple((h.tobytes(), int(v)) for h, v in zip(hashes, views, strict=True)),
+            failures=tuple(
+                Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"])
+                for row in json.loads(file["failures"][()])
+            ),
+            provenance=json.loads(file.attrs["provenance"]),
+            sha256=file.attrs["sha256"],
         )
-        segment = Segment(
-            identity, rows, failures, json.loads(file.attrs["provenance"]), file.attrs["sha256"]
-        )
-        _check_shapes(rows, identity)
-    return segment
 
 
-def read_identity(path: Path) -> Identity:
-    """Read only the identity of a segment. Raises CacheError as `read_segment` does."""
+def read_embeddings(path: Path) -> NDArray[np.float32]:
+    """Read the embeddings, float32 [N, D], in the order of the header's keys. Raises CacheError."""
     with _reading(path) as file:
-        return Identity.from_json(file.attrs["identity"])
+        embeddings: NDArray[np.float32] = file["embedding"][:]
+    return embeddings
 
 
 def verify_segment(path: Path) -> None:
@@ -128,8 +127,10 @@ def verify_segment(path: Path) -> None:
     Raises:
         CacheError: the content is not what was written.
     """
-    segment = read_segment(path)
-    if _payload_sha256(segment.rows, segment.failures) != segment.sha256:
+    header = read_header(path)
+    with _reading(path) as file:
+        rows = Rows(file["hash"][:], file["view"][:], file["embedding"][:])
+    if _payload_sha256(rows, header.failures) != header.sha256:
         raise _damaged(path, "its content does not match its checksum")
 
 
@@ -141,17 +142,26 @@ def _reading(path: Path) -> Iterator[Any]:
             if file.attrs.get("format") != FORMAT:
                 raise ValueError("it is not a Frostline segment")
             yield file
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, CacheError) as error:
+    except CacheError:  # an identity of another version: nothing is wrong with the file
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise CacheError(
+                f"{path} can't be opened ({error}): mend that and try again"
+            ) from error
         raise _damaged(path, str(error)) from error
 
 
-def _check_shapes(rows: Rows, identity: Identity) -> None:
-    n = len(rows.hashes)
-    found = (rows.hashes.shape, rows.views.shape, rows.embeddings.shape)
-    if found != ((n, 32), (n,), (n, identity.embedding_dim)):
-        raise ValueError(f"its arrays have the shapes {found}")
-    dtypes = [array.dtype.name for array in (rows.hashes, rows.views, rows.embeddings)]
-    if dtypes != ["uint8", "uint16", "float32"]:
+def _check_arrays(file: Any, identity: Identity) -> None:
+    n = len(file["hash"])
+    arrays = [file[name] for name in ("hash", "view", "embedding")]
+    if (shapes := [array.shape for array in arrays]) != [
+        (n, 32),
+        (n,),
+        (n, identity.embedding_dim),
+    ]:
+        raise ValueError(f"its arrays have the shapes {shapes}")
+    if (dtypes := [array.dtype.name for array in arrays]) != ["uint8", "uint16", "float32"]:
         raise ValueError(f"its arrays have the types {dtypes}")
 
 

@@ -1,6 +1,5 @@
 """A cache: a folder of segments with one identity, read as if it were one table."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.identity import Identity
-from cache.segments import Failure, Segment, read_identity, read_segment
+from cache.segments import Failure, Header, read_embeddings, read_header
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,22 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """How a cache's rows came to be. Recorded, but not identity."""
+class Contents:
+    """What a cache holds, embeddings aside.
 
+    stored: SHA-256 of every image that has a row of view 0. failures: by SHA-256, the images that
+    could not be read. weights: where they came from, as first recorded. seconds_per_image: what
+    a row cost, on average; 0 where there is none.
+    """
+
+    stored: frozenset[bytes]
+    failures: dict[bytes, Failure]
     weights: str
-    engines: tuple[str, ...]
     seconds_per_image: float
+
+    def lacking(self, hashes: Iterable[bytes]) -> frozenset[bytes]:
+        """Return which of these images nobody has tried to extract: no row, and no failure."""
+        return frozenset(hashes) - self.stored - self.failures.keys()
 
 
 def open_cache(root: Path, identity: Identity) -> Cache:
@@ -47,22 +56,20 @@ def find_caches(root: Path) -> list[Cache]:
         CacheError: a segment there is damaged or foreign.
     """
     firsts = {path.parent: path for path in sorted(root.glob("*/*.h5"), reverse=True)}
-    return [Cache(folder, read_identity(firsts[folder])) for folder in sorted(firsts)]
+    return [Cache(folder, read_header(firsts[folder]).identity) for folder in sorted(firsts)]
 
 
-def stored(cache: Cache, view: int = 0) -> frozenset[bytes]:
-    """Return the SHA-256 of every image that has a row. Raises CacheError on a damaged segment."""
-    return frozenset(
-        key
-        for segment in _read_all(cache)
-        for key, row_view in zip(segment.rows.keys(), segment.rows.views, strict=True)
-        if row_view == view
+def contents(cache: Cache) -> Contents:
+    """Say what a cache holds. Raises CacheError on a damaged or foreign segment."""
+    headers = [header for _, header in _headers(cache)]
+    rows = sum(len(header.keys) for header in headers)
+    seconds = sum(header.provenance["seconds"] for header in headers)
+    return Contents(
+        stored=frozenset(key for header in headers for key, view in header.keys if view == 0),
+        failures={f.sha256: f for header in headers for f in header.failures},
+        weights=headers[0].provenance["weights"] if headers else "",
+        seconds_per_image=seconds / rows if rows else 0.0,
     )
-
-
-def lacking(cache: Cache, hashes: Iterable[bytes]) -> frozenset[bytes]:
-    """Return which of these images nobody has tried to extract: no row, and no failure."""
-    return frozenset(hashes) - stored(cache) - failures(cache).keys()
 
 
 def read(cache: Cache, hashes: Sequence[bytes], view: int = 0) -> NDArray[np.float32]:
@@ -77,11 +84,12 @@ def read(cache: Cache, hashes: Sequence[bytes], view: int = 0) -> NDArray[np.flo
     for position, key in enumerate(hashes):
         wanted.setdefault(key, []).append(position)
     embeddings = np.empty((len(hashes), cache.identity.embedding_dim), dtype=np.float32)
-    for segment in _read_all(cache):
-        rows = segment.rows
-        for key, row_view, embedding in zip(rows.keys(), rows.views, rows.embeddings, strict=True):
-            if row_view == view:
-                embeddings[wanted.pop(key, [])] = embedding
+    for path, header in _headers(cache):
+        found = {key: i for i, (key, v) in enumerate(header.keys) if v == view and key in wanted}
+        if found:
+            rows = read_embeddings(path)
+            for key, i in found.items():
+                embeddings[wanted.pop(key)] = rows[i]
     if wanted:
         raise CacheError(
             f"{cache.folder} lacks {len(wanted)} of {len(hashes)} images: "
@@ -90,31 +98,13 @@ def read(cache: Cache, hashes: Sequence[bytes], view: int = 0) -> NDArray[np.flo
     return embeddings
 
 
-def failures(cache: Cache) -> dict[bytes, Failure]:
-    """Return the images that could not be read, by SHA-256. Raises CacheError on damage."""
-    return {f.sha256: f for segment in _read_all(cache) for f in segment.failures}
-
-
-def provenance(cache: Cache) -> Provenance:
-    """Sum up how the rows were made. Raises CacheError on damage, or where there are no rows."""
-    notes = [segment.provenance for segment in _read_all(cache)]
-    rows = sum(note["rows"] for note in notes)
-    if not rows:
-        raise CacheError(f"{cache.folder} holds no rows: run extract first")
-    return Provenance(
-        weights=Counter(note["weights"] for note in notes).most_common(1)[0][0],
-        engines=tuple(sorted({note["engine"] for note in notes})),
-        seconds_per_image=sum(note["seconds"] for note in notes) / rows,
-    )
-
-
-def _read_all(cache: Cache) -> Iterator[Segment]:
-    """Yield the segments one at a time, each held against the cache's identity."""
+def _headers(cache: Cache) -> Iterator[tuple[Path, Header]]:
+    """Yield each segment and its header, held against the cache's identity."""
     for path in cache.segments:
-        segment = read_segment(path)
-        if differences := segment.identity.differences(cache.identity):
+        header = read_header(path)
+        if differences := header.identity.differences(cache.identity):
             raise CacheError(
                 f"{path} belongs to another cache ({'; '.join(differences)}): "
-                f"move it to the folder {segment.identity.name}"
+                f"move it to the folder {header.identity.name}"
             )
-        yield segment
+        yield path, header

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
+from torch import Tensor, nn
 
 from cache.errors import DatasetError, WeightsError
 from cache.identity import Identity
@@ -64,9 +65,28 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
     return loaded
 
 
+class WholeModel(nn.Module):
+    """Backbone and head as one: uint8 [B, 1, 224, 224] → logits float32 [B, C].
+
+    The head computes in fp32, as it was trained, whatever the backbone's precision.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        embeddings = self.backbone(images).float()
+        with torch.autocast(embeddings.device.type, enabled=False):
+            logits: Tensor = self.head(embeddings)
+        return logits
+
+
 def assemble(backbone: LoadedBackbone, head: nn.Module) -> nn.Module:
-    """Put the whole model together: uint8 [B, 1, 224, 224] → logits float32 [B, C]."""
-    return nn.Sequential(backbone.module, head).eval()
+    """Put the whole model together, in eval mode."""
+    return WholeModel(backbone.module, head).eval()
 
 
 def measure(

@@ -1,6 +1,7 @@
 """The table of metrics. Each takes labels, int [N], and probabilities, float [N, C] → a number."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,22 +10,30 @@ from sklearn import metrics as sk
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
-Metric = Callable[[Labels, Probabilities], float]
+Score = Callable[[Labels, Probabilities], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """summary: what it says, in words. score: (labels, probabilities) → the number."""
+
+    summary: str
+    score: Score
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities) -> float:
     return float(sk.accuracy_score(labels, probabilities.argmax(1)))
 
 
-def _macro(score: Callable[..., float]) -> Metric:
+def _macro(score: Callable[..., float]) -> Score:
     """Average over all C classes, a class that was never predicted counting 0."""
 
-    def metric(labels: Labels, probabilities: Probabilities) -> float:
+    def macro(labels: Labels, probabilities: Probabilities) -> float:
         classes = range(probabilities.shape[1])
         predicted = probabilities.argmax(1)
         return float(score(labels, predicted, labels=classes, average="macro", zero_division=0))
 
-    return metric
+    return macro
 
 
 def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
@@ -37,11 +46,13 @@ def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": _accuracy,
-    "precision": _macro(sk.precision_score),
-    "recall": _macro(sk.recall_score),
-    "roc_auc": _roc_auc,
-    "f1": _macro(sk.f1_score),
+    "accuracy": Metric("share of test images classified rightly", _accuracy),
+    "precision": Metric("mean over classes", _macro(sk.precision_score)),
+    "recall": Metric("mean over classes", _macro(sk.recall_score)),
+    "roc_auc": Metric(
+        "area under the ROC curve, from scores; mean one-versus-rest above two classes", _roc_auc
+    ),
+    "f1": Metric("harmonic mean of precision and recall, mean over classes", _macro(sk.f1_score)),
 }
 
 

@@ -40,7 +40,7 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
         }
     )
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
@@ -50,7 +50,12 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         ResultsError: the file is damaged, or of other classes.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(FIXED, str), keep_default_na=False)
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(FIXED, str),
+            keep_default_na=False,
+            encoding_errors="surrogateescape",
+        )
         return Predictions(
             tuple(Path(p) for p in table["path"]),
             tuple(bytes.fromhex(key) for key in table["sha256"]),

@@ -1,8 +1,9 @@
-"""`report/index.html`: one self-contained file, a pure function of `results.csv` and `heads/`."""
+"""`report/index.html`: one self-contained file, made from `results.csv`, `heads/` and images."""
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evaluate import charts
 from evaluate.metrics import METRICS, accuracy_interval
 from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.results import Row, read_results
+from evaluate.terminal import printable
 from evaluate.workspace import Workspace
 from heads.files import HeadInfo, head_path, read_info
 
@@ -77,8 +79,8 @@ def cautions(study: Study) -> list[str]:
     lines = []
     if random:
         lines.append(
-            f"{', '.join(sorted(random))}: RANDOM weights, because the ImageNet weights could not "
-            "be had. Timings are real; accuracies are those of an untrained backbone."
+            f"{', '.join(sorted(random))}: RANDOM weights. Timings are real; accuracies are "
+            "those of an untrained network."
         )
     if best["n_leaked"]:
         lines.append(
@@ -135,7 +137,7 @@ def write_report(workspace: Workspace) -> Path:
     )
     html = environment.get_template("report.html.jinja").render(sections=sections)
     with replacing(workspace.report) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="replace")
     return workspace.report
 
 
@@ -143,6 +145,7 @@ def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
     best = study.best
     classes, matrix = _matrix(best)
     predictions = _predictions(best, classes, workspace)
+    classes = [printable(name) for name in classes]  # pictures take Unicode only
     return {
         "title": study.title,
         "best": describe_best(study),
@@ -186,9 +189,11 @@ def _samples(predictions: Predictions, classes: list[str]) -> Iterator[dict[str,
     for i in order[:SAMPLES]:
         path = predictions.paths[i]
         try:
-            picture = charts.thumbnail(path.read_bytes())
-        except (OSError, UnreadableImageError):  # moved or changed since: the words remain
-            picture = None
+            data = path.read_bytes()
+            same = sha256(data).digest() == predictions.hashes[i]
+            picture = charts.thumbnail(data) if same else None
+        except (OSError, UnreadableImageError):
+            picture = None  # moved or changed since: the words remain
         yield {
             "picture": picture,
             "name": path.name,

@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 
 from cache.atomic import replacing
 from cache.errors import ResultsError
+from evaluate.metrics import METRICS
+
+REFERENCE_METRICS = ("accuracy", "precision", "recall", "roc_auc")
 
 # The reference study's twelve, by its names and in its order; then ours.
 COLUMNS: dict[str, str] = {
@@ -19,12 +22,12 @@ COLUMNS: dict[str, str] = {
     "opt_alg": "optimizer",
     "training_time_mins": "minutes to train the head on cached embeddings",
     "inference_time_secs": "seconds for the whole test set, file to label, after warm-up",
-    "accuracy": "share of test images classified rightly",
-    "precision": "mean over classes",
-    "recall": "mean over classes",
+    "accuracy": METRICS["accuracy"].summary,
+    "precision": METRICS["precision"].summary,
+    "recall": METRICS["recall"].summary,
     "conf_mat": "confusion matrix as JSON: rows true, columns predicted, in the order of `classes`",
-    "roc_auc": "area under the ROC curve, from scores; mean one-versus-rest above two classes",
-    "f1": "mean over classes",
+    "roc_auc": METRICS["roc_auc"].summary,
+    **{name: metric.summary for name, metric in METRICS.items() if name not in REFERENCE_METRICS},
     "val_accuracy": "share of validation images classified rightly, after the last epoch",
     "val_loss": "cross entropy on the validation images, after the last epoch",
     "dataset": "folder trained on",
@@ -53,6 +56,13 @@ COLUMNS: dict[str, str] = {
     "evaluated_at": "UTC",
 }
 
+# Columns of words; a fingerprint of digits only must not be read as a number.
+TEXT = (
+    *("hardware_type", "pretrained_model", "classifier_head", "opt_alg", "conf_mat", "dataset"),
+    *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
+    *("numeric_precision", "head_id", "evaluated_at"),
+)
+
 LOCK_TIMEOUT_S = 60
 
 Row = dict[str, Any]  # one row of results.csv, by column
@@ -67,8 +77,15 @@ def read_results(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        # An empty cell is a number that there is none of; a class called "NA" stays a name.
-        table = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in COLUMNS})
+        # An empty cell is a number that there is none of.
+        numbers = {name: [""] for name in COLUMNS if name not in TEXT}
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT, str),
+            keep_default_na=False,
+            na_values=numbers,
+            encoding_errors="surrogateescape",
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
     if missing := [column for column in COLUMNS if column not in table.columns]:
@@ -76,7 +93,7 @@ def read_results(path: Path) -> pd.DataFrame:
             f"{path} is not a results file of this version of Frostline, it lacks "
             f"{', '.join(missing[:5])}: move it away, or choose another --workspace"
         )
-    return table[list(COLUMNS)]
+    return table
 
 
 def add_result(path: Path, row: Mapping[str, Any]) -> int:
@@ -97,9 +114,10 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
             else:
                 model_id = int(table["model_id"].max()) + 1 if len(table) else 1
             rows = [*table[~same].to_dict("records"), {"model_id": model_id, **row}]
-            merged = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("model_id")
+            # Columns that a user added stay where they are.
+            merged = pd.DataFrame(rows, columns=list(table.columns)).sort_values("model_id")
             with replacing(path) as temporary:
-                merged.to_csv(temporary, index=False, lineterminator="\n")
+                merged.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
     except Timeout:
         raise ResultsError(
             f"{path} is being written by another process: wait for it and try again"

@@ -2,19 +2,21 @@
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from json import dumps
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from cache.errors import DatasetError
+from cache.errors import DatasetError, WeightsError
 from cache.progress import Progress, silent
-from cache.store import Cache, open_cache, read, stored
+from cache.store import Cache, contents, open_cache, read
 from evaluate.measure import Measurement, assemble, measure, reload_backbone
 from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.results import COLUMNS, add_result
+from evaluate.results import COLUMNS, Row, add_result, matching, read_results
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES, require_device
@@ -27,17 +29,19 @@ from heads.files import HeadInfo, SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
 
 
-def check_classes(classes: Sequence[str], test: ImageSet) -> None:
+def check_classes(classes: Collection[str], test: ImageSet) -> None:
     """Make sure that the test folder can be answered by a model of these classes.
 
     Raises:
-        DatasetError: it has a class that training has not.
+        DatasetError: it has a class that training has not, or no image with one label.
     """
     if unknown := sorted({file.label for file in test.files} - set(classes)):
         raise DatasetError(
             f"{test.folder} has the class(es) {', '.join(unknown)}, which training has not "
-            f"({', '.join(classes)}): rename or remove the folder, or give another --test"
+            f"({', '.join(sorted(classes))}): rename or remove the folder, or give another --test"
         )
+    if not test.unique:
+        raise DatasetError(f"{test.folder}: every image there lies in two classes: keep it in one")
 
 
 def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
@@ -68,7 +72,8 @@ def evaluate(
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv` as it is done.
 
-    Returns the rows' model_ids, in the reference study's order.
+    Returns the rows' model_ids, in the reference study's order. progress counts images. A
+    backbone whose weights can't be had costs its own models only; the error comes at the end.
 
     Raises:
         DatasetError: the test folder has a class that a head has not, or no readable image.
@@ -77,31 +82,70 @@ def evaluate(
     """
     ids = []
     backbone: LoadedBackbone | None = None
-    for done, saved in enumerate(in_reference_order(heads), start=1):
-        info = saved.info
-        check_classes(info.classes, test)
-        require_device(info.identity.device)
-        chosen = choose_engine(info.identity.device, engine)
-        if backbone is None or backbone.weights_sha256 != info.identity.weights_sha256:
-            backbone = reload_backbone(info.identity, info.weights, weights)
-        measured = measure(
-            assemble(backbone, load_head(saved)),
-            [file.path for file in test.unique],
-            info.identity.device,
-            chosen,
-            info.identity.precision,
-        )
-        difference = _cached_difference(saved, measured, open_cache(workspace.cache, info.identity))
-        leaked = sum(file.sha256 in training_hashes for file in test.unique)
-        row = {**_row(info, test, measured), "engine": chosen, "n_leaked": leaked}
-        row["cached_difference"] = difference
-        predictions = _predictions(info, test, measured)
-        path = predictions_path(workspace.heads, info.id, row["test_fingerprint"])
-        write_predictions(path, predictions, info.classes)
-        row |= _scores(predictions)
+    refused: dict[str, WeightsError] = {}
+    images = len(test.unique)
+    for number, saved in enumerate(in_reference_order(heads)):
+        identity = saved.info.identity
+        check_classes(saved.info.classes, test)
+        require_device(identity.device)
+        if identity.weights_sha256 in refused:
+            continue
+        if backbone is None or backbone.weights_sha256 != identity.weights_sha256:
+            try:
+                backbone = reload_backbone(identity, saved.info.weights, weights)
+            except WeightsError as error:
+                refused[identity.weights_sha256] = error
+                continue
+        within = partial(_within, progress, number * images, len(heads) * images)
+        engine_used = choose_engine(identity.device, engine)
+        row = _evaluate_one(saved, backbone, engine_used, test, workspace, within)
+        row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
         ids.append(add_result(workspace.results, {name: row[name] for name in list(COLUMNS)[1:]}))
-        progress(done, len(heads))
+    if refused:
+        reasons = "\n".join(str(error) for error in refused.values())
+        raise WeightsError(f"{len(heads) - len(ids)} of {len(heads)} models left out:\n{reasons}")
     return ids
+
+
+def _within(progress: Progress, before: int, all_of_them: int, done: int, total: int) -> None:
+    """Tell the progress of one model as a part of all models' progress."""
+    progress(before + done, all_of_them)
+
+
+def is_measured(saved: SavedHead, test: ImageSet, workspace: Workspace, engine: str | None) -> bool:
+    """Whether a head was measured on these images, by this engine, in this very workspace."""
+    info, known = saved.info, fingerprint(test.labels)
+    results = read_results(workspace.results)
+    row = results[matching(results, info.id, known)]
+    same_engine = row["engine"] == choose_engine(info.identity.device, engine)
+    return bool(same_engine.any()) and predictions_path(workspace.heads, info.id, known).exists()
+
+
+def _evaluate_one(
+    saved: SavedHead,
+    backbone: LoadedBackbone,
+    engine: str,
+    test: ImageSet,
+    workspace: Workspace,
+    progress: Progress,
+) -> Row:
+    """Measure one whole model, keep its predictions, and return its row but for `n_leaked`."""
+    info, head = saved.info, load_head(saved)
+    paths = [file.path for file in test.unique]
+    measured = measure(
+        assemble(backbone, head),
+        paths,
+        info.identity.device,
+        engine,
+        info.identity.precision,
+        progress,
+    )
+    predictions = _predictions(info, test, measured)
+    row = _row(info, test, measured) | _scores(predictions)
+    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"])
+    write_predictions(path, predictions, info.classes)
+    cache = open_cache(workspace.cache, info.identity)
+    return row | {"engine": engine, "cached_difference": _cached_difference(head, measured, cache)}
 
 
 def _predictions(info: HeadInfo, test: ImageSet, measured: Measurement) -> Predictions:
@@ -115,7 +159,7 @@ def _predictions(info: HeadInfo, test: ImageSet, measured: Measurement) -> Predi
 def _scores(predictions: Predictions) -> dict[str, Any]:
     labels, probabilities = predictions.labels, predictions.probabilities
     scores: dict[str, Any] = {
-        name: round(metric(labels, probabilities), 6) for name, metric in METRICS.items()
+        name: round(metric.score(labels, probabilities), 6) for name, metric in METRICS.items()
     }
     return scores | {"conf_mat": dumps(confusion_matrix(labels, probabilities))}
 
@@ -154,12 +198,12 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
     }
 
 
-def _cached_difference(saved: SavedHead, measured: Measurement, cache: Cache) -> float | None:
+def _cached_difference(head: nn.Module, measured: Measurement, cache: Cache) -> float | None:
     """Largest difference to the head's logits on the cached rows, relative to the largest logit.
 
     None where the test images were never extracted.
     """
-    if not stored(cache).issuperset(measured.hashes):
+    if not contents(cache).stored.issuperset(measured.hashes):
         return None
-    cached = load_head(saved)(torch.from_numpy(read(cache, measured.hashes))).numpy()
+    cached = head(torch.from_numpy(read(cache, measured.hashes))).numpy()
     return float(f"{np.abs(measured.logits - cached).max() / np.abs(cached).max():.3g}")

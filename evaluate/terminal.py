@@ -22,12 +22,17 @@ SHOWN_FAILURES = 5
 
 def say(text: str) -> None:
     """Print a result."""
-    click.echo(text)
+    click.echo(printable(text))
 
 
 def warn(text: str) -> None:
     """Print what the user should know, on standard error."""
-    click.secho(text, fg="yellow", err=True)
+    click.secho(printable(text), fg="yellow", err=True)
+
+
+def printable(text: str) -> str:
+    """Show a file name that is no valid Unicode with question marks instead of an exception."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager
@@ -47,7 +52,7 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
     )
     console = Console(stderr=True)
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(escape(title), total=None, rate="")
+        task = bars.add_task(escape(printable(title)), total=None, rate="")
 
         def progress(done: int, total: int) -> None:
             speed = bars.tasks[task].speed
@@ -72,7 +77,7 @@ def ranked_table(study: Study) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(f"Models {study.title}"), title_justify="left")
+    table = Table(title=escape(printable(f"Models {study.title}")), title_justify="left")
     numbers = ("val acc", "test acc", "F1", "AUC", "infer s", "train s")
     for name in ("id", "backbone", "device", "head", "optim", "weights", *numbers):
         table.add_column(

@@ -13,7 +13,7 @@ from cache.errors import UnreadableImageError
 
 SIZE = 224
 GRAY_RULE = "JPEG: luma as stored; else ITU-R 601 luma; alpha on white; EXIF rotation applied"
-BIT_DEPTH_RULE = "16-bit: full scale to 0..255; 32-bit and float: minimum..maximum to 0..255"
+BIT_DEPTH_RULE = "9..16-bit: full scale to 0..255; 32-bit and float: minimum..maximum to 0..255"
 FIT_RULE = "stretch"
 INTERPOLATION_RULE = "Pillow bilinear, antialiased"
 
@@ -33,6 +33,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompr
 
 WHITE_IS_ZERO = 0  # TIFF tag 262, PhotometricInterpretation
 PHOTOMETRIC_TAG = 262
+BITS_PER_SAMPLE_TAG = 258
 
 
 def decode_gray(data: bytes) -> NDArray[np.uint8]:
@@ -65,8 +66,8 @@ def _to_gray(image: Image.Image) -> Image.Image:
     if image.format in ("JPEG", "MPO"):  # MPO: what many cameras write, a JPEG with more behind it
         # At full size this is the stored luma, without a detour through RGB (and 1.5x faster).
         image.draft("L", image.size)
-    if image.mode.startswith("I;16"):
-        gray = _gray_16_bit(image)
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        gray = _gray_full_scale(image)
     elif image.mode in ("I", "F"):
         gray = _gray_stretched(image)
     elif image.has_transparency_data:
@@ -80,12 +81,17 @@ def _to_gray(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(gray)
 
 
-def _gray_16_bit(image: Image.Image) -> Image.Image:
-    """Scale 0…65535 to 0…255; Pillow's own conversion clips, and leaves WhiteIsZero inverted."""
-    values = np.asarray(image).astype(np.float32)
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
-        values = 65535 - values
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+def _gray_full_scale(image: Image.Image) -> Image.Image:
+    """Scale 0…full scale (65535, a TIFF of 12 bits 4095) to 0…255.
+
+    Pillow's own conversion clips, and leaves WhiteIsZero inverted.
+    """
+    values = np.asarray(image).astype(np.float64)
+    tags = getattr(image, "tag_v2", {})
+    full = 2 ** tags.get(BITS_PER_SAMPLE_TAG, (16,))[0] - 1
+    if tags.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+        values = full - values
+    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
 
 
 def _gray_stretched(image: Image.Image) -> Image.Image:

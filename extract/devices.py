@@ -17,12 +17,13 @@ TPU_ADVICE = (
 @dataclass(frozen=True)
 class Device:
     """engines: those that run on it, the default first. missing: why it can't be used here and
-    what to do, or None. real: `run` uses it wherever it is present.
+    what to do, or None. real: `run` uses it wherever it is present. pjrt: what XLA calls it.
     """
 
     engines: tuple[str, ...]
     missing: Callable[[], str | None]
     real: bool = True
+    pjrt: str | None = None
 
 
 def _cpu_missing() -> str | None:
@@ -65,11 +66,9 @@ def _other_xla_client(kind: str) -> str | None:
 DEVICES: dict[str, Device] = {
     "cpu": Device(("torch", "openvino"), _cpu_missing),
     "cuda": Device(("torch",), _cuda_missing),
-    "tpu": Device(("xla",), _tpu_missing),
-    "xla-cpu": Device(("xla",), _xla_cpu_missing, real=False),
+    "tpu": Device(("xla",), _tpu_missing, pjrt="TPU"),
+    "xla-cpu": Device(("xla",), _xla_cpu_missing, real=False, pjrt="CPU"),
 }
-
-PJRT_KINDS = {"tpu": "TPU", "xla-cpu": "CPU"}
 
 
 def require_device(name: str) -> None:
@@ -80,8 +79,8 @@ def require_device(name: str) -> None:
     """
     if reason := DEVICES[name].missing():
         raise DeviceError(f"--device {name}: {reason}")
-    if name in PJRT_KINDS:
-        os.environ["PJRT_DEVICE"] = PJRT_KINDS[name]
+    if pjrt := DEVICES[name].pjrt:
+        os.environ["PJRT_DEVICE"] = pjrt
 
 
 def present_devices() -> list[str]:

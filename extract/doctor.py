@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from cache.errors import WeightsError
+from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES
@@ -34,8 +34,12 @@ def examine() -> Iterator[Finding]:
         except PackageNotFoundError:
             note = f"{engine.package} is not installed: pip install -r requirements.lock"
             yield Finding("engine", name, False, note)
+    from extract.weights import where_to_put
+
     for name, backbone in BACKBONES.items():
         try:
             yield Finding("weights", name, True, str(backbone.imagenet(name, False)))
+        except WeightsUnavailableError as error:
+            yield Finding("weights", name, False, f"{error}. {where_to_put(name)}")
         except WeightsError as error:
             yield Finding("weights", name, False, str(error))

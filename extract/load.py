@@ -9,7 +9,7 @@ from torch import nn
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
 from extract.stem import GrayInput
-from extract.weights import load_state, tensors_sha256
+from extract.weights import load_state, tensors_sha256, where_to_put
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ def load_backbone(name: str, weights: str, seed: int = 0) -> LoadedBackbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = entry.build(name)
-    if source.file is not None:
-        load_state(model, source.file, optional=entry.last_linear)
+        if source.file is None:
+            _initialise(model)
+        else:
+            load_state(model, source.file, optional=entry.last_linear)
     parent, _, last = entry.last_linear.rpartition(".")
     setattr(model.get_submodule(parent), last, torch.nn.Identity())
     module = GrayInput(model, entry.mean, entry.std).eval().requires_grad_(False)
@@ -60,21 +62,33 @@ class _Source:
     notice: str | None = None
 
 
+def _initialise(model: nn.Module) -> None:
+    """Draw convolutions so that they keep the variance of what they receive (He et al. 2015).
+
+    torchvision scales by what a convolution gives, and counts a grouped one's groups as one:
+    without batch statistics, mobilenet_v3_large would answer every image with 1e-9.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+
+
 def _find_weights(name: str, weights: str) -> _Source:
     """Resolve `--weights` for one backbone; see `load_backbone`. Raises WeightsError."""
-    imagenet = BACKBONES[name].imagenet
     if weights == "random":
         return _Source("random", None)
-    if weights == "imagenet":
-        return _Source("imagenet", imagenet(name, True))
-    if weights == "auto":
+    if weights in ("imagenet", "auto"):
         try:
-            return _Source("imagenet", imagenet(name, True))
-        except WeightsUnavailableError:
+            return _Source("imagenet", BACKBONES[name].imagenet(name, True))
+        except WeightsUnavailableError as error:
+            if weights == "imagenet":
+                raise WeightsUnavailableError(
+                    f"{name}: {error}. {where_to_put(name)} Or choose --weights PATH, --weights "
+                    "random, or --arch efficientnet_lite0, whose weights are installed with it."
+                ) from None
             notice = (
-                f"{name} has RANDOM weights: its ImageNet weights are not on this machine and "
-                "can't be downloaded. Timings are real, accuracies those of an untrained network; "
-                "`python cli.py doctor` says how to get the weights."
+                f"{name} has RANDOM weights: {error}. Timings are real, accuracies those of an "
+                "untrained network; `python cli.py doctor` says how to get the weights."
             )
             return _Source("random", None, notice)
     file = Path(weights)

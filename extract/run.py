@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +19,7 @@ from cache.errors import UnreadableImageError
 from cache.identity import Identity
 from cache.progress import Progress, silent
 from cache.segments import Failure, Rows, write_segment
-from cache.store import Cache, failures, open_cache, stored
+from cache.store import Cache, contents, open_cache
 from extract import decode
 from extract.backbones import BACKBONES
 from extract.engines import ENGINES
@@ -84,12 +84,14 @@ def extract(
     """
     cache = open_cache(root, identity_of(backbone, device, precision))
     unique = {image.sha256: image for image in images}
-    present = stored(cache) & unique.keys()
+    held = contents(cache)
+    present = held.stored & unique.keys()
     missing = [image for key, image in unique.items() if key not in present]
     if not missing:
         return Extraction(cache, 0, len(present), ())
     forward = ENGINES[engine].build(backbone.module, device, precision, BATCH_SIZE)
-    writer = _SegmentWriter(cache, {"weights": backbone.weights, "engine": engine, "host": node()})
+    made_by = {"weights": backbone.weights, "engine": engine, "host": node()}
+    writer = _SegmentWriter(cache, made_by, held.failures.keys())
     computed, failed = 0, list[Failure]()
     try:
         for done, batch in decoded_batches([image.path for image in missing]):
@@ -166,11 +168,15 @@ def _batch(
 class _SegmentWriter:
     """Gathers rows and commits them a segment at a time."""
 
-    def __init__(self, cache: Cache, provenance: dict[str, str]) -> None:
-        libraries = ("torch", "torchvision", "h5py", "numpy", "pillow")
+    def __init__(
+        self, cache: Cache, provenance: dict[str, str], known_failures: Collection[bytes]
+    ) -> None:
+        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow"}
+        libraries.add(ENGINES[provenance["engine"]].package)
+        versions = {name: version(name) for name in sorted(libraries)}
         self.cache = cache
-        self.provenance = {**provenance, "versions": {name: version(name) for name in libraries}}
-        self.known_failures = failures(cache)
+        self.provenance = {**provenance, "versions": versions}
+        self.known_failures = known_failures
         self.dim = cache.identity.embedding_dim
         self._clear()
 

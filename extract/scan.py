@@ -98,19 +98,20 @@ def scan(folder: Path, progress: Progress = silent) -> ImageSet:
             f"such as {folder / 'gel'} and {folder / 'not_gel'}"
         )
     suffixes = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-    paths = list(_walk(folder))
-    files, ignored, unopened = [], [], []
+    unopened: list[tuple[Path, str]] = []
+    paths = list(_walk(folder, unopened))
+    files, ignored = [], []
     for done, path in enumerate(paths, start=1):
+        progress(done, len(paths))
         if path.suffix.lower() not in suffixes or path.parent == folder:
             ignored.append(path)
             continue
         try:
             sha256 = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
-            unopened.append((path, error.strerror or str(error)))
+            unopened.append((path, _reason(error)))
         else:
             files.append(ImageFile(path, path.relative_to(folder).parts[0], sha256))
-        progress(done, len(paths))
     if empty := sorted(set(classes) - {file.label for file in files}):
         raise DatasetError(
             f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
@@ -119,7 +120,22 @@ def scan(folder: Path, progress: Progress = silent) -> ImageSet:
     return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+def _walk(folder: Path, unopened: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Yield every visible file, sorted; links are followed, but no folder is entered twice."""
+
+    def remember(error: OSError) -> None:
+        unopened.append((Path(error.filename), _reason(error)))
+
+    entered = set()
+    for parent, folders, names in os.walk(folder, onerror=remember, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

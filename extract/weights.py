@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cache.errors import WeightsError, WeightsUnavailableError
 
-CONNECT_TIMEOUT_S = 20
+CONNECT_TIMEOUT_S = 10
 # What torch.load raises on a file that is damaged or something else altogether.
 _UNREADABLE = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError)
 
@@ -31,16 +31,15 @@ def torchvision_file(name: str, download: bool = True) -> Path:
     url, file = _torchvision_source(name)
     if not file.exists():
         if not download:
-            raise WeightsUnavailableError(f"{file} is not there. {where_to_put(name)}")
+            raise WeightsUnavailableError(f"{file} is not there")
         try:
             with _connect_timeout(CONNECT_TIMEOUT_S):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(url, str(file), _hash_prefix(file))
-        except (URLError, OSError) as error:
+        except (URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
             raise WeightsUnavailableError(
-                f"{name}: its ImageNet weights can't be downloaded ({error}). {where_to_put(name)} "
-                "Or choose --weights PATH, --weights random, or --arch efficientnet_lite0, whose "
-                "ImageNet weights are installed with it."
+                f"its ImageNet weights are not on this machine and can't be downloaded ({reason})"
             ) from None
         except RuntimeError as error:
             raise WeightsError(f"{name}: the download was damaged ({error}): try again") from None

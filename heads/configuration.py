@@ -31,11 +31,12 @@ class Configuration:
             object.__setattr__(self, "momentum", 0.0)
 
 
-def head_id(configuration: Configuration, identity: Identity, dataset_fingerprint: str) -> str:
-    """Name a head by everything it depends on: readable first, unique by 12 digits of SHA-256."""
-    key = json.dumps(
-        [dataclasses.asdict(configuration), identity.digest, dataset_fingerprint], sort_keys=True
-    )
+def head_id(configuration: Configuration, identity: Identity, images: str) -> str:
+    """Name a head by everything it depends on: readable first, unique by 12 digits of SHA-256.
+
+    images: the fingerprint of the images it is trained and validated on.
+    """
+    key = json.dumps([dataclasses.asdict(configuration), identity.digest, images], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     parts = (
         identity.backbone,
@@ -54,5 +55,5 @@ def fingerprint(labels: Mapping[bytes, str]) -> str:
     """
     digest = hashlib.sha256()
     for sha256, label in sorted(labels.items()):
-        digest.update(sha256 + label.encode() + b"\0")
+        digest.update(sha256 + label.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cache.atomic import replacing
-from cache.errors import CacheError, HeadError
+from cache.errors import HeadError
 from cache.identity import Identity
 from heads.architectures import HEADS
 from heads.configuration import Configuration, head_id
@@ -23,13 +23,18 @@ FORMAT = "frostline-head-1"
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What a head file says of itself. dataset: the name of the folder it was trained on."""
+    """What a head file says of itself.
+
+    dataset: the name of the folder it was trained on. dataset_fingerprint: of all images there.
+    images_fingerprint: of those that have an embedding. weights: where the backbone's came from.
+    """
 
     configuration: Configuration
     identity: Identity
     classes: tuple[str, ...]
     dataset: str
     dataset_fingerprint: str
+    images_fingerprint: str
     weights: str
     n_training: int
     n_validation: int
@@ -40,7 +45,7 @@ class HeadInfo:
     @property
     def id(self) -> str:
         """The head's name, from everything it depends on."""
-        return head_id(self.configuration, self.identity, self.dataset_fingerprint)
+        return head_id(self.configuration, self.identity, self.images_fingerprint)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def read_info(path: Path) -> HeadInfo:
             raise ValueError(f"this version of Frostline has no head {info.configuration.head}")
         if path.stem != info.id:
             raise ValueError(f"its content belongs to {info.id}")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, CacheError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise _damaged(path, error) from error
     return info
 

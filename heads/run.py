@@ -1,17 +1,17 @@
 """The training run: every configuration on one cache, each kept as a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cache.progress import Progress, silent
-from cache.store import Cache, failures, provenance, read, stored
+from cache.store import Cache, contents, read
 from heads.configuration import Configuration, fingerprint, head_id
 from heads.files import HeadInfo, SavedHead, head_path, read_info, save_head
-from heads.splits import split
-from heads.train import Labelled, train
+from heads.splits import check_trainable, split
+from heads.train import Labelled, train, warm_up
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,17 @@ def train_heads(
         CacheError: the cache lacks images that nobody tried to extract.
         HeadError: the images can't be divided, a training diverged, or a kept head is damaged.
     """
-    present = stored(cache)
-    unreadable = (failures(cache).keys() & labels.keys()) - present
+    held = contents(cache)
+    unreadable = (held.failures.keys() & labels.keys()) - held.stored
     usable = {key: label for key, label in labels.items() if key not in unreadable}
-    data_fingerprint = fingerprint(labels)
-    paths = [head_path(root, head_id(c, cache.identity, data_fingerprint)) for c in configurations]
+    images = fingerprint(usable)
+    paths = [head_path(root, head_id(c, cache.identity, images)) for c in configurations]
     todo = [c for c, path in zip(configurations, paths, strict=True) if not path.exists()]
     if todo:
+        check_trainable(usable)
+        warm_up()
         classes = tuple(sorted(set(usable.values())))
         rows = _Rows(cache, usable, classes)
-        made = provenance(cache)
-        # A process's first optimizer imports half of torch: let that be no head's training time.
-        train(
-            replace(todo[0], epochs=1), rows.of(tuple(usable)), rows.of(tuple(usable)), len(classes)
-        )
     for done, configuration in enumerate(todo, start=1):
         parts = split(usable, configuration.val_fraction, configuration.seed)
         result = train(
@@ -64,12 +61,13 @@ def train_heads(
             identity=cache.identity,
             classes=classes,
             dataset=dataset,
-            dataset_fingerprint=data_fingerprint,
-            weights=made.weights,
+            dataset_fingerprint=fingerprint(labels),
+            images_fingerprint=images,
+            weights=held.weights,
             n_training=len(parts.training),
             n_validation=len(parts.validation),
             training_seconds=result.seconds,
-            embedding_seconds=made.seconds_per_image * len(usable),
+            embedding_seconds=held.seconds_per_image * len(usable),
             curves=result.curves,
         )
         save_head(root, info, result.head)

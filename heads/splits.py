@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 
 from cache.errors import HeadError
 
@@ -38,7 +37,8 @@ def check_trainable(labels: Mapping[bytes, str]) -> None:
 def split(labels: Mapping[bytes, str], val_fraction: float, seed: int) -> Split:
     """Divide images into training and validation, stratified by class and seeded.
 
-    The result depends on the images' content only, not on where they lie or in which order.
+    Each class has at least one image on both sides. The result depends on the images' content
+    only, not on where they lie or in which order.
 
     Raises:
         HeadError: the images can't be divided so; see `check_trainable`.
@@ -46,14 +46,13 @@ def split(labels: Mapping[bytes, str], val_fraction: float, seed: int) -> Split:
     from sklearn.model_selection import train_test_split
 
     check_trainable(labels)
-    hashes = sorted(labels)
-    classes = len(set(labels.values()))
-    # Stratifying needs room for one image of each class on both sides.
-    validation_size = min(max(ceil(len(hashes) * val_fraction), classes), len(hashes) - classes)
-    training, validation = train_test_split(
-        hashes,
-        test_size=validation_size,
-        stratify=[labels[h] for h in hashes],
-        random_state=seed,
-    )
+    training: list[bytes] = []
+    validation: list[bytes] = []
+    # Class by class: scikit-learn's own stratification lets a rare class miss a side.
+    for label in sorted(set(labels.values())):
+        hashes = sorted(key for key in labels if labels[key] == label)
+        count = min(max(round(len(hashes) * val_fraction), 1), len(hashes) - 1)
+        kept, held_out = train_test_split(hashes, test_size=count, random_state=seed)
+        training += kept
+        validation += held_out
     return Split(tuple(training), tuple(validation))

@@ -2,6 +2,8 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +57,22 @@ def train(
             for name, value in _curve_points(head, training, validation).items():
                 curves.setdefault(name, []).append(value)
     head.eval().requires_grad_(False)
-    if not all(torch.isfinite(p).all() for p in head.parameters()):
+    finite = all(torch.isfinite(p).all() for p in head.parameters())
+    if not finite or not all(isfinite(values[-1]) for values in curves.values()):
         raise HeadError(
             f"{configuration.head} with {configuration.optimizer} diverged at a learning rate of "
             f"{configuration.learning_rate:g}: give a smaller --lr"
         )
     return Training(head, curves, time.perf_counter() - started)
+
+
+@cache
+def warm_up() -> None:
+    """Make one step of nothing: a process's first optimizer imports half of torch, which should be
+    no head's training time.
+    """
+    rows = Labelled(torch.zeros(2, 2), torch.tensor([0, 1]))
+    train(Configuration("single", "sgd", epochs=1), rows, rows, classes=2)
 
 
 def _train_epoch(

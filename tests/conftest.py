@@ -9,13 +9,23 @@ import pytest
 import torch
 from torch import nn
 
+from cache.errors import DeviceError
 from cache.store import Cache, find_caches
 from extract.backbones import BACKBONES, Backbone
+from extract.devices import require_device
 from extract.load import LoadedBackbone, load_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
 GEL = ROOT.parent / "shared" / "gel"
 FIXTURES = Path(__file__).parent / "fixtures" / "cache"
+
+
+def require_or_skip(device: str) -> None:
+    """Choose a device, or skip the test with the reason why it is not there."""
+    try:
+        require_device(device)
+    except DeviceError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,15 @@ import pytest
 from cache.atomic import replacing
 from cache.errors import CacheError
 from cache.identity import Identity
-from cache.segments import Failure, Rows, read_segment, verify_segment, write_segment
-from cache.store import Cache, failures, find_caches, lacking, open_cache, provenance, read, stored
+from cache.segments import (
+    Failure,
+    Rows,
+    read_embeddings,
+    read_header,
+    verify_segment,
+    write_segment,
+)
+from cache.store import Cache, contents, find_caches, open_cache, read
 
 IDENTITY = Identity(
     backbone="toy",
@@ -88,12 +95,13 @@ class TestAtomic:
 class TestSegments:
     def test_what_is_written_is_read(self, cache: Cache) -> None:
         failed = Failure(key(9), "gel/ü [1].png", "the file is empty")
-        segment = read_segment(write(cache, 1, 2, failed=[failed]))
-        assert segment.identity == IDENTITY
-        assert segment.rows.keys() == [key(1), key(2)]
-        assert np.array_equal(segment.rows.embeddings, rows(1, 2).embeddings)
-        assert segment.failures == (failed,)
-        assert segment.provenance == NOTE
+        path = write(cache, 1, 2, failed=[failed])
+        header = read_header(path)
+        assert header.identity == IDENTITY
+        assert header.keys == ((key(1), 0), (key(2), 0))
+        assert header.failures == (failed,)
+        assert header.provenance == NOTE
+        assert np.array_equal(read_embeddings(path), rows(1, 2).embeddings)
 
     def test_the_same_rows_are_the_same_file(self, cache: Cache) -> None:
         assert write(cache, 1, 2) == write(cache, 1, 2)
@@ -101,7 +109,7 @@ class TestSegments:
 
     def test_a_segment_of_failures_only(self, cache: Cache) -> None:
         failed = Failure(key(9), "a.png", "empty")
-        assert read_segment(write(cache, failed=[failed])).failures == (failed,)
+        assert read_header(write(cache, failed=[failed])).failures == (failed,)
 
     def test_nan_is_never_stored(self, cache: Cache) -> None:
         with pytest.raises(CacheError, match="NaN"):
@@ -119,7 +127,7 @@ class TestSegments:
         size = int(keep if keep > 1 else keep * path.stat().st_size)
         os.truncate(path, size)
         with pytest.raises(CacheError, match=f"{path.name}.*Delete this file"):
-            read_segment(path)
+            read_header(path)
 
     def test_a_foreign_file_is_refused(self, cache: Cache) -> None:
         cache.folder.mkdir()
@@ -127,7 +135,7 @@ class TestSegments:
         with h5py.File(path, "w") as file:
             file["embedding"] = np.zeros((2, 3))
         with pytest.raises(CacheError, match="not a Frostline segment"):
-            read_segment(path)
+            read_header(path)
 
     def test_wrong_shapes_are_refused(self, cache: Cache) -> None:
         path = write(cache, 1, 2)
@@ -135,7 +143,19 @@ class TestSegments:
             del file["view"]
             file["view"] = np.zeros(3, np.uint16)
         with pytest.raises(CacheError, match="shapes"):
-            read_segment(path)
+            read_header(path)
+
+    def test_a_segment_of_a_newer_version_is_not_to_be_deleted(self, cache: Cache) -> None:
+        newer = dataclasses.replace(IDENTITY, format_version=2)
+        path = write_segment(cache.folder, newer, rows(1), [], NOTE)
+        with pytest.raises(CacheError, match="cache format 2") as caught:
+            read_header(path)
+        assert "Delete" not in str(caught.value)
+
+    def test_a_file_that_cannot_be_opened_now_is_not_to_be_deleted(self, cache: Cache) -> None:
+        with pytest.raises(CacheError, match="can't be opened") as caught:
+            read_header(cache.folder / "gone.h5")
+        assert "Delete" not in str(caught.value)
 
     def test_verify_finds_a_changed_number(self, cache: Cache) -> None:
         path = write(cache, 1, 2)
@@ -153,7 +173,7 @@ class TestSegments:
         data[offset + 10] ^= 4
         path.write_bytes(data)
         with pytest.raises(CacheError, match=path.name):
-            read_segment(path)
+            read_embeddings(path)
 
 
 class TestStore:
@@ -163,7 +183,7 @@ class TestStore:
         found = read(cache, [key(3), key(1), key(3)])
         assert found.dtype == np.float32
         assert found[:, 0].tolist() == [3, 1, 3]
-        assert stored(cache) == {key(1), key(2), key(3)}
+        assert contents(cache).stored == {key(1), key(2), key(3)}
 
     def test_a_row_written_twice_is_read_from_the_first_segment_by_name(self, cache: Cache) -> None:
         values = {write(cache, 1, value=value).name: value for value in (1.0, 2.0, 3.0)}
@@ -176,8 +196,9 @@ class TestStore:
 
     def test_a_failure_is_no_lack(self, cache: Cache) -> None:
         write(cache, 1, failed=[Failure(key(2), "a.png", "empty")])
-        assert lacking(cache, [key(1), key(2), key(3)]) == {key(3)}
-        assert failures(cache)[key(2)].reason == "empty"
+        held = contents(cache)
+        assert held.lacking([key(1), key(2), key(3)]) == {key(3)}
+        assert held.failures[key(2)].reason == "empty"
 
     def test_a_segment_of_another_cache_is_refused_with_every_difference(
         self, cache: Cache
@@ -197,11 +218,9 @@ class TestStore:
     def test_provenance_sums_up(self, cache: Cache) -> None:
         write(cache, 1, 2)
         write(cache, 3, 4)
-        assert provenance(cache).seconds_per_image == 0.5
-        assert provenance(cache).engines == ("torch",)
+        assert contents(cache).seconds_per_image == 0.5
+        assert contents(cache).weights == "random:0"
 
     def test_an_empty_cache_holds_nothing(self, cache: Cache) -> None:
-        assert stored(cache) == frozenset()
+        assert contents(cache).stored == frozenset()
         assert read(cache, []).shape == (0, 3)
-        with pytest.raises(CacheError, match="no rows"):
-            provenance(cache)

@@ -1,5 +1,6 @@
 """The command line as people use it: real images, real backbone, and what goes wrong."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from cache.store import find_caches, stored
+from cache.store import contents, find_caches
 from cli import cli
 from tests.conftest import ROOT
 
@@ -83,6 +84,40 @@ class TestRun:
         table = pd.read_csv(out / "results.csv")
         assert table["model_id"].tolist() == [1, 2, 3, 4]
         assert table["dataset_fingerprint"].nunique() == 2
+
+    def test_a_row_of_another_workspace_is_no_measurement_of_this_one(
+        self, few: Few, tmp_path: Path
+    ) -> None:
+        """Results handed on, predictions lost, another engine: each is measured anew."""
+        data, out = few(4, 1), tmp_path / "out"
+        command = ("run", *LITE, "--head", "single", *folders(data, out))
+        assert "2 whole model(s) measured" in frostline(*command).output
+        assert "2 model(s) measured before" in frostline(*command).output
+        for path in (out / "heads").iterdir():
+            path.unlink()
+        assert "2 whole model(s) measured" in frostline(*command).output
+        again = frostline(*command, "--engine", "openvino")
+        assert "2 whole model(s) measured" in again.output
+        assert set(pd.read_csv(out / "results.csv")["engine"]) == {"openvino"}
+
+    def test_an_option_said_twice_counts_once(self, few: Few, tmp_path: Path) -> None:
+        twice = ("--arch", "efficientnet_lite0", "--head", "single", "--head", "single")
+        done = frostline("run", *LITE, *twice, *folders(few(4, 1), tmp_path / "out"))
+        assert "2 whole model(s) measured" in done.output
+        assert done.output.count("efficientnet_lite0 on cpu: ") == 1
+
+    def test_names_that_are_no_unicode(self, few: Few, tmp_path: Path) -> None:
+        data, out = few(4, 1), tmp_path / "out"
+        for part in ("dataset", "test_images"):
+            folder = data / part / "gel"
+            folder.rename(data / part / os.fsdecode(b"g\xe9l"))
+        image = next((data / "test_images" / os.fsdecode(b"g\xe9l")).iterdir())
+        image.rename(image.with_name(os.fsdecode(b"n\xe9.jpg")))
+        (image.with_name(os.fsdecode(b"bad\xe9.jpg"))).touch()
+        done = frostline("run", *LITE, "--head", "single", *folders(data, out))
+        assert done.exit_code == 0, done.output
+        assert "bad?.jpg: the file is empty" in done.output
+        assert len(pd.read_csv(out / "results.csv")) == 2
 
     def test_settings_reach_the_results(self, few: Few, tmp_path: Path) -> None:
         data, out = few(4, 1), tmp_path / "out"
@@ -234,7 +269,7 @@ class TestBadInput:
 
         monkeypatch.setattr("extract.run.write_segment", full)
         refused = self.refused("extract", *LITE, *folders(few(1, 1), tmp_path / "out"))
-        assert "No space left on device: make room" in refused
+        assert "No space left on device: mend that" in refused
 
 
 def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
@@ -255,7 +290,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
     assert "the same command goes on from there" in output
     assert "Traceback" not in output
     assert not list(tmp_path.rglob("*.tmp"))
-    assert len(stored(find_caches(tmp_path / "cache")[0])) == 114
+    assert len(contents(find_caches(tmp_path / "cache")[0]).stored) == 114
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["extract"], ["train-heads"], ["doctor"]])

@@ -1,5 +1,6 @@
 """Files as they come from labs → the gray pixels the rules say."""
 
+import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
 from extract.decode import MAX_PIXELS, PHOTOMETRIC_TAG, SIZE, decode_gray
@@ -72,6 +74,40 @@ def test_white_is_zero_tiff_at_16_bits() -> None:
     stored = RAMP.astype(np.uint16) * 257
     shown = gray(Image.fromarray(stored), "TIFF", tiffinfo={PHOTOMETRIC_TAG: 0})
     assert np.array_equal(shown, 255 - RAMP)
+
+
+def test_12_bits_in_a_16_bit_tiff_keep_their_own_full_scale() -> None:
+    values = np.linspace(0, 4095, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    data = bytearray(encode(Image.fromarray(values), "TIFF"))
+    # Rows of 12-bit samples: two pixels in three bytes.
+    high, low = values[:, 0::2].astype(np.uint32), values[:, 1::2].astype(np.uint32)
+    joined = (high << 12) | low
+    packed = np.stack([joined >> 16, (joined >> 8) & 255, joined & 255], -1).astype(np.uint8)
+    with Image.open(BytesIO(bytes(data))) as image:
+        assert isinstance(image, TiffImageFile)
+        (start,) = image.tag_v2[273]
+    data[start : start + packed.size] = packed.tobytes()
+    for tag, old, new in ((258, 16, 12), (279, values.nbytes, packed.size)):
+        patch_tag(data, tag, old, new)
+    expected = np.rint(values * (255 / 4095)).astype(np.uint8)
+    assert np.array_equal(decode_gray(bytes(data))[0], expected)
+
+
+def patch_tag(data: bytearray, tag: int, old: int, new: int) -> None:
+    """Overwrite the value of a TIFF tag in a little-endian file with one directory."""
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, directory)
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            kind = {3: "<H", 4: "<I"}[struct.unpack_from("<H", data, entry + 2)[0]]
+            assert struct.unpack_from(kind, data, entry + 8)[0] == old
+            struct.pack_into(kind, data, entry + 8, new)
+
+
+def test_16_bit_pgm_keeps_its_full_scale() -> None:
+    deep = np.linspace(20000, 22230, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    data = b"P5 224 224 65535\n" + deep.astype(">u2").tobytes()
+    assert np.array_equal(decode_gray(data)[0], np.rint(deep / 257).astype(np.uint8))
 
 
 def test_32_bit_and_float_are_stretched_to_their_own_range() -> None:

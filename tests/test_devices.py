@@ -11,6 +11,7 @@ from extract.devices import DEVICES, present_devices, require_device
 from extract.doctor import examine
 from extract.engines import ENGINES, PRECISIONS, choose_engine
 from extract.load import LoadedBackbone, load_backbone
+from tests.conftest import require_or_skip
 
 PAIRS = [(device, engine) for device, entry in DEVICES.items() for engine in entry.engines]
 # Relative to the largest number, against eager torch on the CPU at fp32.
@@ -20,13 +21,6 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 0.15}
 @pytest.fixture(scope="module")
 def lite() -> LoadedBackbone:
     return load_backbone("efficientnet_lite0", "imagenet")
-
-
-def require_or_skip(device: str) -> None:
-    try:
-        require_device(device)
-    except DeviceError as error:
-        pytest.skip(str(error))
 
 
 def images(count: int) -> np.ndarray:
@@ -43,7 +37,10 @@ def test_every_engine_agrees_with_eager_torch(
     output = ENGINES[engine].build(lite.module, device, precision, 4)(images(3))
     assert output.dtype == np.float32
     assert output.shape == (3, 1280)
-    assert np.abs(output - reference).max() / np.abs(reference).max() < TOLERANCE[precision]
+    difference = np.abs(output - reference).max() / np.abs(reference).max()
+    assert difference < TOLERANCE[precision]
+    if precision == "bf16":  # 8 bits of mantissa can't agree to five digits: it was bf16 indeed
+        assert difference > 1e-4
 
 
 @pytest.mark.parametrize(("device", "engine"), PAIRS)

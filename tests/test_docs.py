@@ -47,10 +47,16 @@ def test_the_embedding_lengths_are_in_the_readme() -> None:
         assert f"| `{name}` | {backbone.dim} |" in README
 
 
+def test_the_summaries_are_in_the_readme() -> None:
+    for table in (HEADS, OPTIMIZERS):
+        for name, entry in table.items():
+            assert f"| `{name}` | {entry.summary} |" in README
+
+
 def test_every_column_of_the_results_is_documented() -> None:
     text = (ROOT / "docs" / "results.md").read_text()
-    for name in COLUMNS:
-        assert f"| `{name}` |" in text
+    for name, meaning in COLUMNS.items():
+        assert f"| `{name}` | {meaning} |" in text
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cache.errors import FrostlineError
-from cache.store import failures, find_caches, provenance, read, stored
+from cache.segments import read_header
+from cache.store import contents, find_caches, read
 from extract import run as run_module
 from extract.decode import decode_gray
 from extract.engines import ENGINES
@@ -100,7 +101,10 @@ def test_a_bad_image_costs_one_row_and_is_remembered_once(
     again = go(toy, data, tmp_path)
     assert (again.computed, len(again.failed)) == (0, 2)
     assert len(again.cache.segments) == 1
-    assert {Path(f.path).name for f in failures(again.cache).values()} == {"empty.png", "text.png"}
+    assert {Path(f.path).name for f in contents(again.cache).failures.values()} == {
+        "empty.png",
+        "text.png",
+    }
 
 
 def test_nan_from_the_backbone_is_a_failure_of_that_image(
@@ -120,7 +124,7 @@ def test_nan_from_the_backbone_is_a_failure_of_that_image(
     done = go(toy, few(3, 1), tmp_path)
     assert (done.computed, len(done.failed)) == (7, 1)
     assert "NaN" in done.failed[0].reason
-    assert len(stored(done.cache)) == 7
+    assert len(contents(done.cache).stored) == 7
 
 
 def test_an_error_in_the_middle_keeps_what_was_done(
@@ -135,7 +139,7 @@ def test_an_error_in_the_middle_keeps_what_was_done(
 
     with pytest.raises(FrostlineError):
         go(toy, few(8, 1), tmp_path, progress=stop)
-    assert len(stored(find_caches(tmp_path)[0])) == 12
+    assert len(contents(find_caches(tmp_path)[0]).stored) == 12
     assert len(find_caches(tmp_path)[0].segments) == 3
 
 
@@ -152,9 +156,11 @@ def test_other_weights_devices_and_precisions_are_other_caches(
 def test_provenance_says_how_the_rows_were_made(
     toy: LoadedBackbone, few: Few, tmp_path: Path
 ) -> None:
-    made = provenance(go(toy, few(2, 1), tmp_path).cache)
-    assert (made.weights, made.engines) == ("random:0", ("torch",))
-    assert made.seconds_per_image > 0
+    cache = go(toy, few(2, 1), tmp_path).cache
+    note = read_header(cache.segments[0]).provenance
+    assert (note["weights"], note["engine"], note["rows"]) == ("random:0", "torch", 6)
+    assert {"torch", "h5py"} <= note["versions"].keys()
+    assert contents(cache).seconds_per_image > 0
 
 
 def test_progress_counts_every_missing_image(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def predict(place: Workspace, head: str) -> None:
     for path in paths:
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
     predictions = Predictions(
-        paths, (b"1" * 32, b"2" * 32), np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]])
+        paths,
+        tuple(sha256(path.read_bytes()).digest() for path in paths),
+        np.array([0, 1]),
+        np.array([[0.9, 0.1], [0.6, 0.4]]),
     )
     path = predictions_path(place.heads, head, "t1")
     write_predictions(path, predictions, ["gel", EVIL])
@@ -167,7 +171,13 @@ def test_a_results_file_alone_is_enough(place: Workspace) -> None:
 def test_an_image_that_is_gone_leaves_its_words(place: Workspace) -> None:
     predict(place, "best-on-validation")
     shutil.rmtree(place.root / "images")
-    assert "no longer readable" in write_report(place).read_text()
+    assert "moved or changed since" in write_report(place).read_text()
+
+
+def test_an_image_that_was_replaced_is_not_shown_for_the_old_one(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    Image.new("L", (9, 9), 200).save(place.root / "images" / "b.png")
+    assert write_report(place).read_text().count("moved or changed since") == 1
 
 
 def test_no_results_yet(tmp_path: Path) -> None:

@@ -81,6 +81,21 @@ def test_numbers_come_back_as_numbers_and_names_as_names(path: Path) -> None:
     assert read_results(path)["accuracy"][0] == 21 / 22
 
 
+def test_a_fingerprint_of_digits_stays_text(path: Path) -> None:
+    digits = "12345678901234e5"
+    assert [add_result(path, row("a", digits)) for _ in range(3)] == [1, 1, 1]
+    assert read_results(path)["test_fingerprint"].tolist() == [digits]
+
+
+def test_a_column_that_the_user_added_stays(path: Path) -> None:
+    add_result(path, row("a"))
+    table = pd.read_csv(path)
+    table["note"] = "the good one"
+    table.to_csv(path, index=False)
+    add_result(path, row("b"))
+    assert pd.read_csv(path)["note"].tolist()[0] == "the good one"
+
+
 def test_no_file_is_an_empty_table(path: Path) -> None:
     assert read_results(path).empty
 

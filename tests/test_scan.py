@@ -70,6 +70,20 @@ def test_a_dangling_link_costs_itself(folder: Path) -> None:
     assert "link.png can't be opened: No such file" in images.remarks[0]
 
 
+def test_linked_folders_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    picture(elsewhere / "more.png", 50)
+    (folder / "c").symlink_to(elsewhere)
+    (folder / "a" / "inner").symlink_to(elsewhere / "deeper")
+    picture(elsewhere / "deeper" / "most.png", 51)
+    (folder / "b" / "loop").symlink_to(folder)
+    images = scan(folder)
+    assert {f.path.name for f in images.files if f.label == "c"} == {"more.png", "most.png"} - {
+        f.path.name for f in images.files if f.label == "a"
+    }
+    assert len(images.labels) == 8
+
+
 def test_progress_reaches_the_total(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
     scan(folder, lambda done, total: seen.append((done, total)))

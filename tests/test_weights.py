@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import extract.weights as weights_module
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
-from extract.load import LoadedBackbone, load_backbone
+from extract.load import LoadedBackbone, _initialise, load_backbone
 from extract.weights import tensors_sha256
 
 
@@ -31,7 +31,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def state_of(name: str, seed: int) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return BACKBONES[name].build(name).state_dict()
+        model = BACKBONES[name].build(name)
+        _initialise(model)
+        return model.state_dict()
 
 
 def test_random_is_seeded() -> None:

@@ -1,0 +1,91 @@
+"""What of a workspace belongs to a data set, and can be used on this machine."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cache.errors import CacheError, DeviceError, HeadError
+from cache.store import Cache, contents, find_caches
+from evaluate.workspace import Workspace
+from extract.devices import require_device
+from extract.scan import ImageSet
+from heads.configuration import fingerprint
+from heads.files import SavedHead, find_heads
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for, by the tables' names; empty means all."""
+
+    arch: Collection[str] = ()
+    device: Collection[str] = ()
+    head: Collection[str] = ()
+    optimizer: Collection[str] = ()
+
+
+def select_caches(
+    training: ImageSet, place: Workspace, wanted: Wanted
+) -> tuple[list[Cache], list[str]]:
+    """Find the caches that hold this data set; also return a line about each that does not.
+
+    Raises:
+        CacheError: there is none, or one is damaged.
+    """
+    complete, remarks = [], []
+    for cache in find_caches(place.cache):
+        if not _asked(cache.identity.backbone, wanted.arch):
+            continue
+        if not _asked(cache.identity.device, wanted.device):
+            continue
+        if missing := len(contents(cache).lacking(training.labels)):
+            remarks.append(
+                f"{cache.folder} lacks {missing} of {len(training.labels)} images of "
+                f"{training.folder}: no heads trained on it, run extract first"
+            )
+        else:
+            complete.append(cache)
+    if not complete:
+        none = f"{place.cache} has no such cache that holds the images of {training.folder}"
+        raise CacheError("\n".join([*remarks, f"{none}: run extract first, or see --workspace"]))
+    return complete, remarks
+
+
+def select_heads(
+    training: ImageSet, place: Workspace, wanted: Wanted
+) -> tuple[list[SavedHead], list[str]]:
+    """Find the heads trained on this data set that can be measured here.
+
+    Also returns a line about each device that is not there, unless it was asked for.
+
+    Raises:
+        DeviceError: a device that was asked for, or the only one, is not there.
+        HeadError: there is none, or one is damaged.
+    """
+    known = fingerprint(training.labels)
+    found = [
+        saved
+        for saved in find_heads(place.heads)
+        if saved.info.dataset_fingerprint == known
+        and _asked(saved.info.identity.backbone, wanted.arch)
+        and _asked(saved.info.identity.device, wanted.device)
+        and _asked(saved.info.configuration.head, wanted.head)
+        and _asked(saved.info.configuration.optimizer, wanted.optimizer)
+    ]
+    if not found:
+        raise HeadError(
+            f"{place.heads} has no such head trained on {training.folder}: run train-heads first"
+        )
+    remarks = []
+    for name in sorted({saved.info.identity.device for saved in found}):
+        others = [saved for saved in found if saved.info.identity.device != name]
+        try:
+            require_device(name)
+        except DeviceError as error:
+            if name in wanted.device or not others:
+                raise
+            remarks.append(f"{error}: its heads are left out")
+            found = others
+    return found, remarks
+
+
+def _asked(name: str, names: Collection[str]) -> bool:
+    return not names or name in names
