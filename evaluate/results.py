@@ -17,9 +17,9 @@ REFERENCE_METRICS = ("accuracy", "precision", "recall", "roc_auc")
 COLUMNS: dict[str, str] = {
     "model_id": "number of the model in this file; kept when the row is replaced",
     "hardware_type": "device of the backbone: cpu, cuda, tpu, xla-cpu",
-    "pretrained_model": "backbone",
-    "classifier_head": "head",
-    "opt_alg": "optimizer",
+    "pretrained_model": "backbone, from the table in README.md",
+    "classifier_head": "head, from the table in README.md",
+    "opt_alg": "optimizer, from the table in README.md",
     "training_time_mins": "minutes to train the head on cached embeddings",
     "inference_time_secs": "seconds for the whole test set, file to label, after warm-up",
     "accuracy": METRICS["accuracy"].summary,
@@ -31,9 +31,9 @@ COLUMNS: dict[str, str] = {
     "val_accuracy": "share of validation images classified rightly, after the last epoch",
     "val_loss": "cross entropy on the validation images, after the last epoch",
     "dataset": "folder trained on",
-    "dataset_fingerprint": "of its labelled content",
+    "dataset_fingerprint": "hash of its images and their classes, not of names",
     "test": "folder tested on",
-    "test_fingerprint": "of its labelled content",
+    "test_fingerprint": "hash of its images and their classes, not of names",
     "classes": "class names as JSON",
     "n_training": "images trained on",
     "n_validation": "images validated on",
@@ -53,7 +53,7 @@ COLUMNS: dict[str, str] = {
     "cached_difference": "largest relative difference between the whole model's logits and the "
     "head's on cached embeddings",
     "head_id": "name of the head's file in heads/",
-    "evaluated_at": "UTC",
+    "evaluated_at": "when, in UTC",
 }
 
 # Columns of words; a fingerprint of digits only must not be read as a number.
