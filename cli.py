@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache.errors import FrostlineError, WeightsError
-from evaluate.terminal import bar, printable, say, tell_failures, warn
+from evaluate.terminal import bar, printable, say, show_findings, tell_failures, warn
 from extract.backbones import ALIASES, BACKBONES, WEIGHTS_WORDS
 from extract.devices import DEVICES, present_devices, require_device
 from extract.engines import ENGINES, PRECISIONS, choose_engine
@@ -37,11 +37,11 @@ class Frostline(click.Group):
             return super().invoke(ctx)
         except FrostlineError as error:
             raise click.ClickException(printable(str(error))) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise
+        except OSError as error:  # the disk or its rights; our own faults raise other things
             raise click.ClickException(
-                f"{error}: mend that, or choose another folder; what was finished is kept"
+                printable(
+                    f"{error}: mend that, or choose another folder; what was finished is kept"
+                )
             ) from error
         except KeyboardInterrupt:
             say("\nStopped. What was finished is kept: the same command goes on from there.")
@@ -61,7 +61,19 @@ def _many(flag: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
 
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-RATE = click.FloatRange(min=0, min_open=True)
+
+
+class Finite(click.FloatRange):
+    """A number in a range; click lets `nan` through."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> float:
+        """See the class."""
+        number = float(super().convert(value, parameter, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", parameter, ctx)
+        return number
+
+
 OPTIONS: dict[str, Callable[..., Any]] = {
     "dataset": click.option(
         "--dataset", type=FOLDER, default=DATASET, show_default=True,
@@ -92,14 +104,15 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--engine", type=click.Choice(list(ENGINES)), help="What computes [default: the device's]."
     ),
     "seed": click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True,
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
         help="Of everything random: weights, split, heads, batches.",
     ),
     "learning_rate": click.option(
-        "--lr", "learning_rate", type=RATE, default=0.001, show_default=True, help="Learning rate."
+        "--lr", "learning_rate", type=Finite(0, min_open=True), default=0.001, show_default=True,
+        help="Learning rate.",
     ),
     "momentum": click.option(
-        "--momentum", type=click.FloatRange(0, 1, max_open=True), default=0.9, show_default=True,
+        "--momentum", type=Finite(0, 1, max_open=True), default=0.9, show_default=True,
         help="Momentum, of optimizers that have one.",
     ),
     "epochs": click.option(
@@ -111,7 +124,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         help="Images per step of head training.",
     ),
     "val_fraction": click.option(
-        "--val-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2,
+        "--val-fraction", type=Finite(0, 1, min_open=True, max_open=True), default=0.2,
         show_default=True, help="Share of --dataset kept for validation.",
     ),
 }  # fmt: skip
@@ -217,12 +230,9 @@ def report(workspace: Path) -> None:
 @cli.command()
 def doctor() -> None:
     """Say which devices, engines and weights this machine has, and how to get the others."""
-    from rich.console import Console
-
-    from evaluate.terminal import findings_table
     from extract.doctor import examine
 
-    Console().print(findings_table(list(examine())))
+    show_findings(examine())
 
 
 _EXTRACT = ("arch", "device", "weights", "precision", "engine", "seed")
@@ -255,6 +265,7 @@ def _extract(
     for name in devices:
         require_device(name)
     engines = {name: choose_engine(name, engine) for name in devices}
+    place.prepare()
     images = [file for images in sets for file in images.files]
     caches = []
     for name in arch or BACKBONES:
@@ -328,9 +339,9 @@ def _report(place: Workspace) -> None:
     from evaluate.terminal import ranked_table
 
     path = write_report(place)
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 160)
     for study in reversed(studies(place.results)):
-        console.print(ranked_table(study))
+        console.print(ranked_table(study, console.width))
         for caution in cautions(study):
             warn(caution)
         say(f"Best: {describe_best(study)}")

@@ -70,7 +70,7 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> str:
             xlim=(-0.02, 1.02),
             ylim=(0, 1.03),
         )
-        if len(classes) <= MAX_LABELLED:
+        if 1 < len(axes.lines) <= MAX_LABELLED:  # the diagonal is one
             axes.legend(loc="lower right", frameon=False, title="area under curve")
         return _data_uri(figure)
 

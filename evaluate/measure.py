@@ -47,6 +47,11 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
         WeightsError: those weights can't be had, or are others than then.
     """
     kind, _, detail = weights_label.partition(":")
+    if weights in ("imagenet", "random") and weights != kind:
+        raise WeightsError(
+            f"--weights {weights}: {identity.backbone} was extracted with {weights_label}: leave "
+            "the option out, or run extract and train-heads with other weights"
+        )
     if kind == "file":
         if weights in WEIGHTS_WORDS:
             raise WeightsError(

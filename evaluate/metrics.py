@@ -26,12 +26,10 @@ def _accuracy(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def _macro(score: Callable[..., float]) -> Score:
-    """Average over all C classes, a class that was never predicted counting 0."""
+    """Average over the classes that occur, true or predicted; one never predicted counts 0."""
 
     def macro(labels: Labels, probabilities: Probabilities) -> float:
-        classes = range(probabilities.shape[1])
-        predicted = probabilities.argmax(1)
-        return float(score(labels, predicted, labels=classes, average="macro", zero_division=0))
+        return float(score(labels, probabilities.argmax(1), average="macro", zero_division=0))
 
     return macro
 

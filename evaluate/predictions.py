@@ -24,9 +24,9 @@ class Predictions:
     probabilities: NDArray[np.float64]
 
 
-def predictions_path(heads: Path, head_id: str, test_fingerprint: str) -> Path:
-    """Where the predictions of a head on a test set lie."""
-    return heads / f"{head_id}.{test_fingerprint}.csv"
+def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: str) -> Path:
+    """Where the predictions of a head on a test set, run by an engine, lie."""
+    return heads / f"{head_id}.{test_fingerprint}.{engine}.csv"
 
 
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:

@@ -19,6 +19,17 @@ from evaluate.terminal import printable
 from evaluate.workspace import Workspace
 from heads.files import HeadInfo, head_path, read_info
 
+# What can tell two rows of one backbone, device, head and optimizer apart, and its short name.
+SETTINGS = {
+    "learning_rate": "lr",
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "n_validation": "validated on",
+    "seed": "seed",
+    "engine": "engine",
+    "numeric_precision": "at",
+}
+MAX_DIFFERENCE = 0.01  # between a whole model and its head on cached embeddings
 SAMPLES = 24  # pictures of test images, the mistakes first
 
 
@@ -36,7 +47,16 @@ class Study:
     @property
     def title(self) -> str:
         """What was trained on and tested on."""
-        return f"trained on {self.best['dataset']}, tested on {self.best['test']}"
+        best, images = self.best, self.best["n_training"] + self.best["n_validation"]
+        return (
+            f"trained on {best['dataset']} ({images:,} images), "
+            f"tested on {best['test']} ({best['n_test']:,} images)"
+        )
+
+    def settings(self, row: Row) -> str:
+        """Name the settings in which a row differs from others here: `lr 0.01, seed 3`."""
+        varying = {name for name in SETTINGS if len({r[name] for r in self.rows}) > 1}
+        return ", ".join(f"{SETTINGS[name]} {row[name]}" for name in SETTINGS if name in varying)
 
 
 def studies(results: Path) -> list[Study]:
@@ -93,6 +113,16 @@ def cautions(study: Study) -> list[str]:
         )
     if absent := [c for c, counts in zip(*_matrix(best), strict=True) if not sum(counts)]:
         lines.append(f"There is no test image of {', '.join(absent)}: nothing is known about it.")
+    if len({(r["n_validation"], r["seed"]) for r in study.rows}) > 1:
+        lines.append(
+            "Not all models were validated on the same images (other seed or validation share): "
+            "their ranks compare different questions."
+        )
+    if off := [str(r["model_id"]) for r in study.rows if r["cached_difference"] > MAX_DIFFERENCE]:
+        lines.append(
+            f"Model {', '.join(off)} answers otherwise than on its cached embeddings, by more than "
+            f"{MAX_DIFFERENCE:.0%}: it was measured by another engine than extracted the images."
+        )
     if n_test < 1000:
         lines.append(
             f"With {n_test} test images, one image is {1 / n_test:.1%}: scores within "
@@ -150,7 +180,7 @@ def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
         "title": study.title,
         "best": describe_best(study),
         "cautions": cautions(study),
-        "rows": study.rows,
+        "rows": [{**row, "settings": study.settings(row)} for row in study.rows],
         "metrics": list(METRICS),
         "confusion": charts.confusion(matrix, classes),
         "roc": charts.roc(predictions, classes) if predictions else None,
@@ -164,8 +194,14 @@ def _section(study: Study, workspace: Workspace) -> dict[str, Any]:
 
 def _predictions(row: Row, classes: list[str], workspace: Workspace) -> Predictions | None:
     """Read a row's predictions; None where only `results.csv` was handed on."""
-    path = predictions_path(workspace.heads, row["head_id"], row["test_fingerprint"])
-    return read_predictions(path, classes) if path.exists() else None
+    key = (row["head_id"], row["test_fingerprint"], row["engine"])
+    path = predictions_path(workspace.heads, *key)
+    if not path.exists():
+        return None
+    predictions = read_predictions(path, classes)
+    if len(predictions.paths) != row["n_test"]:
+        raise ResultsError(f"{path} is cut short: run evaluate again")
+    return predictions
 
 
 def _curves(rows: Sequence[Row], workspace: Workspace) -> Iterator[tuple[str, str]]:

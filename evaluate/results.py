@@ -1,11 +1,13 @@
 """`results.csv`: one row per data set and configuration, replaced when measured again."""
 
 from collections.abc import Mapping
+from json import loads
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from pandas.api.types import is_numeric_dtype
 
 from cache.atomic import replacing
 from cache.errors import ResultsError
@@ -31,9 +33,9 @@ COLUMNS: dict[str, str] = {
     "val_accuracy": "share of validation images classified rightly, after the last epoch",
     "val_loss": "cross entropy on the validation images, after the last epoch",
     "dataset": "folder trained on",
-    "dataset_fingerprint": "hash of its images and their classes, not of names",
+    "dataset_fingerprint": "hash of its images and their class names; file names don't count",
     "test": "folder tested on",
-    "test_fingerprint": "hash of its images and their classes, not of names",
+    "test_fingerprint": "hash of its images and their class names; file names don't count",
     "classes": "class names as JSON",
     "n_training": "images trained on",
     "n_validation": "images validated on",
@@ -93,11 +95,13 @@ def read_results(path: Path) -> pd.DataFrame:
             f"{path} is not a results file of this version of Frostline, it lacks "
             f"{', '.join(missing[:5])}: move it away, or choose another --workspace"
         )
+    if fault := _fault(table):
+        raise ResultsError(f"{path}: {fault}: mend it, or move it away and run evaluate again")
     return table
 
 
 def add_result(path: Path, row: Mapping[str, Any]) -> int:
-    """Add a row without its `model_id`, or replace the row of the same head and test set.
+    """Add a row without its `model_id`, or replace that of the same head, test set and engine.
 
     Written whole or not at all, one process at a time. Returns the row's `model_id`.
 
@@ -108,7 +112,7 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             table = read_results(path)
-            same = matching(table, row["head_id"], row["test_fingerprint"])
+            same = matching(table, row["head_id"], row["test_fingerprint"], row["engine"])
             if same.any():
                 model_id = int(table.loc[same, "model_id"].iloc[0])
             else:
@@ -125,6 +129,24 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
     return model_id
 
 
-def matching(table: pd.DataFrame, head_id: str, test_fingerprint: str) -> "pd.Series[bool]":
-    """Mark the row of a head on a test set."""
-    return (table["head_id"] == head_id) & (table["test_fingerprint"] == test_fingerprint)
+def matching(
+    table: pd.DataFrame, head_id: str, test_fingerprint: str, engine: str
+) -> "pd.Series[bool]":
+    """Mark the row of a head on a test set, run by an engine."""
+    same_test = table["test_fingerprint"] == test_fingerprint
+    return (table["head_id"] == head_id) & same_test & (table["engine"] == engine)
+
+
+def _fault(table: pd.DataFrame) -> str | None:
+    """Say what is wrong with a table that was edited or cut short, or None."""
+    for name in COLUMNS:
+        if name not in TEXT and not is_numeric_dtype(table[name]):
+            return f"column {name} holds something else than numbers"
+        if name in TEXT and (table[name] == "").any():
+            return f"column {name} is empty in a row"
+    try:
+        for name in ("conf_mat", "classes"):
+            table[name].map(loads)
+    except ValueError:
+        return f"column {name} holds no JSON in a row"
+    return None

@@ -114,11 +114,10 @@ def _within(progress: Progress, before: int, all_of_them: int, done: int, total:
 
 def is_measured(saved: SavedHead, test: ImageSet, workspace: Workspace, engine: str | None) -> bool:
     """Whether a head was measured on these images, by this engine, in this very workspace."""
-    info, known = saved.info, fingerprint(test.labels)
-    results = read_results(workspace.results)
-    row = results[matching(results, info.id, known)]
-    same_engine = row["engine"] == choose_engine(info.identity.device, engine)
-    return bool(same_engine.any()) and predictions_path(workspace.heads, info.id, known).exists()
+    chosen = choose_engine(saved.info.identity.device, engine)
+    key = (saved.info.id, fingerprint(test.labels), chosen)
+    known = matching(read_results(workspace.results), *key).any()
+    return bool(known) and predictions_path(workspace.heads, *key).exists()
 
 
 def _evaluate_one(
@@ -142,7 +141,7 @@ def _evaluate_one(
     )
     predictions = _predictions(info, test, measured)
     row = _row(info, test, measured) | _scores(predictions)
-    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"])
+    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], engine)
     write_predictions(path, predictions, info.classes)
     cache = open_cache(workspace.cache, info.identity)
     return row | {"engine": engine, "cached_difference": _cached_difference(head, measured, cache)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -65,52 +65,63 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
 def tell_failures(failed: Sequence[Failure], total: int) -> None:
     """Print how many images could not be read, and the first of them."""
     if failed:
-        warn(f"{len(failed)} of {total:,} images could not be read and are left out:")
+        warn(f"{len(failed)} of {total:,} images could not be used and are left out:")
     for failure in failed[:SHOWN_FAILURES]:
         warn(f"  {failure.path}: {failure.reason}")
     if len(failed) > SHOWN_FAILURES:
         warn(f"  and {len(failed) - SHOWN_FAILURES} more")
 
 
-def ranked_table(study: Study) -> Table:
-    """Show a study's models, the best on validation first."""
+WIDE = 118  # characters that the whole table needs
+
+
+def ranked_table(study: Study, width: int) -> Table:
+    """Show a study's models, the best on validation first; if narrow, only the main columns."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(printable(f"Models {study.title}")), title_justify="left")
-    numbers = ("val acc", "test acc", "F1", "AUC", "infer s", "train s")
-    for name in ("id", "backbone", "device", "head", "optim", "weights", *numbers):
-        table.add_column(
-            name, justify="right" if name in ("id", *numbers) else "left", no_wrap=True
-        )
-    for position, row in enumerate(study.rows):
-        table.add_row(*_cells(row), style="bold" if position == 0 else None)
+    rows = [_cells(study, row) for row in study.rows]
+    shown = [
+        name
+        for name in rows[0]
+        if (width >= WIDE or name in NARROW) and any(cells[name] for cells in rows)
+    ]
+    for name in shown:
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+    for position, cells in enumerate(rows):
+        style = "bold" if position == 0 else None
+        table.add_row(*(escape(cells[name]) for name in shown), style=style)
     return table
 
 
-def _cells(row: Row) -> Iterator[str]:
-    from rich.markup import escape
-
-    yield str(row["model_id"])
-    yield from (
-        escape(row[c]) for c in ("pretrained_model", "hardware_type", "classifier_head", "opt_alg")
-    )
-    weights = escape(row["weights"])
-    yield f"[red]{weights}[/red]" if weights.startswith("random") else weights
-    yield from (f"{row[score]:.3f}" for score in ("val_accuracy", "accuracy", "f1", "roc_auc"))
-    yield f"{row['inference_time_secs']:.2f}"
-    yield f"{row['training_time_mins'] * 60:.2f}"
+NARROW = ("id", "backbone", "device", "head", "optim", "val acc", "test acc")
+NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """Show what the doctor found."""
-    from rich.markup import escape
-    from rich.table import Table
+def _cells(study: Study, row: Row) -> dict[str, str]:
+    def score(name: str) -> str:
+        return "-" if row[name] != row[name] else f"{row[name]:.3f}"
 
-    table = Table(title="This machine", title_justify="left")
-    for name in ("", "", "", "what it is, or how to get it"):
-        table.add_column(name, overflow="fold")
+    return {
+        "id": str(row["model_id"]),
+        "backbone": row["pretrained_model"],
+        "device": row["hardware_type"],
+        "head": row["classifier_head"],
+        "optim": row["opt_alg"],
+        "weights": row["weights"],
+        "val acc": score("val_accuracy"),
+        "test acc": score("accuracy"),
+        "F1": score("f1"),
+        "AUC": score("roc_auc"),
+        "infer s": f"{row['inference_time_secs']:.2f}",
+        "train s": f"{row['training_time_mins'] * 60:.2f}",
+        "differs in": study.settings(row),
+    }
+
+
+def show_findings(findings: Iterable[Finding]) -> None:
+    """Print what the doctor found, a line each, unbroken: paths and addresses can be copied."""
     for finding in findings:
-        mark = "[green]yes[/green]" if finding.present else "[red]no[/red]"
-        table.add_row(finding.kind, finding.name, mark, escape(finding.note))
-    return table
+        mark = click.style("yes", fg="green") if finding.present else click.style("no ", fg="red")
+        click.echo(f"{finding.kind:8}{finding.name:20}{mark}  {printable(finding.note)}")

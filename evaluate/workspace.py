@@ -10,6 +10,11 @@ class Workspace:
 
     root: Path
 
+    def prepare(self) -> None:
+        """Make its folders, so that one that can't be written fails before any work. OSError."""
+        for folder in (self.cache, self.heads, self.report.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+
     @property
     def cache(self) -> Path:
         """Where the caches lie."""

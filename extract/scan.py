@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
@@ -91,7 +92,9 @@ def scan(folder: Path, progress: Progress = silent) -> ImageSet:
         raise DatasetError(
             f"{folder} is not a folder: give one with a subfolder of images per class"
         )
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(
+        _label(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
+    )
     if not classes:
         raise DatasetError(
             f"{folder} has no subfolders: put the images of each class into a folder of its own, "
@@ -111,7 +114,7 @@ def scan(folder: Path, progress: Progress = silent) -> ImageSet:
         except OSError as error:
             unopened.append((path, _reason(error)))
         else:
-            files.append(ImageFile(path, path.relative_to(folder).parts[0], sha256))
+            files.append(ImageFile(path, _label(path.relative_to(folder).parts[0]), sha256))
     if empty := sorted(set(classes) - {file.label for file in files}):
         raise DatasetError(
             f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
@@ -135,6 +138,11 @@ def _walk(folder: Path, unopened: list[tuple[Path, str]]) -> Iterator[Path]:
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _label(name: str) -> str:
+    """Name a class in one Unicode form: macOS decomposes accents, others do not."""
+    return normalize("NFC", name)
 
 
 def _reason(error: OSError) -> str:

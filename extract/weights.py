@@ -72,6 +72,11 @@ def load_state(model: nn.Module, file: Path, optional: str) -> None:
         for key in wanted.keys() & state.keys()
         if state[key].shape != wanted[key].shape
     ]
+    faults += [
+        f"{key} holds NaN or infinity"
+        for key in wanted.keys() & state.keys()
+        if not torch.isfinite(state[key]).all()
+    ]
     if faults:
         raise WeightsError(
             f"{file} does not fit the backbone: {'; '.join(sorted(faults)[:8])}"
@@ -95,9 +100,12 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, *_UNREADABLE) as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        # torch's own words for a pickle advise to run it: not ours.
+        pickled = isinstance(e, pickle.UnpicklingError)
+        reason = "no state_dict" if pickled else next(iter(str(e).splitlines()), type(e).__name__)
         raise WeightsError(
-            f"{file} is no file of weights that can be loaded safely: {reason}"
+            f"{file} is no file of weights that can be loaded safely: {reason}. It must hold "
+            "tensors only, by name; safetensors files must end in .safetensors"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{file} holds something else than a state_dict (names and tensors)")

@@ -91,7 +91,9 @@ def read_info(path: Path) -> HeadInfo:
             raise ValueError(f"this version of Frostline has no head {info.configuration.head}")
         if path.stem != info.id:
             raise ValueError(f"its content belongs to {info.id}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"another version of Frostline made it ({error})") from error
+    except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(path, error) from error
     return info
 

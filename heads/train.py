@@ -68,11 +68,12 @@ def train(
 
 @cache
 def warm_up() -> None:
-    """Make one step of nothing: a process's first optimizer imports half of torch, which should be
+    """Make a step of nothing: a process's first optimizer imports half of torch, which should be
     no head's training time.
     """
     rows = Labelled(torch.zeros(2, 2), torch.tensor([0, 1]))
-    train(Configuration("single", "sgd", epochs=1), rows, rows, classes=2)
+    for optimizer in OPTIMIZERS:
+        train(Configuration("single", optimizer, epochs=1), rows, rows, classes=2)
 
 
 def _train_epoch(

@@ -87,7 +87,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     assert (table["inference_time_secs"] > 0).all()
     assert (table["accuracy"] >= 0.8).all()
     for row in table.to_dict("records"):
-        path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels))
+        path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels), "torch")
         predictions = read_predictions(path, ["gel", "not_gel"])
         right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
         assert row["accuracy"] == pytest.approx(right, abs=1e-6)
@@ -187,6 +187,10 @@ class TestReload:
     def test_other_weights_are_refused(self, caches: dict[str, Cache]) -> None:
         with pytest.raises(WeightsError, match="are not those of the cache"):
             reload_backbone(caches["cpu"].identity, "random:3", "auto")
+
+    def test_other_weights_asked_for_are_refused(self, caches: dict[str, Cache]) -> None:
+        with pytest.raises(WeightsError, match="was extracted with imagenet"):
+            reload_backbone(caches["cpu"].identity, "imagenet", "random")
 
     def test_weights_from_a_file_must_be_given_again(self, caches: dict[str, Cache]) -> None:
         with pytest.raises(WeightsError, match=r"--weights PATH/mine\.pth"):

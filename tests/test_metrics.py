@@ -57,6 +57,10 @@ def test_a_class_never_predicted_counts_zero_without_a_warning() -> None:
     assert METRICS["precision"].score(np.array([0, 1]), np.eye(2)[[0, 0]]) == 0.25
 
 
+def test_a_class_that_never_occurs_does_not_count() -> None:
+    assert METRICS["f1"].score(np.array([0, 1]), np.eye(3)[[0, 1]]) == 1.0
+
+
 def test_auc_of_a_test_set_without_a_class_is_not_a_number() -> None:
     assert math.isnan(METRICS["roc_auc"].score(np.array([0, 0]), np.eye(2)))
     assert math.isnan(METRICS["roc_auc"].score(np.array([0, 1]), np.eye(3)[:2]))

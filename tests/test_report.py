@@ -5,17 +5,20 @@ import re
 import shutil
 from hashlib import sha256
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from cache.errors import ResultsError
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.report import cautions, describe_best, studies, write_report
-from evaluate.results import COLUMNS, add_result
+from evaluate.results import COLUMNS, TEXT, add_result
+from evaluate.terminal import ranked_table
 from evaluate.workspace import Workspace
 from tests.conftest import ROOT
 
@@ -23,7 +26,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 def row(head: str, **values: Any) -> dict[str, Any]:
-    return dict.fromkeys(list(COLUMNS)[1:], 0.5) | {
+    return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
         "hardware_type": "cpu",
         "pretrained_model": "resnet18",
         "classifier_head": "single",
@@ -35,7 +38,10 @@ def row(head: str, **values: Any) -> dict[str, Any]:
         "test": "gel/test_images",
         "dataset_fingerprint": "d1",
         "test_fingerprint": "t1",
+        "n_training": 74,
+        "n_validation": 18,
         "n_test": 22,
+        "cached_difference": 1e-6,
         "n_leaked": 0,
         "n_unreadable": 0,
         "weights": "imagenet",
@@ -58,7 +64,9 @@ def place(tmp_path: Path) -> Workspace:
 
 
 def predict(place: Workspace, head: str) -> None:
-    """Write predictions of two test images whose names try to be markup."""
+    """Add the best model, tested on two images whose names try to be markup."""
+    two = {"n_test": 2, "conf_mat": "[[1, 0], [1, 0]]", "val_accuracy": 0.9, "val_loss": 0.1}
+    add_result(place.results, row(head, **two))
     folder = place.root / "images"
     folder.mkdir()
     paths = (folder / f"a{EVIL.replace('/', '')}.png", folder / "b.png")
@@ -70,7 +78,7 @@ def predict(place: Workspace, head: str) -> None:
         np.array([0, 1]),
         np.array([[0.9, 0.1], [0.6, 0.4]]),
     )
-    path = predictions_path(place.heads, head, "t1")
+    path = predictions_path(place.heads, head, "t1", "torch")
     write_predictions(path, predictions, ["gel", EVIL])
 
 
@@ -128,13 +136,45 @@ def test_many_classes_with_odd_names_make_a_report(place: Workspace) -> None:
     matrix = np.eye(120, dtype=int).tolist()
     many = {"classes": json.dumps(classes), "conf_mat": json.dumps(matrix), "n_test": 120}
     add_result(place.results, row("many", val_accuracy=1.0, **many))
-    path = predictions_path(place.heads, "many", "t1")
+    path = predictions_path(place.heads, "many", "t1", "torch")
     picture = place.root / "a.png"
     hashes = tuple(bytes([n]) * 32 for n in range(120))
     write_predictions(
         path, Predictions((picture,) * 120, hashes, np.arange(120), np.eye(120)), classes
     )
     assert "120 of 120 test images right" in write_report(place).read_text()
+
+
+def test_predictions_cut_short_are_not_believed(place: Workspace) -> None:
+    predict(place, "best-on-validation")
+    path = predictions_path(place.heads, "best-on-validation", "t1", "torch")
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(ResultsError, match="cut short: run evaluate again"):
+        write_report(place)
+
+
+def test_rows_that_look_alike_say_in_what_they_differ(place: Workspace) -> None:
+    add_result(place.results, row("other", learning_rate=0.01, seed=3, val_accuracy=1.0))
+    (study,) = studies(place.results)
+    assert [study.settings(r) for r in study.rows[:2]] == ["lr 0.01, seed 3", "lr 0.5, seed 0"]
+    assert "Not all models were validated on the same images" in "".join(cautions(study))
+    assert "lr 0.01, seed 3" in write_report(place).read_text()
+
+
+def test_a_model_that_left_its_embeddings_is_named(place: Workspace) -> None:
+    add_result(place.results, row("off", cached_difference=0.098))
+    text = "".join(cautions(studies(place.results)[0]))
+    assert "Model 4 answers otherwise than on its cached embeddings" in text
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, 7), (200, 12)])
+def test_the_table_fits_the_terminal(place: Workspace, width: int, shown: int) -> None:
+    table = ranked_table(studies(place.results)[0], width)
+    assert len(table.columns) == shown
+    text = StringIO()
+    Console(width=width, file=text).print(table)
+    assert "resnet18" in text.getvalue()
+    assert "…" not in text.getvalue()
 
 
 def test_nothing_is_fetched_and_nothing_runs(place: Workspace) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cache.errors import ResultsError
 from evaluate.metrics import METRICS
 from evaluate.predictions import Predictions, predictions_path, read_predictions, write_predictions
-from evaluate.results import COLUMNS, add_result, matching, read_results
+from evaluate.results import COLUMNS, TEXT, add_result, matching, read_results
 
 REFERENCE = [
     "model_id",
@@ -31,11 +31,12 @@ REFERENCE = [
 
 
 def row(head: str, test: str = "t1", **values: Any) -> dict[str, Any]:
-    return dict.fromkeys(list(COLUMNS)[1:], 0.5) | {
+    return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
         "hardware_type": "cpu",
         "classes": '["gel", "NA"]',
         "conf_mat": "[[7, 4], [0, 11]]",
         "weights": "imagenet",
+        "engine": "torch",
         "head_id": head,
         "test_fingerprint": test,
         **values,
@@ -67,7 +68,27 @@ def test_another_head_adds_and_the_same_replaces_under_its_number(path: Path) ->
 
 def test_another_test_set_adds_rows(path: Path) -> None:
     assert [add_result(path, row("a", test)) for test in ("t1", "t2", "t1")] == [1, 2, 1]
-    assert matching(read_results(path), "a", "t2").tolist() == [False, True]
+    assert matching(read_results(path), "a", "t2", "torch").tolist() == [False, True]
+
+
+def test_another_engine_adds_a_row(path: Path) -> None:
+    engines = ("torch", "openvino", "torch")
+    assert [add_result(path, row("a", engine=engine)) for engine in engines] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (",0.5,", ",66%,", "something else than numbers"),
+        ("[[7, 4], [0, 11]]", "[[7, 4", "no JSON"),
+        (",imagenet,", ",,", "weights is empty"),
+    ],
+)
+def test_what_was_edited_or_cut_short_is_named(path: Path, old: str, new: str, fault: str) -> None:
+    add_result(path, row("a"))
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ResultsError, match=fault):
+        read_results(path)
 
 
 def test_numbers_come_back_as_numbers_and_names_as_names(path: Path) -> None:
@@ -133,7 +154,7 @@ class TestPredictions:
             np.array([0, 2]),
             np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]),
         )
-        path = predictions_path(tmp_path, "head", "test")
+        path = predictions_path(tmp_path, "head", "test", "torch")
         write_predictions(path, predictions, self.CLASSES)
         return path, predictions
 

@@ -1,6 +1,7 @@
 """A folder of classes → its images, by content; what is odd about it is said."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def test_what_is_no_image_is_told_not_swallowed(folder: Path) -> None:
     images = scan(folder)
     assert {path.name for path in images.ignored} == {"notes.txt", "loose.png"}
     assert "2 file(s) ignored" in images.remarks[0]
+
+
+def test_accents_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    picture(tmp_path / unicodedata.normalize("NFD", "gelé") / "1.png", 1)
+    assert scan(tmp_path).files[0].label == unicodedata.normalize("NFC", "gelé")
 
 
 def test_a_dangling_link_costs_itself(folder: Path) -> None:

@@ -118,6 +118,14 @@ def test_every_mismatch_is_named_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_weights_of_nan_are_refused(tmp_path: Path) -> None:
+    state = state_of("resnet18", 9)
+    state["bn1.weight"][3] = torch.nan
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsError, match=r"bn1\.weight holds NaN"):
+        load_backbone("resnet18", str(tmp_path / "nan.safetensors"))
+
+
 class Trap:
     """What a hostile pickle does on loading."""
 
