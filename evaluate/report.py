@@ -54,8 +54,9 @@ class Study:
         )
 
     def settings(self, row: Row) -> str:
-        """Name the settings in which a row differs from others here: `lr 0.01, seed 3`."""
-        varying = {name for name in SETTINGS if len({r[name] for r in self.rows}) > 1}
+        """Name the settings in which a row differs from others of its device: `lr 0.01, seed 3`."""
+        others = [r for r in self.rows if r["hardware_type"] == row["hardware_type"]]
+        varying = {name for name in SETTINGS if len({r[name] for r in others}) > 1}
         return ", ".join(f"{SETTINGS[name]} {row[name]}" for name in SETTINGS if name in varying)
 
 
@@ -63,7 +64,7 @@ def studies(results: Path) -> list[Study]:
     """Read `results.csv` and split it by data set, the one measured last first.
 
     Ranked by validation accuracy, then validation loss: choosing by the test score would make the
-    test score a boast.
+    test score a boast. Untrained backbones are stand-ins and come last, whatever they score.
 
     Raises:
         ResultsError: there is no row yet, or the file is damaged.
@@ -71,8 +72,9 @@ def studies(results: Path) -> list[Study]:
     table = read_results(results)
     if table.empty:
         raise ResultsError(f"{results} holds no results yet: run evaluate first")
-    order = ["val_accuracy", "val_loss", "model_id"]
-    ranked = table.sort_values(order, ascending=[False, True, True])
+    table["random"] = table["weights"].str.startswith("random")
+    order = ["random", "val_accuracy", "val_loss", "model_id"]
+    ranked = table.sort_values(order, ascending=[True, False, True, True])
     groups = [rows for _, rows in ranked.groupby(["dataset_fingerprint", "test_fingerprint"])]
     groups.sort(key=lambda rows: str(rows["evaluated_at"].max()), reverse=True)
     return [Study(tuple(_row(record) for record in rows.to_dict("records"))) for rows in groups]

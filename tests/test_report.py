@@ -105,6 +105,13 @@ def test_ranked_on_validation_never_on_test(place: Workspace) -> None:
     )
 
 
+def test_an_untrained_backbone_is_never_the_best_of_trained_ones(place: Workspace) -> None:
+    add_result(place.results, row("lucky", val_accuracy=1.0, weights="random:0"))
+    (study,) = studies(place.results)
+    assert study.best["head_id"] == "best-on-validation"
+    assert study.rows[-1]["head_id"] == "lucky"
+
+
 def test_the_data_set_measured_last_comes_first(place: Workspace) -> None:
     late = {"dataset_fingerprint": "d2", "evaluated_at": "2026-02-01T00:00:00+00:00"}
     add_result(place.results, row("late", **late))
@@ -112,8 +119,8 @@ def test_the_data_set_measured_last_comes_first(place: Workspace) -> None:
 
 
 def test_what_must_be_known_is_said(place: Workspace) -> None:
-    worse = {"n_leaked": 1, "n_unreadable": 2, "weights": "random:0", "val_accuracy": 1.0}
-    add_result(place.results, row("worse", **worse))
+    add_result(place.results, row("worse", n_leaked=1, n_unreadable=2, val_accuracy=1.0))
+    add_result(place.results, row("random", weights="random:0"))
     text = "\n".join(cautions(studies(place.results)[0]))
     for part in (
         "RANDOM weights",
