@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.errors import FrostlineError, WeightsError
-from evaluate.terminal import bar, printable, say, show_findings, tell_failures, warn
+from evaluate.printable import printable
+from evaluate.terminal import bar, say, show_findings, tell_failures, warn
 from extract.backbones import ALIASES, BACKBONES, WEIGHTS_WORDS
 from extract.devices import DEVICES, present_devices, require_device
 from extract.engines import ENGINES, PRECISIONS, choose_engine

@@ -14,8 +14,8 @@ from cache.errors import ResultsError, UnreadableImageError
 from evaluate import charts
 from evaluate.metrics import METRICS, accuracy_interval
 from evaluate.predictions import Predictions, predictions_path, read_predictions
+from evaluate.printable import printable
 from evaluate.results import Row, read_results
-from evaluate.terminal import printable
 from evaluate.workspace import Workspace
 from heads.files import HeadInfo, head_path, read_info
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evaluate.printable import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,11 +30,6 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print what the user should know, on standard error."""
     click.secho(printable(text), fg="yellow", err=True)
-
-
-def printable(text: str) -> str:
-    """Show a file name that is no valid Unicode with question marks instead of an exception."""
-    return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager
