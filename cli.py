@@ -154,7 +154,7 @@ def cli() -> None:
        "precision", "engine", *TRAINING)  # fmt: skip
 def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Do everything: extract, train-heads, evaluate, report."""
-    from evaluate.run import check_classes, is_measured
+    from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
     from heads.splits import check_trainable
 
@@ -164,7 +164,7 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     check_classes(set(training.labels.values()), testing)
     caches = _extract([training, testing], place, **_only(choices, _EXTRACT))
     heads = _train(caches, training, place, _configurations(choices))
-    new = [saved for saved in heads if not is_measured(saved, testing, place, choices["engine"])]
+    new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
     _evaluate(new, training, testing, place, choices["engine"], choices["weights"])

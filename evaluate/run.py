@@ -112,12 +112,18 @@ def _within(progress: Progress, before: int, all_of_them: int, done: int, total:
     progress(before + done, all_of_them)
 
 
-def is_measured(saved: SavedHead, test: ImageSet, workspace: Workspace, engine: str | None) -> bool:
-    """Whether a head was measured on these images, by this engine, in this very workspace."""
-    chosen = choose_engine(saved.info.identity.device, engine)
-    key = (saved.info.id, fingerprint(test.labels), chosen)
-    known = matching(read_results(workspace.results), *key).any()
-    return bool(known) and predictions_path(workspace.heads, *key).exists()
+def unmeasured(
+    heads: Sequence[SavedHead], test: ImageSet, workspace: Workspace, engine: str | None
+) -> list[SavedHead]:
+    """Return the heads not yet measured on these images, by this engine, in this very workspace."""
+    results, known = read_results(workspace.results), fingerprint(test.labels)
+
+    def measured(saved: SavedHead) -> bool:
+        key = (saved.info.id, known, choose_engine(saved.info.identity.device, engine))
+        row_is_there = bool(matching(results, *key).any())
+        return row_is_there and predictions_path(workspace.heads, *key).exists()
+
+    return [saved for saved in heads if not measured(saved)]
 
 
 def _evaluate_one(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from extract.doctor import Finding
 
 SHOWN_FAILURES = 5
+WIDE = 118  # characters that the whole table of results needs
+NARROW = ("id", "backbone", "device", "head", "optim", "val acc", "test acc")  # columns shown below
+NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
 def say(text: str) -> None:
@@ -60,16 +63,13 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
 
 
 def tell_failures(failed: Sequence[Failure], total: int) -> None:
-    """Print how many images could not be read, and the first of them."""
+    """Print how many images could not be used, and the first of them."""
     if failed:
         warn(f"{len(failed)} of {total:,} images could not be used and are left out:")
     for failure in failed[:SHOWN_FAILURES]:
         warn(f"  {failure.path}: {failure.reason}")
     if len(failed) > SHOWN_FAILURES:
         warn(f"  and {len(failed) - SHOWN_FAILURES} more")
-
-
-WIDE = 118  # characters that the whole table needs
 
 
 def ranked_table(study: Study, width: int) -> Table:
@@ -90,10 +90,6 @@ def ranked_table(study: Study, width: int) -> Table:
         style = "bold" if position == 0 else None
         table.add_row(*(escape(cells[name]) for name in shown), style=style)
     return table
-
-
-NARROW = ("id", "backbone", "device", "head", "optim", "val acc", "test acc")
-NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
 def _cells(study: Study, row: Row) -> dict[str, str]:

@@ -79,7 +79,7 @@ def extract(
     interrupted by Ctrl-C, or stopped by an error. The engine is built only if a row is missing.
 
     Raises:
-        CacheError: a segment is damaged, or the backbone gave NaN.
+        CacheError: a segment is damaged.
         OSError: the disk is full, or the cache can't be written.
     """
     cache = open_cache(root, identity_of(backbone, device, precision))

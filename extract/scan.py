@@ -46,7 +46,7 @@ class ImageSet:
             first.setdefault(file.sha256, file)
         return tuple(file for file in first.values() if file.sha256 not in conflicts)
 
-    @property
+    @cached_property
     def labels(self) -> dict[bytes, str]:
         """Class by SHA-256, of the `unique` images."""
         return {file.sha256: file.label for file in self.unique}
