@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import isfinite
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import FrostlineError, WeightsError
+from cache.errors import CacheError, FrostlineError, UnreadableImageError, WeightsError
+from evaluate.options import TRAINING, takes
 from evaluate.printable import printable
-from evaluate.terminal import bar, say, show_findings, tell_failures, warn
-from extract.backbones import ALIASES, BACKBONES, WEIGHTS_WORDS
-from extract.devices import DEVICES, present_devices, require_device
-from extract.engines import ENGINES, PRECISIONS, choose_engine
+from evaluate.terminal import bar, say, show_findings, tell_failures, tell_several_pages, warn
+from extract.backbones import BACKBONES, WEIGHTS_WORDS
+from extract.devices import present_devices, require_device
+from extract.engines import choose_engine
 from heads.architectures import HEADS
 from heads.optimizers import OPTIMIZERS
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from extract.scan import ImageSet
     from heads.configuration import Configuration
     from heads.files import SavedHead
-
-DATASET, TEST = Path("dataset"), Path("test_images")
 
 
 class Frostline(click.Group):
@@ -49,100 +47,6 @@ class Frostline(click.Group):
             raise click.exceptions.Exit(130) from None
 
 
-def _distinct(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> list[str]:
-    """Take each name once, by the table's own name."""
-    return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
-
-
-def _many(flag: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
-    choice = click.Choice(choices)
-    return click.option(
-        flag, type=choice, multiple=True, callback=_distinct, help=f"{text}; repeatable."
-    )
-
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class Finite(click.FloatRange):
-    """A number in a range; click lets `nan` through."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> float:
-        """See the class."""
-        number = float(super().convert(value, parameter, ctx))
-        if not isfinite(number):
-            self.fail(f"{value} is not in the range {self._describe_range()}.", parameter, ctx)
-        return number
-
-
-OPTIONS: dict[str, Callable[..., Any]] = {
-    "dataset": click.option(
-        "--dataset", type=FOLDER, default=DATASET, show_default=True,
-        help="Images to train on: a subfolder per class.",
-    ),
-    "test": click.option(
-        "--test", type=FOLDER, default=TEST, show_default=True,
-        help="Images to test on: the same subfolders.",
-    ),
-    "workspace": click.option(
-        "--workspace", type=FOLDER, default=Path(), show_default=True,
-        help="Where cache/, heads/, results.csv and report/ are kept.",
-    ),
-    "arch": _many("--arch", [*BACKBONES, *ALIASES], "Backbone [default: all]"),
-    "device": _many("--device", list(DEVICES), "Device [default: every real one present]"),
-    "only_device": _many("--device", list(DEVICES), "Device [default: of every cache found]"),
-    "head": _many("--head", list(HEADS), "Head [default: all]"),
-    "optimizer": _many("--optimizer", list(OPTIMIZERS), "Optimizer [default: all]"),
-    "weights": click.option(
-        "--weights", default="auto", show_default=True, metavar="imagenet|random|auto|PATH",
-        help="Backbone's weights; auto: ImageNet where it can be had, else random, and says so.",
-    ),
-    "precision": click.option(
-        "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
-        help="Arithmetic of the backbone.",
-    ),
-    "engine": click.option(
-        "--engine", type=click.Choice(list(ENGINES)), help="What computes [default: the device's]."
-    ),
-    "seed": click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
-        help="Of everything random: weights, split, heads, batches.",
-    ),
-    "learning_rate": click.option(
-        "--lr", "learning_rate", type=Finite(0, min_open=True), default=0.001, show_default=True,
-        help="Learning rate.",
-    ),
-    "momentum": click.option(
-        "--momentum", type=Finite(0, 1, max_open=True), default=0.9, show_default=True,
-        help="Momentum, of optimizers that have one.",
-    ),
-    "epochs": click.option(
-        "--epochs", type=click.IntRange(min=1), default=20, show_default=True,
-        help="Passes over the training images.",
-    ),
-    "batch_size": click.option(
-        "--batch-size", type=click.IntRange(min=1), default=23, show_default=True,
-        help="Images per step of head training.",
-    ),
-    "val_fraction": click.option(
-        "--val-fraction", type=Finite(0, 1, min_open=True, max_open=True), default=0.2,
-        show_default=True, help="Share of --dataset kept for validation.",
-    ),
-}  # fmt: skip
-TRAINING = ("learning_rate", "momentum", "epochs", "batch_size", "val_fraction", "seed")
-
-
-def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command these options, shown by --help in this order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            command = OPTIONS[name](command)
-        return command
-
-    return decorate
-
-
 @click.group(cls=Frostline, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option("0.1.0", prog_name="frostline")
 def cli() -> None:
@@ -151,7 +55,7 @@ def cli() -> None:
 
 @cli.command()
 @takes("dataset", "test", "workspace", "arch", "device", "head", "optimizer", "weights",
-       "precision", "engine", *TRAINING)  # fmt: skip
+       "precision", "engine", "strict", "max_pixels", *TRAINING)  # fmt: skip
 def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Do everything: extract, train-heads, evaluate, report."""
     from evaluate.run import check_classes, unmeasured
@@ -159,7 +63,7 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     from heads.splits import check_trainable
 
     place = Workspace(workspace)
-    training, testing = _scan(dataset), _scan(test)
+    training, testing = _scan(dataset, place), _scan(test, place)
     check_trainable(training.labels)
     check_classes(set(training.labels.values()), testing)
     caches = _extract([training, testing], place, **_only(choices, _EXTRACT))
@@ -172,7 +76,8 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine", "seed")
+@takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine", "seed",
+       "strict", "max_pixels")  # fmt: skip
 @click.pass_context
 def extract(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, **choices: Any
@@ -180,10 +85,8 @@ def extract(
     """Run each backbone once over every image that is not in its cache yet."""
     from evaluate.workspace import Workspace
 
-    # Without test images there is still something to extract, unless they were asked for.
-    default = ctx.get_parameter_source("test") == click.core.ParameterSource.DEFAULT
-    folders = [dataset] if default and not test.exists() else [dataset, test]
-    _extract([_scan(folder) for folder in folders], Workspace(workspace), **choices)
+    place = Workspace(workspace)
+    _extract(_scan_present(ctx, dataset, test, place), place, **choices)
 
 
 @cli.command("train-heads")
@@ -195,7 +98,9 @@ def train_heads(
     from evaluate.select import Wanted, select_caches
     from evaluate.workspace import Workspace
 
-    place, training = Workspace(workspace), _scan(dataset)
+    place = Workspace(workspace)
+    place.require()
+    training = _scan(dataset, place)
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
@@ -204,14 +109,15 @@ def train_heads(
 
 @cli.command()
 @takes("dataset", "test", "workspace", "arch", "only_device", "head", "optimizer", "weights",
-       "engine")  # fmt: skip
+       "engine", "max_pixels")  # fmt: skip
 def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Put backbone and head together again, test and time each whole model."""
     from evaluate.select import Wanted, select_heads
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    training, testing = _scan(dataset), _scan(test)
+    place.require()
+    training, testing = _scan(dataset, place), _scan(test, place)
     wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
     heads, remarks = select_heads(training, place, wanted)
     for remark in remarks:
@@ -236,18 +142,136 @@ def doctor() -> None:
     show_findings(examine())
 
 
-_EXTRACT = ("arch", "device", "weights", "precision", "engine", "seed")
+@cli.group("cache")
+def caches() -> None:
+    """Look after the cached embeddings."""
+
+
+@caches.command()
+@takes("workspace")
+def ls(workspace: Path) -> None:
+    """Say what each cache holds, whose it is, and how it came to be."""
+    from evaluate.inventory import describe
+    from evaluate.workspace import Workspace
+
+    for cache in _find(Workspace(workspace)):
+        say("\n".join(describe(cache)))
+
+
+@caches.command()
+@takes("workspace")
+def verify(workspace: Path) -> None:
+    """Read every cached number and hold it against its checksum."""
+    from cache.verify import verify
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    place.require()
+    with bar("Verifying", "segments") as progress:
+        found = list(verify(place.cache, progress))
+    damage = [error for _, error in found if error]
+    for error in damage:
+        warn(str(error))
+    if damage:
+        raise CacheError(
+            f"{len(damage)} of {len(found)} segments are damaged; all others are whole"
+        )
+    say(f"{len(found)} segment(s) in {place.cache}: every one is as it was written")
+
+
+@caches.command()
+@takes("workspace", "arch", "only_device")
+def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
+    """Make one file of each cache's segments, which is read without copying."""
+    from cache.compact import compact
+    from evaluate.workspace import Workspace
+
+    for cache in _find(Workspace(workspace), arch, device):
+        before = len(cache.segments)
+        with bar(f"Compacting {cache.identity.name}", "rows") as progress:
+            path = compact(cache, progress=progress)
+        say(f"{before} segment(s) → {path}")
+
+
+@caches.command()
+@takes("dataset", "test", "workspace", "arch", "only_device", "yes")
+@click.pass_context
+def prune(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
+    device: list[str], yes: bool,
+) -> None:  # fmt: skip
+    """Drop the rows of images that are gone: neither in these folders nor in any seen before."""
+    from cache.compact import compact
+    from evaluate.prune import gone, images_there
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    found = _find(place, arch, device)
+    there = images_there(_scan_present(ctx, dataset, test, place), place.scan_table)
+    drop = {cache.folder: gone(cache, there) for cache in found}
+    for cache in found:
+        say(f"{cache.identity.name}: {len(drop[cache.folder])} image(s) are gone")
+    if not any(drop.values()):
+        return
+    if not yes:
+        click.confirm("Drop their rows?", abort=True)
+    for cache in found:
+        if drop[cache.folder]:
+            with bar(f"Pruning {cache.identity.name}", "rows") as progress:
+                compact(cache, drop[cache.folder], progress)
+
+
+@caches.command("export")
+@takes("out", "dataset", "test", "workspace", "arch", "only_device")
+@click.pass_context
+def export_rows(
+    ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path,
+    arch: list[str], device: list[str],
+) -> None:  # fmt: skip
+    """Write the cached rows, with paths and labels, for other tools."""
+    from evaluate.export import export
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    found = _find(place, arch, device)
+    images = {f.sha256: f for s in _scan_present(ctx, dataset, test, place) for f in s.unique}
+    for path in export(found, images, out):
+        say(f"Written: {path}")
+
+
+_EXTRACT = ("arch", "device", "weights", "precision", "engine", "seed", "strict")
 
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: choices[name] for name in names}
 
 
-def _scan(folder: Path) -> ImageSet:
+def _find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
+    from evaluate.select import Wanted, find_wanted
+
+    place.require()
+    return find_wanted(place, Wanted(arch, device))
+
+
+def _scan_present(
+    ctx: click.Context, dataset: Path, test: Path, place: Workspace
+) -> list[ImageSet]:
+    """Scan both folders; one that is missing is left out, unless it was asked for."""
+    given = {"dataset": dataset, "test": test}
+    default = click.core.ParameterSource.DEFAULT
+    missing = [
+        name
+        for name, folder in given.items()
+        if ctx.get_parameter_source(name) == default and not folder.exists()
+    ]
+    return [_scan(folder, place) for name, folder in given.items() if name not in missing]
+
+
+def _scan(folder: Path, place: Workspace) -> ImageSet:
     from extract.scan import scan
 
     with bar(f"Reading {folder}", "files") as progress:
-        images = scan(folder, progress)
+        images = scan(folder, progress, place.scan_table)
     for remark in images.remarks:
         warn(remark)
     return images
@@ -255,7 +279,7 @@ def _scan(folder: Path) -> ImageSet:
 
 def _extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
-    weights: str, precision: str, engine: str | None, seed: int,
+    weights: str, precision: str, engine: str | None, seed: int, strict: bool,
 ) -> list[Cache]:  # fmt: skip
     from extract.load import load_backbone
     from extract.run import extract
@@ -268,20 +292,28 @@ def _extract(
     engines = {name: choose_engine(name, engine) for name in devices}
     place.prepare()
     images = [file for images in sets for file in images.files]
-    caches = []
+    failed = [failure for images in sets for failure in images.unopened]
+    if strict and failed:
+        raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
+    caches, several_pages = [], dict[Path, None]()
     for name in arch or BACKBONES:
         backbone = load_backbone(name, weights, seed)
         if backbone.notice:
             warn(backbone.notice)
         for where, chosen in engines.items():
             with bar(f"{name} on {where}", "images") as progress:
-                done = extract(backbone, images, place.cache, where, chosen, precision, progress)
+                done = extract(
+                    backbone, images, place.cache, where, chosen, precision, progress, strict
+                )
             say(
                 f"{name} on {where}: {done.computed} image(s) computed, {done.present} already in "
                 f"{done.cache.folder}"
             )
             caches.append(done.cache)
-            tell_failures(done.failed, len(images))
+            failed += done.failed
+            several_pages |= dict.fromkeys(done.several_pages)
+    tell_several_pages(list(several_pages))
+    tell_failures(failed, len(images), place.failures)
     return caches
 
 

@@ -33,6 +33,10 @@ class CacheError(FrostlineError):
     """A cache or a segment is damaged, foreign, or lacks rows."""
 
 
+class SegmentGoneError(CacheError):
+    """A segment that was listed is no longer there: another process has compacted the cache."""
+
+
 class HeadError(FrostlineError):
     """A trained head can't be used, or can't be trained from this data."""
 

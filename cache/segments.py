@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.atomic import replacing
-from cache.errors import CacheError
+from cache.errors import CacheError, SegmentGoneError
 from cache.identity import Identity
 
 FORMAT = "frostline-segment"
 CHUNK_ROWS = 256
+HASH_BLOCK = 1 << 24  # bytes hashed at once, so that a file larger than memory can be verified
+# From HDF5 1.10 on, metadata carry checksums of their own: a damaged attribute is an error.
+LIBVER = ("v110", "v110")
+TYPES = {"hash": "|u1", "view": "<u2", "embedding": "<f4"}
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Header:
-    """What a segment says without its embeddings. keys: SHA-256 and view of each row."""
+    """What a segment says without its embeddings.
+
+    hashes: uint8 [N, 32]; views: uint16 [N]. compacted: its embeddings can be mapped into memory.
+    """
 
     identity: Identity
-    keys: tuple[tuple[bytes, int], ...]
+    hashes: NDArray[np.uint8]
+    views: NDArray[np.uint16]
     failures: tuple[Failure, ...]
     provenance: dict[str, Any]
     sha256: str
+    compacted: bool
 
 
 def write_segment(
@@ -78,18 +87,30 @@ def write_segment(
             f"{identity.backbone} on {identity.device} at {identity.precision} gave NaN or "
             "infinity: nothing of this batch was kept; try --precision fp32 or other --weights"
         )
-    sha256 = _payload_sha256(rows, failures)
-    path = folder / f"{sha256[:16]}.h5"
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["identity"] = identity.to_json()
-        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    sha256 = payload_sha256(rows, failures)
+    path = folder / segment_name(sha256)
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
+        write_header(file, identity, failures, provenance)
         file.attrs["sha256"] = sha256
         _write_array(file, "hash", rows.hashes)
         _write_array(file, "view", rows.views)
         _write_array(file, "embedding", rows.embeddings)
-        file["failures"] = json.dumps([_failure_row(f) for f in failures])
     return path
+
+
+def segment_name(sha256: str) -> str:
+    """Name a segment by its payload's checksum."""
+    return f"{sha256[:16]}.h5"
+
+
+def write_header(
+    file: Any, identity: Identity, failures: Sequence[Failure], provenance: dict[str, Any]
+) -> None:
+    """Write everything but the rows and the checksum into an open file."""
+    file.attrs["format"] = FORMAT
+    file.attrs["identity"] = identity.to_json()
+    file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    file["failures"] = json.dumps([_failure_row(f) for f in failures])
 
 
 def read_header(path: Path) -> Header:
@@ -99,39 +120,64 @@ def read_header(path: Path) -> Header:
         CacheError: the file is truncated, damaged, not a segment of ours, or can't be opened now.
     """
     with _reading(path) as file:
-        hashes, views = file["hash"][:], file["view"][:]
-        identity = Identity.from_json(file.attrs["identity"])
-        _check_arrays(file, identity)
         return Header(
-            identity=identity,
-            keys=tuple((h.tobytes(), int(v)) for h, v in zip(hashes, views, strict=True)),
+            identity=Identity.from_json(file.attrs["identity"]),
+            hashes=file["hash"][:],
+            views=file["view"][:],
             failures=tuple(
                 Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"])
                 for row in json.loads(file["failures"][()])
             ),
             provenance=json.loads(file.attrs["provenance"]),
             sha256=file.attrs["sha256"],
+            compacted=file["embedding"].id.get_offset() is not None,
         )
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:
-    """Read the embeddings, float32 [N, D], in the order of the header's keys. Raises CacheError."""
+    """Return the embeddings, float32 [N, D], in the order of the header's hashes.
+
+    Those of a compacted segment are mapped, not read; those of any other are checked for NaN.
+
+    Raises:
+        CacheError: as for `read_header`, or a row holds NaN or infinity.
+    """
     with _reading(path) as file:
-        embeddings: NDArray[np.float32] = file["embedding"][:]
+        dataset = file["embedding"]
+        if (offset := dataset.id.get_offset()) is not None:
+            return np.asarray(np.memmap(path, TYPES["embedding"], "r", offset, dataset.shape))
+        embeddings: NDArray[np.float32] = dataset[:]
+        _check_finite(embeddings)
     return embeddings
 
 
 def verify_segment(path: Path) -> None:
-    """Recompute the payload's SHA-256.
+    """Recompute the payload's SHA-256, and look at every number.
 
     Raises:
         CacheError: the content is not what was written.
     """
-    header = read_header(path)
-    with _reading(path) as file:
-        rows = Rows(file["hash"][:], file["view"][:], file["embedding"][:])
-    if _payload_sha256(rows, header.failures) != header.sha256:
+    header, embeddings = read_header(path), read_embeddings(path)
+    sha256 = payload_sha256(Rows(header.hashes, header.views, embeddings), header.failures)
+    if sha256 != header.sha256:
         raise _damaged(path, "its content does not match its checksum")
+    if path.name != segment_name(sha256):
+        raise _damaged(path, f"its content belongs into a file called {segment_name(sha256)}")
+    with _reading(path):
+        for start in range(0, len(embeddings), CHUNK_ROWS):
+            _check_finite(embeddings[start : start + CHUNK_ROWS])
+
+
+def payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
+    """Hash rows and failures, in hex: what names a segment and what `verify_segment` recomputes."""
+    digest = hashlib.sha256()
+    for array in (rows.hashes, rows.views, rows.embeddings):
+        if array.size:
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            for start in range(0, len(data), HASH_BLOCK):
+                digest.update(data[start : start + HASH_BLOCK].data)
+    digest.update(json.dumps([_failure_row(f) for f in failures]).encode())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -141,10 +187,13 @@ def _reading(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ValueError("it is not a Frostline segment")
+            _check_layout(file)
             yield file
     except CacheError:  # an identity of another version: nothing is wrong with the file
         raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except FileNotFoundError as error:
+        raise SegmentGoneError(f"{path} can't be opened ({error})") from error
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise CacheError(
                 f"{path} can't be opened ({error}): mend that and try again"
@@ -152,17 +201,24 @@ def _reading(path: Path) -> Iterator[Any]:
         raise _damaged(path, str(error)) from error
 
 
-def _check_arrays(file: Any, identity: Identity) -> None:
-    n = len(file["hash"])
-    arrays = [file[name] for name in ("hash", "view", "embedding")]
-    if (shapes := [array.shape for array in arrays]) != [
-        (n, 32),
-        (n,),
-        (n, identity.embedding_dim),
-    ]:
+def _check_layout(file: Any) -> None:
+    """Make sure that every part lies in this very file, in the type and shape it should have."""
+    for name in (*TYPES, "failures"):
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"its {name} is missing, or a link to somewhere else")
+        if file[name].is_virtual or file[name].external or file[name].compression:
+            raise ValueError(f"its {name} lies in another file, or is compressed")
+    n, dim = len(file["hash"]), Identity.from_json(file.attrs["identity"]).embedding_dim
+    shapes = [file[name].shape for name in TYPES]
+    if shapes != [(n, 32), (n,), (n, dim)]:
         raise ValueError(f"its arrays have the shapes {shapes}")
-    if (dtypes := [array.dtype.name for array in arrays]) != ["uint8", "uint16", "float32"]:
-        raise ValueError(f"its arrays have the types {dtypes}")
+    if (types := [file[name].dtype.str for name in TYPES]) != list(TYPES.values()):
+        raise ValueError(f"its arrays have the types {types}")
+
+
+def _check_finite(embeddings: NDArray[np.float32]) -> None:
+    if not np.isfinite(embeddings).all():
+        raise ValueError("it holds NaN or infinity")
 
 
 def _damaged(path: Path, why: str) -> CacheError:
@@ -176,14 +232,6 @@ def _write_array(file: Any, name: str, array: NDArray[Any]) -> None:
     # HDF5 checks Fletcher-32 on every read of a chunk; an empty array can have no chunks.
     chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:]) if len(array) else None
     file.create_dataset(name, data=array, chunks=chunks, fletcher32=chunks is not None)
-
-
-def _payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
-    digest = hashlib.sha256()
-    for array in (rows.hashes, rows.views, rows.embeddings):
-        digest.update(np.ascontiguousarray(array).data)
-    digest.update(json.dumps([_failure_row(f) for f in failures]).encode())
-    return digest.hexdigest()
 
 
 def _failure_row(failure: Failure) -> dict[str, str]:

@@ -1,15 +1,22 @@
 """A cache: a folder of segments with one identity, read as if it were one table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
+from cache.errors import CacheError, SegmentGoneError
 from cache.identity import Identity
-from cache.segments import Failure, Header, read_embeddings, read_header
+from cache.provenance import merged, words
+from cache.segments import Failure, Header, Rows, read_embeddings, read_header
+
+ATTEMPTS = 10  # at reading what others compact meanwhile; each attempt is another compaction
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -30,18 +37,40 @@ class Contents:
     """What a cache holds, embeddings aside.
 
     stored: SHA-256 of every image that has a row of view 0. failures: by SHA-256, the images that
-    could not be read. weights: where they came from, as first recorded. seconds_per_image: what
-    a row cost, on average; 0 where there is none.
+    could not be read, and still have no row. provenance: of all segments, summed up.
     """
 
     stored: frozenset[bytes]
     failures: dict[bytes, Failure]
-    weights: str
-    seconds_per_image: float
+    provenance: dict[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """Where the backbone's weights came from; of several names for them, the first."""
+        return words(self.provenance.get("weights", ""))[0]
+
+    @property
+    def seconds_per_image(self) -> float:
+        """What a row cost, on average; 0 where there is none."""
+        rows = self.provenance.get("rows", 0)
+        return float(self.provenance["seconds"] / rows) if rows else 0.0
 
     def lacking(self, hashes: Iterable[bytes]) -> frozenset[bytes]:
         """Return which of these images nobody has tried to extract: no row, and no failure."""
         return frozenset(hashes) - self.stored - self.failures.keys()
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where each row of one view lies, by hash and without duplicates.
+
+    hashes: S32 [N], sorted; segment: int64 [N], a position in `paths`; row: int64 [N] within it.
+    """
+
+    paths: tuple[Path, ...]
+    hashes: NDArray[np.bytes_]
+    segment: NDArray[np.int64]
+    row: NDArray[np.int64]
 
 
 def open_cache(root: Path, identity: Identity) -> Cache:
@@ -55,56 +84,161 @@ def find_caches(root: Path) -> list[Cache]:
     Raises:
         CacheError: a segment there is damaged or foreign.
     """
-    firsts = {path.parent: path for path in sorted(root.glob("*/*.h5"), reverse=True)}
-    return [Cache(folder, read_header(firsts[folder]).identity) for folder in sorted(firsts)]
+    folders = sorted({path.parent for path in root.glob("*/*.h5")})
+    return [cache for folder in folders if (cache := retried(partial(_found, folder)))]
 
 
 def contents(cache: Cache) -> Contents:
     """Say what a cache holds. Raises CacheError on a damaged or foreign segment."""
-    headers = [header for _, header in _headers(cache)]
-    rows = sum(len(header.keys) for header in headers)
-    seconds = sum(header.provenance["seconds"] for header in headers)
+    headers = [header for _, header in read_headers(cache)]
+    stored = frozenset(key for h in headers for key in as_keys(h.hashes[h.views == 0]))
+    # Reversed: of two reasons for one image, the first segment's stays.
+    failures = {f.sha256: f for h in reversed(headers) for f in reversed(h.failures)}
     return Contents(
-        stored=frozenset(key for header in headers for key, view in header.keys if view == 0),
-        failures={f.sha256: f for header in headers for f in header.failures},
-        weights=headers[0].provenance["weights"] if headers else "",
-        seconds_per_image=seconds / rows if rows else 0.0,
+        stored=stored,
+        failures={key: failures[key] for key in sorted(failures.keys() - stored)},
+        provenance=merged([header.provenance for header in headers]),
     )
 
 
-def read(cache: Cache, hashes: Sequence[bytes], view: int = 0) -> NDArray[np.float32]:
-    """Return the embeddings of these images, in this order: float32 [len(hashes), D].
+def read(cache: Cache, hashes: Sequence[bytes] | None = None, view: int = 0) -> NDArray[np.float32]:
+    """Return the embeddings of these images, in this order: read-only float32 [len(hashes), D].
 
-    A row that several segments hold is taken from the first by name, whoever wrote it.
+    Without `hashes`, all images in the order of their hashes. Rows that lie one after the other in
+    a compacted segment are mapped into memory, not copied: nothing is read until it is used, and
+    then nothing is checked but by `verify`. A row that several segments hold is taken from the
+    first by name, whoever wrote it.
 
     Raises:
         CacheError: an image has no row, or a segment is damaged.
     """
-    wanted: dict[bytes, list[int]] = {}
-    for position, key in enumerate(hashes):
-        wanted.setdefault(key, []).append(position)
-    embeddings = np.empty((len(hashes), cache.identity.embedding_dim), dtype=np.float32)
-    for path, header in _headers(cache):
-        found = {key: i for i, (key, v) in enumerate(header.keys) if v == view and key in wanted}
-        if found:
-            rows = read_embeddings(path)
-            for key, i in found.items():
-                embeddings[wanted.pop(key)] = rows[i]
-    if wanted:
-        raise CacheError(
-            f"{cache.folder} lacks {len(wanted)} of {len(hashes)} images: "
-            "run extract on this folder of images first"
-        )
-    return embeddings
+    return retried(lambda: _read(cache, hashes, view))
 
 
-def _headers(cache: Cache) -> Iterator[tuple[Path, Header]]:
-    """Yield each segment and its header, held against the cache's identity."""
-    for path in cache.segments:
-        header = read_header(path)
+def read_all(cache: Cache) -> Rows:
+    """Return every row of every view, sorted by hash and view; embeddings as from `read`.
+
+    Raises:
+        CacheError: a segment is damaged.
+    """
+    found = read_headers(cache)
+    views = sorted({int(view) for _, header in found for view in np.unique(header.views)})
+    tables = [index(found, view) for view in views]
+    hashes = _concatenated([table.hashes for table in tables], "S32")
+    numbers = np.repeat(np.array(views, np.uint16), [len(table.hashes) for table in tables])
+    of_view = [
+        read(cache, as_keys(table.hashes.view(np.uint8)), view)
+        for view, table in zip(views, tables, strict=True)
+    ]
+    if len(of_view) == 1:  # in order already, and perhaps mapped
+        return Rows(hashes.view(np.uint8).reshape(-1, 32), numbers, of_view[0])
+    order = np.lexsort((numbers, hashes))
+    empty = np.empty((0, cache.identity.embedding_dim), np.float32)
+    embeddings = np.concatenate([empty, *of_view])[order]
+    return Rows(hashes[order].view(np.uint8).reshape(-1, 32), numbers[order], embeddings)
+
+
+def index(found: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
+    """Find every row of a view in what `read_headers` gave."""
+    of_view = [np.flatnonzero(header.views == view) for _, header in found]
+    hashes = _concatenated(
+        [as_s32(h.hashes[rows]) for (_, h), rows in zip(found, of_view, strict=True)], "S32"
+    )
+    segment = np.repeat(np.arange(len(found)), [len(rows) for rows in of_view])
+    row = _concatenated(of_view, np.int64)
+    if not (hashes[1:] > hashes[:-1]).all():
+        # Stable: of equal hashes, the one in the first segment by name comes first.
+        order = np.argsort(hashes, kind="stable")
+        in_order = hashes[order]
+        order = order[np.r_[True, in_order[1:] != in_order[:-1]]]
+        hashes, segment, row = hashes[order], segment[order], row[order]
+    return Index(tuple(path for path, _ in found), hashes, segment, row)
+
+
+def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
+    """Read each segment's header and hold it against the cache's identity, in order.
+
+    Raises:
+        CacheError: a segment is damaged, or belongs to another cache.
+    """
+
+    def attempt() -> list[tuple[Path, Header]]:
+        return [(path, read_header(path)) for path in cache.segments]
+
+    found = retried(attempt)
+    for path, header in found:
         if differences := header.identity.differences(cache.identity):
             raise CacheError(
                 f"{path} belongs to another cache ({'; '.join(differences)}): "
                 f"move it to the folder {header.identity.name}"
             )
-        yield path, header
+    return found
+
+
+def retried(attempt: Callable[[], Result]) -> Result:
+    """Start again when a segment vanishes while it is read: its rows now lie in a compacted one."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt()
+        except SegmentGoneError:
+            continue
+    return attempt()
+
+
+def as_s32(hashes: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """See uint8 [N, 32] as [N] strings, which numpy sorts and finds as whole keys."""
+    strings: NDArray[np.bytes_] = np.ascontiguousarray(hashes).reshape(-1).view("S32")
+    return strings
+
+
+def as_keys(hashes: NDArray[np.uint8]) -> list[bytes]:
+    """Return uint8 [N, 32] as N keys of 32 bytes (a string would lose its last zeros)."""
+    keys: list[bytes] = np.ascontiguousarray(hashes).reshape(-1).view("V32").tolist()
+    return keys
+
+
+def _found(folder: Path) -> Cache | None:
+    """Take a folder's identity from its first segment that belongs there; None if it is empty."""
+    identity = None
+    for path in sorted(folder.glob("*.h5")):
+        identity = read_header(path).identity
+        if folder.name == identity.name:
+            return Cache(folder, identity)
+    if identity is not None:
+        raise CacheError(
+            f"{folder} holds segments of a cache called {identity.name}: give the folder that "
+            "name, or delete it and run extract again"
+        )
+    return None
+
+
+def _read(cache: Cache, hashes: Sequence[bytes] | None, view: int) -> NDArray[np.float32]:
+    table = index(read_headers(cache), view)
+    places = np.arange(len(table.hashes)) if hashes is None else _places(cache, table, hashes)
+    segment, row = table.segment[places], table.row[places]
+    if len(row) and (segment == segment[0]).all() and (np.diff(row) == 1).all():
+        embeddings = read_embeddings(table.paths[segment[0]])[row[0] : row[0] + len(row)]
+    else:
+        embeddings = np.empty((len(places), cache.identity.embedding_dim), dtype=np.float32)
+        for number in np.unique(segment):
+            here = np.flatnonzero(segment == number)
+            embeddings[here] = read_embeddings(table.paths[number])[row[here]]
+    embeddings.flags.writeable = False
+    return embeddings
+
+
+def _places(cache: Cache, table: Index, hashes: Sequence[bytes]) -> NDArray[np.int64]:
+    wanted = as_s32(np.frombuffer(b"".join(hashes), np.uint8))
+    places = np.searchsorted(table.hashes, wanted)
+    there = places < len(table.hashes)
+    there[there] = table.hashes[places[there]] == wanted[there]
+    if lacking := len(there) - np.count_nonzero(there):
+        raise CacheError(
+            f"{cache.folder} lacks {lacking} of {len(hashes)} images: "
+            "run extract on this folder of images first"
+        )
+    return places
+
+
+def _concatenated(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])

@@ -114,7 +114,7 @@ def heat_map(rows: Sequence[Row]) -> str:
 
 def thumbnail(data: bytes) -> str:
     """Show an image file as the backbone sees it, small. Raises UnreadableImageError."""
-    image = Image.fromarray(decode_gray(data)[0]).resize((THUMBNAIL_PX, THUMBNAIL_PX))
+    image = Image.fromarray(decode_gray(data).pixels[0]).resize((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = BytesIO()
     image.save(buffer, "WEBP", quality=70)
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from cache.identity import Identity
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.backbones import WEIGHTS_WORDS
+from extract.batches import BATCH_SIZE, decoded_batches
 from extract.engines import ENGINES
 from extract.load import LoadedBackbone, load_backbone
-from extract.run import BATCH_SIZE, decoded_batches
+from extract.run import identity_of
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
         loaded = load_backbone(identity.backbone, weights)
     else:
         loaded = load_backbone(identity.backbone, kind, int(detail or 0))
-    if loaded.weights_sha256 != identity.weights_sha256:
+    now = identity_of(loaded.name, loaded.weights_sha256, identity.device, identity.precision)
+    if differences := identity.differences(now):
         raise WeightsError(
-            f"{identity.backbone}: these weights ({loaded.weights}, {loaded.weights_sha256[:12]}) "
-            f"are not those of the cache ({weights_label}, {identity.weights_sha256[:12]}): "
-            "give --weights, or run extract and train-heads again"
+            f"{identity.backbone}: its heads were trained on a cache ({weights_label}) that is not "
+            f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
+            "Give --weights, or run extract and train-heads again"
         )
     return loaded
 
@@ -108,17 +111,19 @@ def measure(
         DatasetError: none of the files can be decoded.
     """
     started = time.perf_counter()
-    forward = ENGINES[engine].build(model, device, precision, BATCH_SIZE)
-    for _, first in decoded_batches(paths[:BATCH_SIZE]):
+    # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
+    batch_size = ceil(len(paths) / ceil(len(paths) / BATCH_SIZE))
+    forward = ENGINES[engine].build(model, device, precision, batch_size)
+    for first in decoded_batches(paths[:batch_size], batch_size):
         if len(first.pixels):
             forward(first.pixels)
     warm = time.perf_counter()
     batches, logits = [], []
-    for done, batch in decoded_batches(paths):
+    for number, batch in enumerate(decoded_batches(paths, batch_size), start=1):
         if len(batch.pixels):
             logits.append(forward(batch.pixels))
         batches.append(batch)
-        progress(done, len(paths))
+        progress(min(number * batch_size, len(paths)), len(paths))
     if not logits:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     probabilities = softmax(np.concatenate(logits).astype(np.float64), axis=1)

@@ -4,9 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cache.errors import CacheError, DeviceError, HeadError
+from cache.identity import Identity
 from cache.store import Cache, contents, find_caches
 from evaluate.workspace import Workspace
+from extract.backbones import BACKBONES
 from extract.devices import require_device
+from extract.run import identity_of
 from extract.scan import ImageSet
 from heads.configuration import fingerprint
 from heads.files import SavedHead, find_heads
@@ -31,10 +34,9 @@ def select_caches(
         CacheError: there is none, or one is damaged.
     """
     complete, remarks = [], []
-    for cache in find_caches(place.cache):
-        if not _asked(cache.identity.backbone, wanted.arch):
-            continue
-        if not _asked(cache.identity.device, wanted.device):
+    for cache in find_wanted(place, wanted):
+        if stale := outdated(cache.identity):
+            remarks.append(f"{cache.folder} is left out, being of another make: {stale}")
             continue
         if missing := len(contents(cache).lacking(training.labels)):
             remarks.append(
@@ -47,6 +49,29 @@ def select_caches(
         none = f"{place.cache} has no such cache that holds the images of {training.folder}"
         raise CacheError("\n".join([*remarks, f"{none}: run extract first, or see --workspace"]))
     return complete, remarks
+
+
+def find_wanted(place: Workspace, wanted: Wanted) -> list[Cache]:
+    """Return a workspace's caches of these backbones and devices. Raises CacheError on damage."""
+    return [
+        cache
+        for cache in find_caches(place.cache)
+        if _asked(cache.identity.backbone, wanted.arch)
+        and _asked(cache.identity.device, wanted.device)
+    ]
+
+
+def outdated(identity: Identity) -> str | None:
+    """Say in what a cache differs from one made now with the same weights; None if in nothing.
+
+    Whole models are put together from the code of now: heads on other rows would be wrong for them.
+    """
+    if identity.backbone not in BACKBONES:
+        return f"this version of Frostline has no backbone {identity.backbone}"
+    now = identity_of(
+        identity.backbone, identity.weights_sha256, identity.device, identity.precision
+    )
+    return "; ".join(identity.differences(now)) or None
 
 
 def select_heads(

@@ -11,6 +11,8 @@ import click
 from evaluate.printable import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from cache.progress import Progress
@@ -62,14 +64,25 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
         yield progress
 
 
-def tell_failures(failed: Sequence[Failure], total: int) -> None:
-    """Print how many images could not be used, and the first of them."""
-    if failed:
-        warn(f"{len(failed)} of {total:,} images could not be used and are left out:")
-    for failure in failed[:SHOWN_FAILURES]:
+def tell_failures(failed: Sequence[Failure], total: int, table: Path) -> None:
+    """Print how many images could not be read, and the first of them; keep all in a table."""
+    from evaluate.failures import write_failures
+
+    first = list({failure.path: failure for failure in failed}.values())
+    write_failures(table, failed)
+    if first:
+        warn(f"{len(first):,} of {total:,} images could not be read: see {table}")
+    for failure in first[:SHOWN_FAILURES]:
         warn(f"  {failure.path}: {failure.reason}")
-    if len(failed) > SHOWN_FAILURES:
-        warn(f"  and {len(failed) - SHOWN_FAILURES} more")
+
+
+def tell_several_pages(paths: Sequence[Path]) -> None:
+    """Print that of some files one page was used, if there are such."""
+    if paths:
+        warn(
+            f"{len(paths):,} file(s) have several pages or frames, of which the first was used, "
+            f"such as {paths[0]}"
+        )
 
 
 def ranked_table(study: Study, width: int) -> Table:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.errors import CacheError
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -15,10 +17,27 @@ class Workspace:
         for folder in (self.cache, self.heads, self.report.parent):
             folder.mkdir(parents=True, exist_ok=True)
 
+    def require(self) -> None:
+        """Make sure that something was extracted into this workspace. Raises CacheError."""
+        if not self.cache.is_dir():
+            raise CacheError(
+                f"{self.cache} is not there: run extract first, or say with --workspace where"
+            )
+
     @property
     def cache(self) -> Path:
         """Where the caches lie."""
         return self.root / "cache"
+
+    @property
+    def scan_table(self) -> Path:
+        """The table of files hashed before."""
+        return self.cache / "scan.sqlite"
+
+    @property
+    def failures(self) -> Path:
+        """The images that the last extraction could not read."""
+        return self.root / "failures.csv"
 
     @property
     def heads(self) -> Path:

@@ -3,6 +3,7 @@
 The rules below are part of every cache's identity: change a rule, change its name.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -13,7 +14,10 @@ from cache.errors import UnreadableImageError
 
 SIZE = 224
 GRAY_RULE = "JPEG: luma as stored; else ITU-R 601 luma; alpha on white; EXIF rotation applied"
-BIT_DEPTH_RULE = "9..16-bit: full scale to 0..255; 32-bit and float: minimum..maximum to 0..255"
+BIT_DEPTH_RULE = (
+    "9..16-bit gray: full scale to 0..255; 16-bit colour: high byte; "
+    "32-bit and float: minimum..maximum to 0..255"
+)
 FIT_RULE = "stretch"
 INTERPOLATION_RULE = "Pillow bilinear, antialiased"
 
@@ -29,17 +33,25 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG2000": (".jp2", ".j2k"),
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
 }
-MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
-
-WHITE_IS_ZERO = 0  # TIFF tag 262, PhotometricInterpretation
+WHITE_IS_ZERO = 0  # of TIFF tag 262, PhotometricInterpretation
 PHOTOMETRIC_TAG = 262
 BITS_PER_SAMPLE_TAG = 258
+UNSIGNED, SIGNED = 1, 2  # of TIFF tag 339, SampleFormat
+SAMPLE_FORMAT_TAG = 339
 
 
-def decode_gray(data: bytes) -> NDArray[np.uint8]:
-    """Decode an image file's bytes to uint8 [1, 224, 224].
+@dataclass(frozen=True)
+class Picture:
+    """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this."""
 
-    Several pages or frames: the first. More than `MAX_PIXELS` are refused before decoding.
+    pixels: NDArray[np.uint8]
+    several_pages: bool
+
+
+def decode_gray(data: bytes) -> Picture:
+    """Decode an image file's bytes; of several pages or frames, the first.
+
+    More pixels than `PIL.Image.MAX_IMAGE_PIXELS` are refused undecoded, as a decompression bomb.
 
     Raises:
         UnreadableImageError: the bytes are no picture that Pillow can decode whole.
@@ -48,18 +60,44 @@ def decode_gray(data: bytes) -> NDArray[np.uint8]:
         raise UnreadableImageError("the file is empty")
     try:
         with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(f"over {MAX_PIXELS:,} pixels: refused undecoded")
+            _check_size(image)
+            several_pages = _has_several_pages(image)
             gray = _to_gray(image)
         gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     except UnreadableImageError:
         raise
+    except Image.DecompressionBombError as error:  # twice the limit; Pillow refuses by itself
+        raise _too_large(str(error)) from None
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image of a known format") from None
+        raise UnreadableImageError(_unknown(data)) from None
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
-    return np.array(gray)[np.newaxis]
+    return Picture(np.array(gray)[np.newaxis], several_pages)
+
+
+def _check_size(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise _too_large(f"{image.width} x {image.height} pixels")
+
+
+def _too_large(size: str) -> UnreadableImageError:
+    return UnreadableImageError(f"refused undecoded, being too large: {size} (see --max-pixels)")
+
+
+def _unknown(data: bytes) -> str:
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "a kind of TIFF that Pillow can't read: save it as gray of 8 or 16 bits"
+    return "not an image of a known format"
+
+
+def _has_several_pages(image: Image.Image) -> bool:
+    """Look for a second page or frame; the previews behind a camera's JPEG are none."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001 - whatever a broken second page raises, the first may be whole
+        return False
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
@@ -70,6 +108,8 @@ def _to_gray(image: Image.Image) -> Image.Image:
         gray = _gray_full_scale(image)
     elif image.mode in ("I", "F"):
         gray = _gray_stretched(image)
+    elif _tag(image, SAMPLE_FORMAT_TAG) == SIGNED:  # Pillow would take -1 for 255
+        raise UnreadableImageError("a TIFF of signed 8-bit numbers: save it as unsigned ones")
     elif image.has_transparency_data:
         colour = image.convert("RGBA")
         white = Image.new("RGBA", colour.size, "white")
@@ -87,18 +127,31 @@ def _gray_full_scale(image: Image.Image) -> Image.Image:
     Pillow's own conversion clips, and leaves WhiteIsZero inverted.
     """
     values = np.asarray(image).astype(np.float64)
-    tags = getattr(image, "tag_v2", {})
-    full = 2 ** tags.get(BITS_PER_SAMPLE_TAG, (16,))[0] - 1
-    if tags.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+    full = 2 ** (_tag(image, BITS_PER_SAMPLE_TAG) or 16) - 1
+    if _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
         values = full - values
+    transparent = image.info.get("transparency")  # of a PNG: the one value that is
+    if isinstance(transparent, int):
+        values[values == transparent] = full
     return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
 
 
 def _gray_stretched(image: Image.Image) -> Image.Image:
     """Scale an image without a known full scale from its own minimum…maximum to 0…255."""
-    values = np.asarray(image).astype(np.float64)
+    stored = np.asarray(image)
+    if image.mode == "I" and _tag(image, SAMPLE_FORMAT_TAG) == UNSIGNED:
+        stored = stored.view(np.uint32)  # Pillow has no such mode: the upper half came negative
+    values = stored.astype(np.float64)
     if not np.isfinite(values).all():
         raise UnreadableImageError("it holds NaN or infinite pixels")
+    if _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+        values = -values
     low, high = values.min(), values.max()
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _tag(image: Image.Image, number: int) -> int | None:
+    """Return a TIFF tag's value, of several samples the first one's; None where there is none."""
+    value = getattr(image, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) else value

@@ -1,6 +1,5 @@
 """A folder with one subfolder per class → the images in it, by the hash of their bytes."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,12 @@ from unicodedata import normalize
 
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
+from cache.segments import Failure
 from extract.decode import FORMATS
+from extract.hashes import Hasher
+
+SHOWN = 5  # files that can't be opened, named in remarks
+PROGRESS_FILES = 500  # between two words about progress
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one folder. Files that are no images, or can't be opened, are told apart."""
+    """The images of one folder. Files that are no images, or can't be opened, are told apart.
+
+    trouble: what was wrong with the table of hashes, if anything.
+    """
 
     folder: Path
     files: tuple[ImageFile, ...]
     ignored: tuple[Path, ...]
-    unopened: tuple[tuple[Path, str], ...]
+    unopened: tuple[Failure, ...]
+    trouble: str | None = None
 
     @property
     def name(self) -> str:
@@ -62,13 +70,13 @@ class ImageSet:
     @property
     def remarks(self) -> list[str]:
         """What the user should know about this folder, a line each; empty where all is well."""
-        lines = []
+        lines = [self.trouble] if self.trouble else []
         if self.ignored:
             lines.append(
                 f"{self.folder}: {len(self.ignored)} file(s) ignored, being no image in a class "
                 f"folder, such as {self.ignored[0]}"
             )
-        lines += [f"{path} can't be opened: {reason}" for path, reason in self.unopened]
+        lines += [f"{f.path} can't be opened: {f.reason}" for f in self.unopened[:SHOWN]]
         if self.conflicts:
             names = ", ".join(str(f.path) for f in self.conflicts[:4])
             lines.append(
@@ -82,52 +90,66 @@ class ImageSet:
         return lines
 
 
-def scan(folder: Path, progress: Progress = silent) -> ImageSet:
+def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -> ImageSet:
     """List and hash the images in `folder/<class>/**`. Hidden files are not looked at.
+
+    table: where hashes are remembered (`extract/hashes.py`), so that only files whose path, size or
+    time of change is new are read. progress counts files.
 
     Raises:
         DatasetError: the folder is missing, has no class folders, or a class has no image.
     """
+    classes = _classes(folder)
+    suffixes = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+    unopened: list[Failure] = []
+    paths = list(_walk(folder, unopened))
+    files, ignored = [], []
+    with Hasher(folder, table) as hasher:
+        for done, (label, path) in enumerate(paths, start=1):
+            if done % PROGRESS_FILES == 0 or done == len(paths):
+                progress(done, len(paths))
+            if label is None or not path.lower().endswith(suffixes):
+                ignored.append(Path(path))
+                continue
+            try:
+                sha256 = hasher.sha256(path)
+            except OSError as error:
+                unopened.append(_unopened(path, error))
+            else:
+                files.append(ImageFile(Path(path), label, sha256))
+    if empty := sorted(classes - {file.label for file in files}):
+        raise DatasetError(
+            f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
+            "add images or remove the folder"
+        )
+    return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble)
+
+
+def _classes(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise DatasetError(
             f"{folder} is not a folder: give one with a subfolder of images per class"
         )
-    classes = sorted(
+    classes = {
         _label(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
-    )
+    }
     if not classes:
         raise DatasetError(
             f"{folder} has no subfolders: put the images of each class into a folder of its own, "
             f"such as {folder / 'gel'} and {folder / 'not_gel'}"
         )
-    suffixes = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
-    unopened: list[tuple[Path, str]] = []
-    paths = list(_walk(folder, unopened))
-    files, ignored = [], []
-    for done, path in enumerate(paths, start=1):
-        progress(done, len(paths))
-        if path.suffix.lower() not in suffixes or path.parent == folder:
-            ignored.append(path)
-            continue
-        try:
-            sha256 = hashlib.sha256(path.read_bytes()).digest()
-        except OSError as error:
-            unopened.append((path, _reason(error)))
-        else:
-            files.append(ImageFile(path, _label(path.relative_to(folder).parts[0]), sha256))
-    if empty := sorted(set(classes) - {file.label for file in files}):
-        raise DatasetError(
-            f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
-            "add images or remove the folder"
-        )
-    return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened))
+    return classes
 
 
-def _walk(folder: Path, unopened: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Yield every visible file, sorted; links are followed, but no folder is entered twice."""
+def _walk(folder: Path, unopened: list[Failure]) -> Iterator[tuple[str | None, str]]:
+    """Yield every visible file and its class, sorted; None where it lies in no class folder.
+
+    Links are followed, but no folder is entered twice. Paths are strings: with 100,000 files, that
+    is much faster.
+    """
 
     def remember(error: OSError) -> None:
-        unopened.append((Path(error.filename), _reason(error)))
+        unopened.append(_unopened(error.filename, error))
 
     entered = set()
     for parent, folders, names in os.walk(folder, onerror=remember, followlinks=True):
@@ -137,7 +159,11 @@ def _walk(folder: Path, unopened: list[tuple[Path, str]]) -> Iterator[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        inner = Path(parent).relative_to(folder).parts
+        label = _label(inner[0]) if inner else None
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield label, os.path.join(parent, name)  # noqa: PTH118
 
 
 def _label(name: str) -> str:
@@ -145,5 +171,5 @@ def _label(name: str) -> str:
     return normalize("NFC", name)
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _unopened(path: str, error: OSError) -> Failure:
+    return Failure(b"", path, error.strerror or str(error))

@@ -1,0 +1,31 @@
+"""How rows came to be: words and numbers beside them, never part of what they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Note = dict[str, Any]  # words, lists of words, numbers that can be added, and notes within notes
+
+
+def merged(notes: Sequence[Note]) -> Note:
+    """Sum up the notes of many segments: numbers are added, words listed once each, sorted.
+
+    A word that is the same everywhere stays a word: `{"engine": "torch"}`.
+    """
+    return {
+        name: _merged([note[name] for note in notes if name in note])
+        for name in sorted({name for note in notes for name in note})
+    }
+
+
+def words(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a note's entry, one or many."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return merged(values)
+    if isinstance(values[0], int | float):
+        return sum(values)
+    distinct = sorted({word for value in values for word in words(value)})
+    return distinct[0] if len(distinct) == 1 else distinct

@@ -1,0 +1,72 @@
+"""Cached embeddings for other tools: NumPy's `.npz` or Parquet."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.atomic import replacing
+from cache.errors import CacheError
+from cache.segments import Rows
+from cache.store import Cache, as_keys, read_all
+from evaluate.printable import printable
+from extract.scan import ImageFile
+
+SUFFIXES = (".npz", ".parquet")
+
+
+def export(caches: Sequence[Cache], images: Mapping[bytes, ImageFile], out: Path) -> list[Path]:
+    """Write every row of the caches, sorted by hash and view; return the files written.
+
+    Columns: `hash` (SHA-256 of the image file, in hex), `view`, `embedding` (float32 [D]), `path`
+    and `label` (empty where `images`, by hash, has none). Equal caches give equal files. Several
+    caches become groups of arrays in one `.npz` (`CACHE/hash` …), or a Parquet file each
+    (`rows.CACHE.parquet` for `rows.parquet`).
+
+    Raises:
+        CacheError: a segment is damaged, or `out` has another suffix.
+        OSError: the disk is full, or the file can't be written.
+    """
+    if out.suffix not in SUFFIXES:
+        raise CacheError(f"--out {out}: give a file name that ends in {' or '.join(SUFFIXES)}")
+    tables = {cache.identity.name: (cache, images) for cache in caches}
+    if out.suffix == ".npz":
+        with replacing(out) as temporary, temporary.open("wb") as file:
+            prefix = "{}/" if len(tables) > 1 else ""
+            arrays = {
+                prefix.format(name) + column: values
+                for name, table in tables.items()
+                for column, values in _columns(*table).items()
+            }
+            np.savez(file, allow_pickle=False, **arrays)
+        return [out]
+    paths = []
+    for name, table in tables.items():
+        path = out.with_suffix(f".{name}.parquet") if len(tables) > 1 else out
+        _write_parquet(path, _columns(*table))
+        paths.append(path)
+    return paths
+
+
+def _columns(cache: Cache, images: Mapping[bytes, ImageFile]) -> dict[str, Any]:
+    rows: Rows = read_all(cache)
+    keys = as_keys(rows.hashes)
+    found = [images.get(key) for key in keys]
+    return {
+        "hash": np.array([key.hex() for key in keys], dtype="U64"),
+        "view": rows.views,
+        "embedding": rows.embeddings,
+        "path": np.array([printable(str(f.path)) if f else "" for f in found], dtype=np.str_),
+        "label": np.array([printable(f.label) if f else "" for f in found], dtype=np.str_),
+    }
+
+
+def _write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    embedding = columns["embedding"]
+    lists = pyarrow.FixedSizeListArray.from_arrays(embedding.reshape(-1), embedding.shape[1])
+    with replacing(path) as temporary:
+        write_table(pyarrow.table({**columns, "embedding": lists}), temporary)

@@ -1,0 +1,148 @@
+"""The table of files hashed before, so that an unchanged file is not read again. SQLite."""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+BUSY_TIMEOUT_S = 30
+SAVED_EVERY = 1000  # files; what a kill can cost
+# A file changed twice within one tick of its file system's clock would keep its time; FAT ticks
+# every 2 s. So a file that was changed this short a time ago is hashed again at the next scan.
+SETTLED_NS = 2_000_000_000
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY,  -- absolute, as the file system spells it
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32)
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A file as it was when its bytes were hashed. path: absolute."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    sha256: bytes
+
+    @property
+    def settled(self) -> bool:
+        """Whether another change to the file would show in its time."""
+        return time.time_ns() - self.mtime_ns > SETTLED_NS
+
+
+class Hasher:
+    """Hashes the files below a folder, but for those that the table knows as they are.
+
+    The table only saves time: if it can't be used, every file is hashed, and `trouble` says so.
+    """
+
+    def __init__(self, folder: Path, table: Path | None) -> None:
+        self.given, self.absolute = str(folder), os.path.abspath(folder)  # noqa: PTH100
+        self.table = table
+        self.trouble: str | None = None
+        self.known: dict[bytes, Hashed] = {}
+        self.met: set[bytes] = set()
+        self.new: list[Hashed] = []
+
+    def __enter__(self) -> "Hasher":
+        if self.table and self.table.exists():
+            self._careful(lambda table: self.known.update(known_below(table, Path(self.absolute))))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        gone = self.known.keys() - self.met if kind is None else ()
+        if self.new or gone:
+            self._careful(lambda table: remember(table, self.new, gone))
+
+    def sha256(self, path: str) -> bytes:
+        """Return the SHA-256 of a file's bytes. Raises OSError."""
+        key = os.fsencode(self.absolute + path[len(self.given) :])
+        self.met.add(key)
+        now = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files takes its time
+        known = self.known.get(key)
+        if known and (known.size, known.mtime_ns) == (now.st_size, now.st_mtime_ns):
+            return known.sha256
+        with Path(path).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").digest()
+        after = os.stat(path)  # noqa: PTH116
+        if (now.st_size, now.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            self.new.append(Hashed(key, now.st_size, now.st_mtime_ns, sha256))
+        if len(self.new) >= SAVED_EVERY:
+            self._careful(lambda table: remember(table, self.new))
+            self.new = []
+        return sha256
+
+    def _careful(self, use: Callable[[Path], None]) -> None:
+        if self.table and not self.trouble:
+            try:
+                use(self.table)
+            except sqlite3.Error as error:
+                self.trouble = (
+                    f"{self.table} can't be used ({error}): every file was read and hashed; "
+                    "delete it, it only saves time"
+                )
+
+
+def known_below(table: Path, folder: Path) -> dict[bytes, Hashed]:
+    """Return what the table has of the files below an absolute folder, by path.
+
+    Raises sqlite3.Error.
+    """
+    first = os.fsencode(folder / "x")[:-1]
+    last = first[:-1] + bytes([first[-1] + 1])
+    with _open(table) as database:
+        found = database.execute("SELECT * FROM files WHERE path > ? AND path < ?", (first, last))
+        return {row[0]: Hashed(*row) for row in found}
+
+
+def remember(table: Path, hashed: Iterable[Hashed], gone: Iterable[bytes] = ()) -> None:
+    """Enter files, replacing what was known of them, and forget others. Raises sqlite3.Error."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with _open(table) as database:
+        database.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in gone])
+        database.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+            [(h.path, h.size, h.mtime_ns, h.sha256) for h in hashed if h.settled],
+        )
+
+
+def still_there(table: Path) -> frozenset[bytes]:
+    """Return the SHA-256 of every file, of whatever data set, that is as it was when hashed.
+
+    Raises sqlite3.Error.
+    """
+    if not table.exists():
+        return frozenset()
+    with _open(table) as database:
+        return frozenset(
+            row[3] for row in database.execute("SELECT * FROM files") if _unchanged(Hashed(*row))
+        )
+
+
+def _unchanged(hashed: Hashed) -> bool:
+    try:
+        now = os.stat(hashed.path)  # noqa: PTH116 - bytes
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (hashed.size, hashed.mtime_ns)
+
+
+@contextmanager
+def _open(table: Path) -> Iterator[sqlite3.Connection]:
+    """Open the table in one transaction, made if need be; other processes wait for each other."""
+    with closing(sqlite3.connect(table, timeout=BUSY_TIMEOUT_S)) as database, database:
+        database.execute(SCHEMA)
+        yield database
