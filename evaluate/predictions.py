@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.atomic import replacing
 from cache.errors import ResultsError
+from evaluate.results import ANY_NAME
 
 FIXED = ["path", "sha256", "label"]
 
@@ -29,6 +30,7 @@ def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: s
     return heads / f"{head_id}.{test_fingerprint}.{engine}.csv"
 
 
+@ANY_NAME
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
     """Write one row per image: path, SHA-256, true class, then each class's probability."""
     table = pd.DataFrame(
@@ -43,6 +45,7 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
         table.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
 
 
+@ANY_NAME
 def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
     """Read what `write_predictions` wrote.
 

@@ -67,9 +67,13 @@ TEXT = (
 
 LOCK_TIMEOUT_S = 60
 
+# With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
+ANY_NAME = pd.option_context("mode.string_storage", "python")
+
 Row = dict[str, Any]  # one row of results.csv, by column
 
 
+@ANY_NAME
 def read_results(path: Path) -> pd.DataFrame:
     """Read `results.csv`, empty where there is none.
 
@@ -100,6 +104,7 @@ def read_results(path: Path) -> pd.DataFrame:
     return table
 
 
+@ANY_NAME
 def add_result(path: Path, row: Mapping[str, Any]) -> int:
     """Add a row without its `model_id`, or replace that of the same head, test set and engine.
 

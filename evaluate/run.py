@@ -210,5 +210,5 @@ def _cached_difference(head: nn.Module, measured: Measurement, cache: Cache) -> 
     """
     if not contents(cache).stored.issuperset(measured.hashes):
         return None
-    cached = head(torch.from_numpy(read(cache, measured.hashes))).numpy()
+    cached = head(torch.tensor(read(cache, measured.hashes))).numpy()
     return float(f"{np.abs(measured.logits - cached).max() / np.abs(cached).max():.3g}")

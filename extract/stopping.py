@@ -23,10 +23,12 @@ def stoppable() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    heard = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        heard = []
-    before = {number: signal.signal(number, ask) for number in heard}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            # What is ignored stays so: `nohup` means to outlive its terminal.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
     try:
         yield lambda: bool(asked)
     finally:

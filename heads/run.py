@@ -81,7 +81,7 @@ class _Rows:
 
     def __init__(self, cache: Cache, labels: Mapping[bytes, str], classes: Sequence[str]) -> None:
         self.position = {key: i for i, key in enumerate(labels)}
-        self.embeddings = torch.from_numpy(read(cache, tuple(labels)))
+        self.embeddings = torch.tensor(read(cache, tuple(labels)))
         self.labels = torch.tensor([classes.index(label) for label in labels.values()])
 
     def of(self, hashes: Sequence[bytes]) -> Labelled:

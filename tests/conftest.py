@@ -6,18 +6,51 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from cache.errors import DeviceError
 from cache.store import Cache, find_caches
 from extract.backbones import BACKBONES, Backbone
 from extract.devices import require_device
 from extract.load import LoadedBackbone, load_backbone
+from tests.toy import Toy, no_file
 
 ROOT = Path(__file__).resolve().parent.parent
 GEL = ROOT.parent / "shared" / "gel"
 FIXTURES = Path(__file__).parent / "fixtures" / "cache"
+
+
+FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make soak` ask for the long runs of the tests that have one."""
+    parser.addoption("--soak", action="store_true", help="run long tests at full length")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print what the long tests counted."""
+    if config.stash[FIGURES]:
+        terminalreporter.section("figures")
+        for line in config.stash[FIGURES]:
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether long tests run at full length."""
+    return bool(request.config.getoption("--soak"))
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note a line for the end of the session."""
+    return request.config.stash[FIGURES].append
 
 
 def require_or_skip(device: str) -> None:
@@ -43,29 +76,10 @@ def caches() -> dict[str, Cache]:
     return {cache.identity.device: cache for cache in find_caches(FIXTURES)}
 
 
-class Toy(nn.Module):
-    """A classifier as torchvision builds them: layers, then a last linear layer called `fc`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 7, stride=4, padding=3), nn.BatchNorm2d(8), nn.ReLU()
-        )
-        self.fc = nn.Linear(8, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc(self.layers(images).mean((2, 3)))
-        return logits
-
-
-def _no_file(name: str, download: bool) -> Path:
-    raise AssertionError("the toy has no published weights")
-
-
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> LoadedBackbone:
     """A backbone of 8 numbers, in the table for the length of a test."""
-    monkeypatch.setitem(BACKBONES, "toy", Backbone(8, "fc", lambda name: Toy(), _no_file))
+    monkeypatch.setitem(BACKBONES, "toy", Backbone(8, "fc", lambda name: Toy(), no_file))
     return load_backbone("toy", "random")
 
 

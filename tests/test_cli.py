@@ -175,6 +175,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("command", ["run", "extract", "evaluate"])
     def test_missing_folder(self, command: str, tmp_path: Path) -> None:
+        (tmp_path / "cache").mkdir()
         assert "nowhere is not a folder" in self.refused(
             command, "--dataset", tmp_path / "nowhere", "--workspace", tmp_path
         )
@@ -191,7 +192,7 @@ class TestBadInput:
         data = few(2, 1)
         shutil.rmtree(data / "dataset" / "not_gel")
         assert "one class only (gel)" in self.refused("run", *folders(data, tmp_path / "out"))
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").glob("*/*/"))  # hashes are kept, nothing is computed
 
     def test_a_class_only_in_test_stops_before_any_work(self, few: Few, tmp_path: Path) -> None:
         data = few(2, 1)
@@ -199,7 +200,7 @@ class TestBadInput:
         assert "jelly, which training has not" in self.refused(
             "run", *folders(data, tmp_path / "out")
         )
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").glob("*/*/"))  # hashes are kept, nothing is computed
 
     def test_unreadable_images_cost_themselves(self, few: Few, tmp_path: Path) -> None:
         data = few(4, 1)
@@ -208,7 +209,7 @@ class TestBadInput:
         (data / "test_images" / "gel" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
         done = frostline("run", *LITE, "--head", "single", *folders(data, tmp_path / "out"))
         assert done.exit_code == 0, done.output
-        assert "3 of 13 images could not be used" in done.output
+        assert "3 of 13 images could not be read: see" in done.output
         assert "empty.png: the file is empty" in done.output
         assert "2 of 10 images could not be read: left out" in done.output
         assert (pd.read_csv(tmp_path / "out" / "results.csv")["n_unreadable"] == 1).all()
@@ -243,6 +244,8 @@ class TestBadInput:
     def test_steps_out_of_order(self, few: Few, tmp_path: Path) -> None:
         place = folders(few(2, 1), tmp_path / "out")
         assert "run extract first" in self.refused("train-heads", *place[:2], *place[4:])
+        assert "run extract first" in self.refused("evaluate", *place)
+        (tmp_path / "out" / "cache").mkdir(parents=True)
         assert "run train-heads first" in self.refused("evaluate", *place)
         assert "run evaluate first" in self.refused("report", *place[4:])
 
@@ -286,7 +289,7 @@ class TestBadInput:
         def full(*arguments: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("extract.run.write_segment", full)
+        monkeypatch.setattr("extract.writer.write_segment", full)
         refused = self.refused("extract", *LITE, *folders(few(1, 1), tmp_path / "out"))
         assert "No space left on device: mend that" in refused
 

@@ -131,7 +131,7 @@ def test_an_error_in_the_middle_keeps_what_was_done(
     toy: LoadedBackbone, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "BATCH_SIZE", 4)
-    monkeypatch.setattr(run_module, "SEGMENT_ROWS", 4)
+    monkeypatch.setattr("extract.writer.SEGMENT_ROWS", 4)
 
     def stop(done: int, total: int) -> None:
         if done == 12:
