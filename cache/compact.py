@@ -31,6 +31,7 @@ from cache.sharing import sharing
 from cache.store import Cache, Index, as_keys, as_s32, index, read_headers, retried
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
+METADATA_BYTES = 1 << 20  # what HDF5 may need around the rows, generously
 WINDOW_BYTES = 1 << 26  # copied at once, however large the cache
 
 Found = Sequence[tuple[Path, Header]]
@@ -94,21 +95,24 @@ def _write(
         [np.full(len(table.hashes), view, np.uint16) for view, table in tables.items()]
     )
     shape = (len(hashes), cache.identity.embedding_dim)
-    _check_room(cache.folder, 4 * shape[0] * shape[1])
+    words = sum(len(f.path) + len(f.reason) + 200 for f in failures)
+    size = len(hashes) * (4 * shape[1] + 34) + 4 * words + METADATA_BYTES
+    _check_room(cache.folder, size)
     keys = hashes.view(np.uint8).reshape(-1, 32)
     with temporary_file(cache.folder) as temporary:
         alignment = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
         with h5py.File(temporary, "w", libver=LIBVER, **alignment) as file:
-            write_header(file, cache.identity, failures, _provenance(found))
-            file.attrs["sha256"] = "0" * 64  # its room; the value comes last
+            _reserve(temporary, size)
+            # The checksum's room; its value comes last.
+            write_header(file, cache.identity, failures, _provenance(found), sha256="0" * 64)
             file.create_dataset("hash", data=keys, dtype=TYPES["hash"])
             file.create_dataset("view", data=views, dtype=TYPES["view"])
             offset = _allocate(file, shape)
-        embeddings = _mapped(temporary, offset, shape)
+        embeddings = np.memmap(temporary, TYPES["embedding"], "r+", offset, shape)
         _fill(embeddings, [path for path, _ in found], tables, progress)
         sha256 = payload_sha256(Rows(keys, views, embeddings), failures)
         with h5py.File(temporary, "r+", libver=LIBVER) as file:
-            file.attrs.modify("sha256", sha256)
+            file.attrs.modify("sha256", np.bytes_(sha256))
         path = cache.folder / segment_name(sha256)
         commit(temporary, path)
     return path
@@ -123,17 +127,6 @@ def _allocate(file: h5py.File, shape: tuple[int, int]) -> int:
     dataset = h5py.h5d.create(file.id, b"embedding", h5py.h5t.IEEE_F32LE, space, layout)
     offset: int = dataset.get_offset()
     return offset
-
-
-def _mapped(path: Path, offset: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Map the embeddings for writing, with real room on the disk behind every page.
-
-    Otherwise a full disk would end the process at some write into memory instead of raising.
-    """
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), offset, 4 * shape[0] * shape[1])
-    return np.memmap(path, TYPES["embedding"], "r+", offset, shape)
 
 
 def _fill(
@@ -188,6 +181,17 @@ def _failures(
 
 def _provenance(found: Found) -> dict[str, object]:
     return merged([header.provenance for _, header in found])
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Put real room on the disk behind every byte, where the system can (Linux).
+
+    Otherwise a disk that fills up meanwhile would end the process at some write, by HDF5 or into
+    mapped memory, instead of raising OSError. HDF5 cuts off what is too much.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -88,13 +88,17 @@ def write_segment(
             "infinity: nothing of this batch was kept; try --precision fp32 or other --weights"
         )
     sha256 = payload_sha256(rows, failures)
-    path = folder / segment_name(sha256)
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
-        write_header(file, identity, failures, provenance)
-        file.attrs["sha256"] = sha256
+    # Built in memory: HDF5 2.0 ends the process when a full disk cuts a write of its own short.
+    with h5py.File("segment", "w", libver=LIBVER, driver="core", backing_store=False) as file:
+        write_header(file, identity, failures, provenance, sha256)
         _write_array(file, "hash", rows.hashes)
         _write_array(file, "view", rows.views)
         _write_array(file, "embedding", rows.embeddings)
+        file.flush()
+        image = file.id.get_file_image()
+    path = folder / segment_name(sha256)
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
     return path
 
 
@@ -104,12 +108,22 @@ def segment_name(sha256: str) -> str:
 
 
 def write_header(
-    file: Any, identity: Identity, failures: Sequence[Failure], provenance: dict[str, Any]
+    file: Any,
+    identity: Identity,
+    failures: Sequence[Failure],
+    provenance: dict[str, Any],
+    sha256: str,
 ) -> None:
-    """Write everything but the rows and the checksum into an open file."""
-    file.attrs["format"] = FORMAT
-    file.attrs["identity"] = identity.to_json()
-    file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    """Write everything but the rows into an open file."""
+    words = {
+        "format": FORMAT,
+        "identity": identity.to_json(),
+        "provenance": json.dumps(provenance, sort_keys=True),
+        "sha256": sha256,
+    }
+    for name, text in words.items():
+        # Of fixed length: those lie in the header, which HDF5 checks; others in a heap without.
+        file.attrs[name] = np.bytes_(text.encode())
     file["failures"] = json.dumps([_failure_row(f) for f in failures])
 
 
@@ -121,15 +135,15 @@ def read_header(path: Path) -> Header:
     """
     with _reading(path) as file:
         return Header(
-            identity=Identity.from_json(file.attrs["identity"]),
+            identity=Identity.from_json(_text(file, "identity")),
             hashes=file["hash"][:],
             views=file["view"][:],
             failures=tuple(
                 Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"])
                 for row in json.loads(file["failures"][()])
             ),
-            provenance=json.loads(file.attrs["provenance"]),
-            sha256=file.attrs["sha256"],
+            provenance=json.loads(_text(file, "provenance")),
+            sha256=_text(file, "sha256"),
             compacted=file["embedding"].id.get_offset() is not None,
         )
 
@@ -185,7 +199,7 @@ def _reading(path: Path) -> Iterator[Any]:
     """Open a segment; whatever h5py, JSON or a missing part raises becomes one clear error."""
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
+            if "format" not in file.attrs or _text(file, "format") != FORMAT:
                 raise ValueError("it is not a Frostline segment")
             _check_layout(file)
             yield file
@@ -208,12 +222,17 @@ def _check_layout(file: Any) -> None:
             raise ValueError(f"its {name} is missing, or a link to somewhere else")
         if file[name].is_virtual or file[name].external or file[name].compression:
             raise ValueError(f"its {name} lies in another file, or is compressed")
-    n, dim = len(file["hash"]), Identity.from_json(file.attrs["identity"]).embedding_dim
+    n, dim = len(file["hash"]), Identity.from_json(_text(file, "identity")).embedding_dim
     shapes = [file[name].shape for name in TYPES]
     if shapes != [(n, 32), (n,), (n, dim)]:
         raise ValueError(f"its arrays have the shapes {shapes}")
     if (types := [file[name].dtype.str for name in TYPES]) != list(TYPES.values()):
         raise ValueError(f"its arrays have the types {types}")
+
+
+def _text(file: Any, name: str) -> str:
+    value = file.attrs[name]
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _check_finite(embeddings: NDArray[np.float32]) -> None:

@@ -34,7 +34,8 @@ SEGMENT_ROWS = 12
 PLACES: dict[str, tuple[Any, str]] = {
     "decode": (extract.batches, "decode_gray"),
     "compute": (Toy, "forward"),
-    "write": (h5py.Group, "create_dataset"),
+    "build": (h5py.Group, "create_dataset"),
+    "write": (Path, "write_bytes"),
     "fsync": (os, "fsync"),
     "rename": (Path, "replace"),
     "fill": (cache.compact, "_fill"),
@@ -44,7 +45,7 @@ PLACES: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Death:
-    """Die at the n-th call of what a place names, before it or after it."""
+    """Die at the n-th call of what a place names, before it (a write: halfway) or after it."""
 
     place: str
     call: int
@@ -127,6 +128,9 @@ def _dying(original: Callable[..., Any], death: Death, calls: Any) -> Callable[.
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
         chosen = next(calls) == death.call
+        if chosen and death.place == "write" and not death.after:
+            path, data = arguments
+            original(path, data[: len(data) // 2])  # half a segment
         if chosen and not death.after:
             _die()
         result = original(*arguments, **named)

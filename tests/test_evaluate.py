@@ -185,7 +185,9 @@ class TestReload:
         assert again.weights_sha256 == toy.weights_sha256
 
     def test_other_weights_are_refused(self, caches: dict[str, Cache]) -> None:
-        with pytest.raises(WeightsError, match=r"weights_sha256: .*run extract and train-heads again"):
+        with pytest.raises(
+            WeightsError, match=r"weights_sha256: .*run extract and train-heads again"
+        ):
             reload_backbone(caches["cpu"].identity, "random:3", "auto")
 
     def test_other_weights_asked_for_are_refused(self, caches: dict[str, Cache]) -> None:

@@ -68,8 +68,8 @@ def test_any_number_of_kills_costs_no_row(
                 killing.start(work, data, root), chance.uniform(0, 1.2 * duration)
             )
         else:
-            places = ["fsync", "rename", "fill", "delete", "write"]
-            places += ["decode", "compute"] * (work is killing.fill)
+            places = ["build", "fsync", "rename", "delete"]
+            places += ["decode", "compute", "write"] if work is killing.fill else ["fill"]
             death = killing.random_death(chance, places)
             place = death.place
             code = killing.finish(killing.start(work, data, root, death))
