@@ -120,10 +120,10 @@ def _arrange(death: Death | None) -> None:
     if death:
         owner, name = PLACES[death.place]
         calls = iter(range(1, 1_000_000))
-        setattr(owner, name, _dying(getattr(owner, name), death, calls))
+        setattr(owner, name, dying(getattr(owner, name), death, calls))
 
 
-def _dying(original: Callable[..., Any], death: Death, calls: Any) -> Callable[..., Any]:
+def dying(original: Callable[..., Any], death: Death, calls: Any) -> Callable[..., Any]:
     """Wrap a function or method so that the process dies at the chosen call."""
 
     def wrapped(*arguments: Any, **named: Any) -> Any:

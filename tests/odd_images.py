@@ -50,7 +50,10 @@ def scaled(values: NDArray[np.generic], full: float) -> NDArray[np.uint8]:
 
 def stretched(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     numbers = values.astype(np.float64)
-    return np.rint((numbers - numbers.min()) / np.ptp(numbers) * 255).astype(np.uint8)
+    result: NDArray[np.uint8] = np.rint((numbers - numbers.min()) / np.ptp(numbers) * 255).astype(
+        np.uint8
+    )
+    return result
 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
