@@ -4,13 +4,20 @@ WORKSPACE ?= out
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test lint types study fixtures lock
+.PHONY: run test soak bench lint types study fixtures lock
 
 run: $(INSTALLED)  ## the main job on dataset/ and test_images/
 	$(BIN)/python cli.py run --workspace $(WORKSPACE)
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
+
+soak: $(INSTALLED)  ## the cache's long tests, with figures: kills, flipped bits, full disks, odd files
+	$(BIN)/python -m pytest --soak tests/test_kill.py tests/test_full_disk.py tests/test_flips.py \
+		tests/test_cache_properties.py tests/test_odd_images.py
+
+bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/cache.py | tee benchmarks/RESULTS.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -220,13 +220,15 @@ def _check_layout(file: Any) -> None:
     for name in (*TYPES, "failures"):
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"its {name} is missing, or a link to somewhere else")
-        if file[name].is_virtual or file[name].external or file[name].compression:
+    parts = {name: file[name] for name in (*TYPES, "failures")}
+    for name, part in parts.items():
+        if part.is_virtual or part.external or part.compression:
             raise ValueError(f"its {name} lies in another file, or is compressed")
-    n, dim = len(file["hash"]), Identity.from_json(_text(file, "identity")).embedding_dim
-    shapes = [file[name].shape for name in TYPES]
+    n, dim = len(parts["hash"]), Identity.from_json(_text(file, "identity")).embedding_dim
+    shapes = [parts[name].shape for name in TYPES]
     if shapes != [(n, 32), (n,), (n, dim)]:
         raise ValueError(f"its arrays have the shapes {shapes}")
-    if (types := [file[name].dtype.str for name in TYPES]) != list(TYPES.values()):
+    if (types := [parts[name].dtype.str for name in TYPES]) != list(TYPES.values()):
         raise ValueError(f"its arrays have the types {types}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli import cli
+from cli import caches, cli
 from evaluate.metrics import METRICS
 from evaluate.results import COLUMNS
 from extract.backbones import ALIASES, BACKBONES
@@ -16,6 +16,10 @@ from heads.architectures import HEADS
 from heads.optimizers import OPTIMIZERS
 from tests.conftest import ROOT
 
+COMMANDS: dict[str, click.Command] = {
+    **{name: command for name, command in cli.commands.items() if not hasattr(command, "commands")},
+    **{f"cache {name}": command for name, command in caches.commands.items()},
+}
 README = (ROOT / "README.md").read_text()
 TABLES = (BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, METRICS)
 
@@ -25,17 +29,17 @@ def test_every_table_entry_is_in_the_readme(name: str) -> None:
     assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_in_the_readme(name: str) -> None:
     assert f"python cli.py {name}" in README
-    for parameter in cli.commands[name].params:
+    for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option):
             assert f"`{parameter.opts[0]}" in README, parameter.opts
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_explains_itself(name: str) -> None:
-    command = cli.commands[name]
+    command = COMMANDS[name]
     assert command.help
     for parameter in command.params:
         assert isinstance(parameter, click.Option)
