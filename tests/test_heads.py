@@ -42,7 +42,7 @@ def data(caches: dict[str, Cache], labels: dict[bytes, str]) -> tuple[Labelled, 
     parts = split(labels, 0.2, seed=0)
     training, validation = (
         Labelled(
-            torch.from_numpy(read(caches["cpu"], hashes)),
+            torch.tensor(read(caches["cpu"], hashes)),
             torch.tensor([labels[h] == "not_gel" for h in hashes]).long(),
         )
         for hashes in (parts.training, parts.validation)
