@@ -75,7 +75,7 @@ def test_every_whole_model_answers_as_its_head_on_cached_rows(results: Path) -> 
     for saved in heads:
         (path,) = place.heads.glob(f"{saved.info.id}.*.csv")
         whole = read_predictions(path, saved.info.classes)
-        rows = torch.from_numpy(read(open_cache(place.cache, saved.info.identity), whole.hashes))
+        rows = torch.tensor(read(open_cache(place.cache, saved.info.identity), whole.hashes))
         logits = load_head(saved)(rows).double()
         # Probabilities keep logits up to a constant, which the mean takes away.
         answered = torch.from_numpy(whole.probabilities).log()
