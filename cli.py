@@ -169,6 +169,8 @@ def verify(workspace: Path) -> None:
     place.require()
     with bar("Verifying", "segments") as progress:
         found = list(verify(place.cache, progress))
+    if not found:
+        raise CacheError(f"{place.cache} has no cache: run extract first, or see --workspace")
     damage = [error for _, error in found if error]
     for error in damage:
         warn(str(error))
@@ -250,7 +252,10 @@ def _find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()
     from evaluate.select import Wanted, find_wanted
 
     place.require()
-    return find_wanted(place, Wanted(arch, device))
+    found = find_wanted(place, Wanted(arch, device))
+    if not found:
+        raise CacheError(f"{place.cache} has no such cache: run extract first, or see --workspace")
+    return found
 
 
 def _scan_present(

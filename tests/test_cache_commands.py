@@ -191,6 +191,9 @@ def test_a_workspace_without_caches_says_what_to_do(command: str, tmp_path: Path
     text = refused("cache", command, "--workspace", tmp_path / "typo", *extra)
     assert "run extract first" in text
     assert not (tmp_path / "typo").exists()
+    (tmp_path / "cache").mkdir()
+    text = refused("cache", command, "--workspace", tmp_path, *extra)
+    assert "run extract first, or see --workspace" in text
 
 
 def test_a_cache_of_an_older_make_is_left_out_with_every_difference(
