@@ -28,7 +28,17 @@ from cache.segments import (
     write_segment,
 )
 from cache.sharing import sharing
-from cache.store import Cache, Index, as_keys, as_s32, index, read_headers, retried
+from cache.store import (
+    Cache,
+    Index,
+    as_keys,
+    as_s32,
+    first_failures,
+    index,
+    read_headers,
+    retried,
+    views_of,
+)
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 METADATA_BYTES = 1 << 20  # what HDF5 may need around the rows, generously
@@ -63,8 +73,7 @@ def _compact(cache: Cache, drop: Collection[bytes], progress: Progress) -> Path 
     for old, header in found:
         verify_segment(old)
         progress(done := done + len(header.hashes), 2 * rows)
-    views = sorted({int(view) for _, header in found for view in np.unique(header.views)})
-    tables = {view: _without(index(found, view), drop) for view in views}
+    tables = {view: _without(index(found, view), drop) for view in views_of(found)}
     failures = _failures(found, tables, drop)
     path: Path | None = None
     if any(len(table.hashes) for table in tables.values()):
@@ -170,7 +179,7 @@ def _failures(
     found: Found, tables: dict[int, Index], drop: Collection[bytes]
 ) -> tuple[Failure, ...]:
     """Keep one failure per image, the first segment's, and none of an image that has a row now."""
-    first = {f.sha256: f for _, header in reversed(found) for f in reversed(header.failures)}
+    first = first_failures(found)
     keys = sorted(first.keys() - set(drop))
     hashes = as_s32(np.frombuffer(b"".join(keys), np.uint8))
     stored = np.zeros(len(keys), bool)

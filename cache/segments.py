@@ -21,7 +21,9 @@ CHUNK_ROWS = 256
 HASH_BLOCK = 1 << 24  # bytes hashed at once, so that a file larger than memory can be verified
 # From HDF5 1.10 on, metadata carry checksums of their own: a damaged attribute is an error.
 LIBVER = ("v110", "v110")
+TEXT_CHUNK = 1 << 16  # bytes of the failures' JSON in one chunk
 TYPES = {"hash": "|u1", "view": "<u2", "embedding": "<f4"}
+PARTS = {**TYPES, "failures": "|u1"}
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,10 @@ def write_header(
         "sha256": sha256,
     }
     for name, text in words.items():
-        # Of fixed length: those lie in the header, which HDF5 checks; others in a heap without.
+        # Of fixed length: those lie in the header, which HDF5 checks. Text of any other kind lies
+        # in a heap without checksum, where one flipped bit can make HDF5 2.0 loop for ever.
         file.attrs[name] = np.bytes_(text.encode())
-    file["failures"] = json.dumps([_failure_row(f) for f in failures])
+    _write_array(file, "failures", np.frombuffer(_failures_json(failures), np.uint8), TEXT_CHUNK)
 
 
 def read_header(path: Path) -> Header:
@@ -134,18 +137,7 @@ def read_header(path: Path) -> Header:
         CacheError: the file is truncated, damaged, not a segment of ours, or can't be opened now.
     """
     with _reading(path) as file:
-        return Header(
-            identity=Identity.from_json(_text(file, "identity")),
-            hashes=file["hash"][:],
-            views=file["view"][:],
-            failures=tuple(
-                Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"])
-                for row in json.loads(file["failures"][()])
-            ),
-            provenance=json.loads(_text(file, "provenance")),
-            sha256=_text(file, "sha256"),
-            compacted=file["embedding"].id.get_offset() is not None,
-        )
+        return _header(file)
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:
@@ -157,11 +149,9 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
         CacheError: as for `read_header`, or a row holds NaN or infinity.
     """
     with _reading(path) as file:
-        dataset = file["embedding"]
-        if (offset := dataset.id.get_offset()) is not None:
-            return np.asarray(np.memmap(path, TYPES["embedding"], "r", offset, dataset.shape))
-        embeddings: NDArray[np.float32] = dataset[:]
-        _check_finite(embeddings)
+        embeddings, mapped = _embeddings(file, path)
+        if not mapped:
+            _check_finite(embeddings)
     return embeddings
 
 
@@ -171,15 +161,16 @@ def verify_segment(path: Path) -> None:
     Raises:
         CacheError: the content is not what was written.
     """
-    header, embeddings = read_header(path), read_embeddings(path)
+    with _reading(path) as file:
+        header = _header(file)
+        embeddings, _ = _embeddings(file, path)
+        for start in range(0, len(embeddings), CHUNK_ROWS):
+            _check_finite(embeddings[start : start + CHUNK_ROWS])
     sha256 = payload_sha256(Rows(header.hashes, header.views, embeddings), header.failures)
     if sha256 != header.sha256:
         raise _damaged(path, "its content does not match its checksum")
     if path.name != segment_name(sha256):
         raise _damaged(path, f"its content belongs into a file called {segment_name(sha256)}")
-    with _reading(path):
-        for start in range(0, len(embeddings), CHUNK_ROWS):
-            _check_finite(embeddings[start : start + CHUNK_ROWS])
 
 
 def payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
@@ -190,7 +181,7 @@ def payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             for start in range(0, len(data), HASH_BLOCK):
                 digest.update(data[start : start + HASH_BLOCK].data)
-    digest.update(json.dumps([_failure_row(f) for f in failures]).encode())
+    digest.update(_failures_json(failures))
     return digest.hexdigest()
 
 
@@ -215,20 +206,44 @@ def _reading(path: Path) -> Iterator[Any]:
         raise _damaged(path, str(error)) from error
 
 
+def _header(file: Any) -> Header:
+    failures = json.loads(file["failures"][:].tobytes())
+    return Header(
+        identity=Identity.from_json(_text(file, "identity")),
+        hashes=file["hash"][:],
+        views=file["view"][:],
+        failures=tuple(
+            Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"]) for row in failures
+        ),
+        provenance=json.loads(_text(file, "provenance")),
+        sha256=_text(file, "sha256"),
+        compacted=file["embedding"].id.get_offset() is not None,
+    )
+
+
+def _embeddings(file: Any, path: Path) -> tuple[NDArray[np.float32], bool]:
+    """Return the embeddings, and whether they are mapped instead of read."""
+    dataset = file["embedding"]
+    if (offset := dataset.id.get_offset()) is not None:
+        mapped = np.memmap(path, TYPES["embedding"], "r", offset, dataset.shape)
+        return np.asarray(mapped), True
+    return dataset[:], False
+
+
 def _check_layout(file: Any) -> None:
     """Make sure that every part lies in this very file, in the type and shape it should have."""
-    for name in (*TYPES, "failures"):
+    for name in PARTS:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"its {name} is missing, or a link to somewhere else")
-    parts = {name: file[name] for name in (*TYPES, "failures")}
+    parts = {name: file[name] for name in PARTS}
     for name, part in parts.items():
         if part.is_virtual or part.external or part.compression:
             raise ValueError(f"its {name} lies in another file, or is compressed")
     n, dim = len(parts["hash"]), Identity.from_json(_text(file, "identity")).embedding_dim
-    shapes = [parts[name].shape for name in TYPES]
-    if shapes != [(n, 32), (n,), (n, dim)]:
+    shapes = [part.shape for part in parts.values()]
+    if shapes != [(n, 32), (n,), (n, dim), (parts["failures"].size,)]:
         raise ValueError(f"its arrays have the shapes {shapes}")
-    if (types := [parts[name].dtype.str for name in TYPES]) != list(TYPES.values()):
+    if (types := [part.dtype.str for part in parts.values()]) != list(PARTS.values()):
         raise ValueError(f"its arrays have the types {types}")
 
 
@@ -249,11 +264,12 @@ def _damaged(path: Path, why: str) -> CacheError:
     )
 
 
-def _write_array(file: Any, name: str, array: NDArray[Any]) -> None:
+def _write_array(file: Any, name: str, array: NDArray[Any], rows: int = CHUNK_ROWS) -> None:
     # HDF5 checks Fletcher-32 on every read of a chunk; an empty array can have no chunks.
-    chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:]) if len(array) else None
+    chunks = (min(rows, len(array)), *array.shape[1:]) if len(array) else None
     file.create_dataset(name, data=array, chunks=chunks, fletcher32=chunks is not None)
 
 
-def _failure_row(failure: Failure) -> dict[str, str]:
-    return {"sha256": failure.sha256.hex(), "path": failure.path, "reason": failure.reason}
+def _failures_json(failures: Sequence[Failure]) -> bytes:
+    rows = [{"sha256": f.sha256.hex(), "path": f.path, "reason": f.reason} for f in failures]
+    return json.dumps(rows).encode()

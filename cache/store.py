@@ -90,10 +90,14 @@ def find_caches(root: Path) -> list[Cache]:
 
 def contents(cache: Cache) -> Contents:
     """Say what a cache holds. Raises CacheError on a damaged or foreign segment."""
-    headers = [header for _, header in read_headers(cache)]
+    return summed_up(read_headers(cache))
+
+
+def summed_up(found: Sequence[tuple[Path, Header]]) -> Contents:
+    """Say what the segments hold that `read_headers` gave."""
+    headers = [header for _, header in found]
     stored = frozenset(key for h in headers for key in as_keys(h.hashes[h.views == 0]))
-    # Reversed: of two reasons for one image, the first segment's stays.
-    failures = {f.sha256: f for h in reversed(headers) for f in reversed(h.failures)}
+    failures = first_failures(found)
     return Contents(
         stored=stored,
         failures={key: failures[key] for key in sorted(failures.keys() - stored)},
@@ -122,7 +126,7 @@ def read_all(cache: Cache) -> Rows:
         CacheError: a segment is damaged.
     """
     found = read_headers(cache)
-    views = sorted({int(view) for _, header in found for view in np.unique(header.views)})
+    views = views_of(found)
     tables = [index(found, view) for view in views]
     hashes = _concatenated([table.hashes for table in tables], "S32")
     numbers = np.repeat(np.array(views, np.uint16), [len(table.hashes) for table in tables])
@@ -153,6 +157,17 @@ def index(found: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
         order = order[np.r_[True, in_order[1:] != in_order[:-1]]]
         hashes, segment, row = hashes[order], segment[order], row[order]
     return Index(tuple(path for path, _ in found), hashes, segment, row)
+
+
+def first_failures(found: Sequence[tuple[Path, Header]]) -> dict[bytes, Failure]:
+    """Return one failure per image: of several reasons, the first segment's."""
+    headers = [header for _, header in reversed(found)]
+    return {failure.sha256: failure for h in headers for failure in reversed(h.failures)}
+
+
+def views_of(found: Sequence[tuple[Path, Header]]) -> list[int]:
+    """Return the view numbers that occur, in order."""
+    return sorted({int(view) for _, header in found for view in np.unique(header.views)})
 
 
 def read_headers(cache: Cache) -> list[tuple[Path, Header]]:

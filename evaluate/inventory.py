@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from cache.provenance import words
-from cache.store import Cache, contents, read_headers
+from cache.store import Cache, read_headers, summed_up
 
 SHOWN_APART = {"backbone", "device", "precision", "embedding_dim", "format_version"}
 
@@ -16,7 +16,8 @@ def describe(cache: Cache) -> list[str]:
     Raises:
         CacheError: a segment is damaged.
     """
-    found, held = read_headers(cache), contents(cache)
+    found = read_headers(cache)
+    held = summed_up(found)
     rows = sum(len(header.hashes) for _, header in found)
     size = sum(path.stat().st_size for path, _ in found) / 2**20
     written = datetime.fromtimestamp(max(path.stat().st_mtime for path, _ in found))
@@ -40,10 +41,11 @@ def _identity(cache: Cache) -> dict[str, str]:
 
 
 def _provenance(note: dict[str, Any]) -> dict[str, str]:
+    versions: dict[str, Any] = note.get("versions", {})
     shown = {
         "weights from": note.get("weights", ""),
         "engine": note.get("engine", ""),
         "host": note.get("host", ""),
-        "versions": [f"{name} {' and '.join(words(v))}" for name, v in note["versions"].items()],
+        "versions": [f"{name} {' and '.join(words(v))}" for name, v in versions.items()],
     }
     return {name: ", ".join(words(value)) for name, value in shown.items()}

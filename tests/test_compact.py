@@ -150,7 +150,7 @@ def test_nan_in_a_compacted_segment_is_found_by_verify(cache: Cache) -> None:
     assert path
     with h5py.File(path, "r+") as file:
         file["embedding"][0, 0] = np.nan
-    with pytest.raises(CacheError, match="checksum"):
+    with pytest.raises(CacheError, match="NaN or infinity"):
         verify_segment(path)
 
 
