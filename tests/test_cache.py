@@ -21,6 +21,7 @@ from cache.segments import (
     write_segment,
 )
 from cache.store import Cache, contents, find_caches, open_cache, read
+from extract.writer import SegmentWriter
 
 IDENTITY = Identity(
     backbone="toy",
@@ -225,3 +226,40 @@ class TestStore:
     def test_an_empty_cache_holds_nothing(self, cache: Cache) -> None:
         assert contents(cache).stored == frozenset()
         assert read(cache, []).shape == (0, 3)
+
+
+def test_embeddings_are_read_only_however_they_lie(cache: Cache) -> None:
+    write(cache, 1, 2)
+    for embeddings in (read(cache), read(cache, [key(2), key(1)])):
+        with pytest.raises(ValueError, match="read-only"):
+            embeddings[0, 0] = 1
+
+
+def test_of_two_reasons_the_first_segments_stays(cache: Cache) -> None:
+    written = {
+        write(cache, n, failed=[Failure(key(9), "a.png", reason)]): reason
+        for n, reason in enumerate(("empty", "truncated", "refused"))
+    }
+    assert contents(cache).failures[key(9)].reason == written[cache.segments[0]]
+
+
+def test_a_damaged_row_is_an_error_to_whoever_reads_it(cache: Cache) -> None:
+    """Without `verify`: HDF5 holds every chunk that it reads against its own checksum."""
+    path = write(cache, 1, 2)
+    with h5py.File(path) as file:
+        chunk = file["embedding"].id.get_chunk_info(0)
+    damaged = bytearray(path.read_bytes())
+    damaged[chunk.byte_offset] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(CacheError, match=path.name):
+        read(cache)
+
+
+def test_a_writer_leaves_out_what_others_wrote_meanwhile(cache: Cache) -> None:
+    writer = SegmentWriter(cache, "torch", "random:0")
+    mine = rows(1, 2)
+    writer.add([key(1), key(2)], mine.embeddings, [])
+    write(cache, 2, 3)
+    writer.commit()
+    assert writer.stored == {key(1), key(2), key(3)}
+    assert sum(len(read_header(path).hashes) for path in cache.segments) == 3
