@@ -11,10 +11,10 @@ import click
 from cache.errors import CacheError, FrostlineError, UnreadableImageError, WeightsError
 from evaluate.options import TRAINING, takes
 from evaluate.printable import printable
-from evaluate.terminal import bar, say, show_findings, tell_failures, tell_several_pages, warn
+from evaluate.terminal import bar, say, show_findings, tell_extractions, warn
 from extract.backbones import BACKBONES, WEIGHTS_WORDS
 from extract.devices import present_devices, require_device
-from extract.engines import choose_engine
+from extract.engines import usable_engines
 from heads.architectures import HEADS
 from heads.optimizers import OPTIMIZERS
 
@@ -55,7 +55,7 @@ def cli() -> None:
 
 @cli.command()
 @takes("dataset", "test", "workspace", "arch", "device", "head", "optimizer", "weights",
-       "precision", "engine", "strict", "max_pixels", *TRAINING)  # fmt: skip
+       "precision", "engine", "fast_decode", "strict", "max_pixels", *TRAINING)  # fmt: skip
 def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Do everything: extract, train-heads, evaluate, report."""
     from evaluate.run import check_classes, unmeasured
@@ -76,8 +76,8 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine", "seed",
-       "strict", "max_pixels")  # fmt: skip
+@takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine",
+       "fast_decode", "workers", "images_at_once", "seed", "strict", "max_pixels")  # fmt: skip
 @click.pass_context
 def extract(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, **choices: Any
@@ -241,7 +241,7 @@ def export_rows(
         say(f"Written: {path}")
 
 
-_EXTRACT = ("arch", "device", "weights", "precision", "engine", "seed", "strict")
+_EXTRACT = ("arch", "device", "weights", "precision", "engine", "fast_decode", "seed", "strict")
 
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -284,42 +284,40 @@ def _scan(folder: Path, place: Workspace) -> ImageSet:
 
 def _extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
-    weights: str, precision: str, engine: str | None, seed: int, strict: bool,
+    weights: str, precision: str, engine: str | None, fast_decode: bool, seed: int, strict: bool,
+    workers: int | None = None, images_at_once: int | None = None,
 ) -> list[Cache]:  # fmt: skip
     from extract.load import load_backbone
     from extract.run import extract
+    from extract.target import Target, engines_folder
 
     if weights not in WEIGHTS_WORDS and len(arch) != 1:
         raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
     devices = list(device) or present_devices()
     for name in devices:
         require_device(name)
-    engines = {name: choose_engine(name, engine) for name in devices}
+    engines = {name: usable_engines(name, engine, precision) for name in devices}
     place.prepare()
     images = [file for images in sets for file in images.files]
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    caches, several_pages = [], dict[Path, None]()
+    targets = []
     for name in arch or BACKBONES:
         backbone = load_backbone(name, weights, seed)
         if backbone.notice:
             warn(backbone.notice)
-        for where, chosen in engines.items():
-            with bar(f"{name} on {where}", "images") as progress:
-                done = extract(
-                    backbone, images, place.cache, where, chosen, precision, progress, strict
-                )
-            say(
-                f"{name} on {where}: {done.computed} image(s) computed, {done.present} already in "
-                f"{done.cache.folder}"
-            )
-            caches.append(done.cache)
-            failed += done.failed
-            several_pages |= dict.fromkeys(done.several_pages)
-    tell_several_pages(list(several_pages))
-    tell_failures(failed, len(images), place.failures)
-    return caches
+        targets += [
+            Target(backbone, where, chosen, precision, fast_decode)
+            for where, chosen in engines.items()
+        ]
+    with bar("Embedding", "rows") as progress:
+        done = extract(
+            targets, images, place.cache, progress, strict, workers, images_at_once,
+            engines_folder(place.cache),
+        )  # fmt: skip
+    tell_extractions(done, len(images), failed, place.failures)
+    return [extraction.cache for extraction in done]
 
 
 def _configurations(choices: dict[str, Any]) -> list[Configuration]:

@@ -36,7 +36,7 @@ def identity(dim: int) -> Identity:
     return Identity(
         backbone="benchmark", weights_sha256="0" * 64, embedding_dim=dim, gray="-", bit_depth="-",
         fit="-", interpolation="-", size=224, mean=(0.5,), std=(0.5,), views="0: clean",
-        precision="fp32", device="cpu",
+        precision="fp32", calibration="", device="cpu",
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ class Identity:
     """Everything an embedding depends on besides the image's bytes.
 
     The gray, bit-depth, fit and interpolation fields name rules, spelled out by the code that
-    applies them. `mean` and `std` are per channel, in units of full scale (0…1).
+    applies them. `calibration` names the images that int8's ranges were taken from, "" at other
+    precisions. `mean` and `std` are per channel, in units of full scale (0…1).
     """
 
     backbone: str
@@ -31,6 +32,7 @@ class Identity:
     std: tuple[float, ...]
     views: str
     precision: str
+    calibration: str
     device: str
     format_version: int = FORMAT_VERSION
 

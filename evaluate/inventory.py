@@ -6,6 +6,7 @@ from typing import Any
 
 from cache.provenance import words
 from cache.store import Cache, read_headers, summed_up
+from extract.stages import in_words
 
 SHOWN_APART = {"backbone", "device", "precision", "embedding_dim", "format_version"}
 
@@ -32,6 +33,8 @@ def describe(cache: Cache) -> list[str]:
     lines += [f"  {name}: {text}" for name, text in notes.items()]
     if held.seconds_per_image:
         lines.append(f"  speed: {1 / held.seconds_per_image:,.1f} images per second")
+    if spent := held.provenance.get("stages"):
+        lines.append(f"  stages: {in_words(spent)}")
     return lines
 
 

@@ -1,35 +1,40 @@
 """Backbone and head as one model again, measured from the image file to the label."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import Tensor, nn
+from torch import nn
 
 from cache.errors import DatasetError, WeightsError
 from cache.identity import Identity
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.backbones import WEIGHTS_WORDS
-from extract.batches import BATCH_SIZE, decoded_batches
-from extract.engines import ENGINES
+from extract.batches import BATCHES_AHEAD, Batch, batches, decoded
+from extract.devices import usable_cores
+from extract.engines import build_engine
+from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone
-from extract.run import identity_of
+from extract.stem import WholeModel
+from extract.target import Target, target_of
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """paths, hashes: the N files that could be decoded. logits: float32 [N, C]. seconds: for all
+    """engine: what computed. trouble: engines that could not be built, and why. paths, hashes: the
+    N files that could be decoded. logits: float32 [N, C]. seconds: for all
     files, from file to label, after warm-up, until the last label was there. warmup_seconds:
     building the engine and the first batch, compilation included.
     """
 
+    engine: str
+    trouble: tuple[str, ...]
     paths: tuple[Path, ...]
     hashes: tuple[bytes, ...]
     logits: NDArray[np.float32]
@@ -63,7 +68,7 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
         loaded = load_backbone(identity.backbone, weights)
     else:
         loaded = load_backbone(identity.backbone, kind, int(detail or 0))
-    now = identity_of(loaded.name, loaded.weights_sha256, identity.device, identity.precision)
+    now = target_of(identity, loaded, ()).identity
     if differences := identity.differences(now):
         raise WeightsError(
             f"{identity.backbone}: its heads were trained on a cache ({weights_label}) that is not "
@@ -73,66 +78,55 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
     return loaded
 
 
-class WholeModel(nn.Module):
-    """Backbone and head as one: uint8 [B, 1, 224, 224] → logits float32 [B, C].
-
-    The head computes in fp32, as it was trained, whatever the backbone's precision.
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        embeddings = self.backbone(images).float()
-        with torch.autocast(embeddings.device.type, enabled=False):
-            logits: Tensor = self.head(embeddings)
-        return logits
-
-
 def assemble(backbone: LoadedBackbone, head: nn.Module) -> nn.Module:
     """Put the whole model together, in eval mode."""
     return WholeModel(backbone.module, head).eval()
 
 
 def measure(
-    model: nn.Module,
+    target: Target,
+    head: nn.Module,
     paths: Sequence[Path],
-    device: str,
-    engine: str,
-    precision: str,
     progress: Progress = silent,
+    shelf: Shelf | None = None,
 ) -> Measurement:
-    """Run a whole model over image files, decoding each anew.
+    """Put a target's backbone and a head together, and run them over image files, decoding each.
 
     Raises:
+        DeviceError: no engine of the target can be built.
         DatasetError: none of the files can be decoded.
     """
     started = time.perf_counter()
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
-    batch_size = ceil(len(paths) / ceil(len(paths) / BATCH_SIZE))
-    forward = ENGINES[engine].build(model, device, precision, batch_size)
-    for first in decoded_batches(paths[:batch_size], batch_size):
+    batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
+    model = assemble(target.backbone, head)
+    slot = target.slot(shelf)
+    built = build_engine(target.engines, model, target.device, target.precision, batch_size, slot)
+    for first in _batches(paths[:batch_size], batch_size, target.fast):
         if len(first.pixels):
-            forward(first.pixels)
+            built.forward(first.pixels)
     warm = time.perf_counter()
-    batches, logits = [], []
-    for number, batch in enumerate(decoded_batches(paths, batch_size), start=1):
+    done, logits = list[Batch](), []
+    for batch in _batches(paths, batch_size, target.fast):
         if len(batch.pixels):
-            logits.append(forward(batch.pixels))
-        batches.append(batch)
-        progress(min(number * batch_size, len(paths)), len(paths))
+            logits.append(built.forward(batch.pixels))
+        done.append(batch)
+        progress(min(len(done) * batch_size, len(paths)), len(paths))
     if not logits:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     probabilities = softmax(np.concatenate(logits).astype(np.float64), axis=1)
     return Measurement(
-        paths=tuple(path for batch in batches for path in batch.paths),
-        hashes=tuple(key for batch in batches for key in batch.hashes),
+        engine=built.name,
+        trouble=built.trouble,
+        paths=tuple(path for batch in done for path in batch.paths),
+        hashes=tuple(key for batch in done for key in batch.hashes),
         logits=np.concatenate(logits),
         probabilities=probabilities,
-        failed=tuple(failure for batch in batches for failure in batch.failed),
+        failed=tuple(failure for batch in done for failure in batch.failed),
         seconds=time.perf_counter() - warm,
         warmup_seconds=warm - started,
     )
+
+
+def _batches(paths: Sequence[Path], batch_size: int, fast: bool) -> Iterator[Batch]:
+    return batches(decoded(paths, usable_cores(), BATCHES_AHEAD * batch_size, fast), batch_size)

@@ -96,6 +96,17 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "engine": click.option(
         "--engine", type=click.Choice(list(ENGINES)), help="What computes [default: the device's]."
     ),
+    "workers": click.option(
+        "--workers", type=click.IntRange(min=1), help="Threads that decode [default: one per core]."
+    ),
+    "images_at_once": click.option(
+        "--batch-size", "images_at_once", type=click.IntRange(min=1),
+        help="Images that the backbone takes at once [default: the device's].",
+    ),
+    "fast_decode": click.option(
+        "--fast-decode", is_flag=True,
+        help="Decode large JPEG files at a fraction of their size: faster, other pixels.",
+    ),
     "seed": click.option(
         "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
         help="Of everything random: weights, split, heads, batches.",

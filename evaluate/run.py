@@ -13,16 +13,17 @@ from torch import nn
 from cache.errors import DatasetError, WeightsError
 from cache.progress import Progress, silent
 from cache.store import Cache, contents, open_cache, read
-from evaluate.measure import Measurement, assemble, measure, reload_backbone
+from evaluate.measure import Measurement, measure, reload_backbone
 from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES, require_device
-from extract.engines import choose_engine
+from extract.engines import usable_engines
 from extract.load import LoadedBackbone
 from extract.scan import ImageSet
+from extract.target import Target, engines_folder, target_of
 from heads.architectures import HEADS
 from heads.configuration import fingerprint
 from heads.files import HeadInfo, SavedHead, load_head
@@ -97,8 +98,9 @@ def evaluate(
                 refused[identity.weights_sha256] = error
                 continue
         within = partial(_within, progress, number * images, len(heads) * images)
-        engine_used = choose_engine(identity.device, engine)
-        row = _evaluate_one(saved, backbone, engine_used, test, workspace, within)
+        engines = usable_engines(identity.device, engine, identity.precision)
+        target = target_of(identity, backbone, engines)
+        row = _evaluate_one(saved, target, test, workspace, within)
         row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
         ids.append(add_result(workspace.results, {name: row[name] for name in list(COLUMNS)[1:]}))
     if refused:
@@ -119,17 +121,21 @@ def unmeasured(
     results, known = read_results(workspace.results), fingerprint(test.labels)
 
     def measured(saved: SavedHead) -> bool:
-        key = (saved.info.id, known, choose_engine(saved.info.identity.device, engine))
+        key = (saved.info.id, known, _first_engine(saved, engine))
         row_is_there = bool(matching(results, *key).any())
         return row_is_there and predictions_path(workspace.heads, *key).exists()
 
     return [saved for saved in heads if not measured(saved)]
 
 
+def _first_engine(saved: SavedHead, engine: str | None) -> str:
+    identity = saved.info.identity
+    return usable_engines(identity.device, engine, identity.precision)[0]
+
+
 def _evaluate_one(
     saved: SavedHead,
-    backbone: LoadedBackbone,
-    engine: str,
+    target: Target,
     test: ImageSet,
     workspace: Workspace,
     progress: Progress,
@@ -137,20 +143,16 @@ def _evaluate_one(
     """Measure one whole model, keep its predictions, and return its row but for `n_leaked`."""
     info, head = saved.info, load_head(saved)
     paths = [file.path for file in test.unique]
-    measured = measure(
-        assemble(backbone, head),
-        paths,
-        info.identity.device,
-        engine,
-        info.identity.precision,
-        progress,
-    )
+    measured = measure(target, head, paths, progress, engines_folder(workspace.cache))
     predictions = _predictions(info, test, measured)
     row = _row(info, test, measured) | _scores(predictions)
-    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], engine)
+    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
     write_predictions(path, predictions, info.classes)
     cache = open_cache(workspace.cache, info.identity)
-    return row | {"engine": engine, "cached_difference": _cached_difference(head, measured, cache)}
+    return row | {
+        "engine": measured.engine,
+        "cached_difference": _cached_difference(head, measured, cache),
+    }
 
 
 def _predictions(info: HeadInfo, test: ImageSet, measured: Measurement) -> Predictions:

@@ -9,8 +9,8 @@ from cache.store import Cache, contents, find_caches
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.devices import require_device
-from extract.run import identity_of
 from extract.scan import ImageSet
+from extract.target import renewed
 from heads.configuration import fingerprint
 from heads.files import SavedHead, find_heads
 
@@ -68,10 +68,7 @@ def outdated(identity: Identity) -> str | None:
     """
     if identity.backbone not in BACKBONES:
         return f"this version of Frostline has no backbone {identity.backbone}"
-    now = identity_of(
-        identity.backbone, identity.weights_sha256, identity.device, identity.precision
-    )
-    return "; ".join(identity.differences(now)) or None
+    return "; ".join(identity.differences(renewed(identity))) or None
 
 
 def select_heads(

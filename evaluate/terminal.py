@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evaluate.report import Study
     from evaluate.results import Row
     from extract.doctor import Finding
+    from extract.run import Extraction
 
 SHOWN_FAILURES = 5
 WIDE = 118  # characters that the whole table of results needs
@@ -64,7 +65,39 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
         yield progress
 
 
-def tell_failures(failed: Sequence[Failure], total: int, table: Path) -> None:
+def tell_extractions(
+    done: Sequence[Extraction], images: int, unopened: Sequence[Failure], table: Path
+) -> None:
+    """Print what an extraction did, where its time went and what it could not read.
+
+    images: how many there were. unopened: files that could not even be hashed. table: the file
+    that lists all failures.
+    """
+    for each in done:
+        identity = each.cache.identity
+        for trouble in each.trouble:
+            warn(f"{trouble}; {each.engine} computed instead")
+        by = f" by {each.engine}" if each.engine else ""
+        far = f", within {each.deviation:.1g} of torch's at fp32" if each.deviation else ""
+        say(
+            f"{identity.backbone} on {identity.device}: {each.computed} image(s) computed{by}{far}"
+            f", {each.present} already in {each.cache.folder}"
+        )
+    _tell_stages(done)
+    _tell_several_pages(list(dict.fromkeys(path for each in done for path in each.several_pages)))
+    failed = [*unopened, *(failure for each in done for failure in each.failed)]
+    _tell_failures(failed, images, table)
+
+
+def _tell_stages(done: Sequence[Extraction]) -> None:
+    from extract.stages import in_words, summed
+
+    spent = summed(each.spent for each in done)
+    if any(each.computed for each in done):
+        say(in_words(spent))
+
+
+def _tell_failures(failed: Sequence[Failure], total: int, table: Path) -> None:
     """Print how many images could not be read, and the first of them; keep all in a table."""
     from evaluate.failures import write_failures
 
@@ -76,7 +109,7 @@ def tell_failures(failed: Sequence[Failure], total: int, table: Path) -> None:
         warn(f"  {failure.path}: {failure.reason}")
 
 
-def tell_several_pages(paths: Sequence[Path]) -> None:
+def _tell_several_pages(paths: Sequence[Path]) -> None:
     """Print that of some files one page was used, if there are such."""
     if paths:
         warn(

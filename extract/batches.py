@@ -1,5 +1,7 @@
-"""Image files → batches of pixels, read and decoded in threads, ahead of whoever computes."""
+"""Image files → pixels, read and decoded in threads, ahead of whoever computes."""
 
+import time
+from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +16,25 @@ from cache.errors import UnreadableImageError
 from cache.segments import Failure
 from extract.decode import SIZE, Picture, decode_gray
 
-BATCH_SIZE = 16
-DECODERS = 4  # threads; Pillow releases the GIL while it decodes
+BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One file: SHA-256 of its bytes (b"" if there were none to read), and the picture they hold,
+    or why there is none. read_seconds, decode_seconds: of one thread.
+    """
+
+    path: Path
+    sha256: bytes
+    picture: Picture | str
+    read_seconds: float
+    decode_seconds: float
+
+    @property
+    def failure(self) -> Failure:
+        """Say why there is no picture."""
+        return Failure(self.sha256, str(self.path), str(self.picture))
 
 
 @dataclass(frozen=True)
@@ -31,45 +50,64 @@ class Batch:
     failed: tuple[Failure, ...]
 
 
-def decoded_batches(paths: Iterable[Path], batch_size: int) -> Generator[Batch]:
-    """Read and decode files, one batch ahead of the caller; take each path as late as possible."""
-    remaining = iter(paths)
-    with ThreadPoolExecutor(DECODERS) as pool:
+def decoded(
+    paths: Iterable[Path], workers: int, ahead: int, fast: bool = False
+) -> Generator[Decoded]:
+    """Read and decode files in `workers` threads, at most `ahead` of the caller; yield in order.
 
-        def submit() -> list[tuple[Path, Future[tuple[bytes, Picture | str]]]]:
-            return [(path, pool.submit(_decode, path)) for path in islice(remaining, batch_size)]
+    Each path is taken as late as possible. fast: see `decode_gray`.
+    """
+    queue: deque[Future[Decoded]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL
+    try:
+        for path in paths:
+            queue.append(pool.submit(_decode, path, fast))
+            if len(queue) > ahead:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-        ahead = submit()
-        while ahead:
-            current, ahead = ahead, submit()
-            yield _batch([(path, *future.result()) for path, future in current])
+
+def batches(images: Iterable[Decoded], batch_size: int) -> Generator[Batch]:
+    """Put images together; every batch but the last has `batch_size` files."""
+    remaining = iter(images)
+    while some := list(islice(remaining, batch_size)):
+        yield batch(some)
 
 
-def _decode(path: Path) -> tuple[bytes, Picture | str]:
-    """Return the hash of the bytes that were decoded, and the picture or why there is none."""
+def batch(images: Iterable[Decoded]) -> Batch:
+    """Make one batch of these files."""
+    good: list[tuple[Decoded, Picture]] = []
+    failed = []
+    for image in images:
+        if isinstance(image.picture, Picture):
+            good.append((image, image.picture))
+        else:
+            failed.append(image.failure)
+    shape = (len(good), 1, SIZE, SIZE)
+    return Batch(
+        hashes=tuple(image.sha256 for image, _ in good),
+        pixels=np.array([picture.pixels for _, picture in good], dtype=np.uint8).reshape(shape),
+        paths=tuple(image.path for image, _ in good),
+        several_pages=tuple(image.path for image, picture in good if picture.several_pages),
+        failed=tuple(failed),
+    )
+
+
+def _decode(path: Path, fast: bool) -> Decoded:
+    started = time.perf_counter()
     try:
         data = path.read_bytes()
     except OSError as error:
-        return b"", error.strerror or str(error)
+        reason = error.strerror or str(error)
+        return Decoded(path, b"", reason, time.perf_counter() - started, 0.0)
+    read = time.perf_counter()
+    picture: Picture | str
     try:
-        return sha256(data).digest(), decode_gray(data)
+        picture = decode_gray(data, fast)
     except UnreadableImageError as error:
-        return sha256(data).digest(), str(error)
-
-
-def _batch(decoded: Iterable[tuple[Path, bytes, Picture | str]]) -> Batch:
-    good: list[tuple[Path, bytes, Picture]] = []
-    failed = []
-    for path, key, picture in decoded:
-        if isinstance(picture, str):
-            failed.append(Failure(key, str(path), picture))
-        else:
-            good.append((path, key, picture))
-    shape = (len(good), 1, SIZE, SIZE)
-    return Batch(
-        hashes=tuple(key for _, key, _ in good),
-        pixels=np.array([p.pixels for _, _, p in good], dtype=np.uint8).reshape(shape),
-        paths=tuple(path for path, _, _ in good),
-        several_pages=tuple(path for path, _, picture in good if picture.several_pages),
-        failed=tuple(failed),
-    )
+        picture = str(error)
+    key = sha256(data).digest()
+    return Decoded(path, key, picture, read - started, time.perf_counter() - read)

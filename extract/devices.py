@@ -16,11 +16,13 @@ TPU_ADVICE = (
 
 @dataclass(frozen=True)
 class Device:
-    """engines: those that run on it, the default first. missing: why it can't be used here and
+    """engines: those that run on it, the best first, each with how many images it takes at once
+    (no identity, but rows are the same to the last bit only at one size). missing: why it can't be
+    used here and
     what to do, or None. real: `run` uses it wherever it is present. pjrt: what XLA calls it.
     """
 
-    engines: tuple[str, ...]
+    engines: dict[str, int]
     missing: Callable[[], str | None]
     real: bool = True
     pjrt: str | None = None
@@ -64,10 +66,10 @@ def _other_xla_client(kind: str) -> str | None:
 
 
 DEVICES: dict[str, Device] = {
-    "cpu": Device(("torch", "openvino"), _cpu_missing),
-    "cuda": Device(("torch",), _cuda_missing),
-    "tpu": Device(("xla",), _tpu_missing, pjrt="TPU"),
-    "xla-cpu": Device(("xla",), _xla_cpu_missing, real=False, pjrt="CPU"),
+    "cpu": Device({"openvino": 64, "torch": 16}, _cpu_missing),
+    "cuda": Device({"torch": 128}, _cuda_missing),
+    "tpu": Device({"xla": 128}, _tpu_missing, pjrt="TPU"),
+    "xla-cpu": Device({"xla": 16}, _xla_cpu_missing, real=False, pjrt="CPU"),
 }
 
 
@@ -86,3 +88,8 @@ def require_device(name: str) -> None:
 def present_devices() -> list[str]:
     """The real devices of this machine, in the table's order."""
     return [name for name, device in DEVICES.items() if device.real and not device.missing()]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from cache.errors import DeviceError
+from cache.errors import DeviceError, FrostlineError
 from extract.devices import DEVICES
 
 if TYPE_CHECKING:
@@ -16,22 +16,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from extract.kept import Slot
+
     # uint8 [n, 1, 224, 224], n <= batch_size → float32 [n, D]; returns when the result is there.
     # A row depends on its own image only, not on its neighbours or their number, to the last bit.
     Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-PRECISIONS = ("fp32", "bf16")
-
 
 @dataclass(frozen=True)
 class Engine:
-    """package: what must be installed. build: (module, device, precision, batch_size) → Forward."""
+    """package: what must be installed. precisions: those it computes in.
+
+    build: (module, device, precision, batch_size, slot) → Forward. The module is a backbone's, or
+    a `WholeModel`. slot: where what took long to make is kept, and found again; None: nowhere.
+    """
 
     package: str
-    build: Callable[[nn.Module, str, str, int], Forward]
+    precisions: tuple[str, ...]
+    build: Callable[[nn.Module, str, str, int, Slot | None], Forward]
 
 
-def _build_torch(module: nn.Module, device: str, precision: str, batch_size: int) -> Forward:
+@dataclass(frozen=True)
+class Built:
+    """An engine ready to run. trouble: why those that were to be preferred could not be built."""
+
+    name: str
+    forward: Forward
+    trouble: tuple[str, ...]
+
+
+def _build_torch(
+    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+) -> Forward:
     import torch
     from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -42,7 +58,7 @@ def _build_torch(module: nn.Module, device: str, precision: str, batch_size: int
     bf16 = precision == "bf16"
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(_padded(images, batch_size)).to(device)
+        batch = torch.from_numpy(padded(images, batch_size)).to(device)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             output: NDArray[np.float32] = placed(batch).float().cpu().numpy()
         return output[: len(images)]
@@ -50,27 +66,17 @@ def _build_torch(module: nn.Module, device: str, precision: str, batch_size: int
     return forward
 
 
-def _build_openvino(module: nn.Module, device: str, precision: str, batch_size: int) -> Forward:
-    import numpy as np
-    import openvino
-    import torch
+def _build_openvino(
+    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+) -> Forward:
+    from extract.openvino_graph import build
 
-    from extract.decode import SIZE
-
-    example = torch.zeros((1, 1, SIZE, SIZE), dtype=torch.uint8)
-    converted = openvino.convert_model(module, example_input=example, input=[-1, 1, SIZE, SIZE])
-    # Unpinned, OpenVINO computes in bf16 wherever the processor can.
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-
-    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = compiled(images)[0].astype(np.float32)
-        return output
-
-    return forward
+    return build(module, precision, slot)
 
 
-def _build_xla(module: nn.Module, device: str, precision: str, batch_size: int) -> Forward:
+def _build_xla(
+    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+) -> Forward:
     import logging
 
     import numpy as np
@@ -99,7 +105,7 @@ def _build_xla(module: nn.Module, device: str, precision: str, batch_size: int) 
     compiled = torch_xla.compile(traced, full_graph=True, max_different_graphs=1)
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batch = torch.from_numpy(_padded(images, batch_size)).to(xla)
+        batch = torch.from_numpy(padded(images, batch_size)).to(xla)
         output: NDArray[np.float32] = compiled(batch).cpu().numpy()
         return output[: len(images)]
 
@@ -107,7 +113,7 @@ def _build_xla(module: nn.Module, device: str, precision: str, batch_size: int) 
     return forward
 
 
-def _padded(images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
+def padded(images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
     """Fill a batch up with black images: another size would round otherwise, or compile anew."""
     import numpy as np
 
@@ -116,27 +122,65 @@ def _padded(images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
 
 
 ENGINES: dict[str, Engine] = {
-    "torch": Engine("torch", _build_torch),
-    "openvino": Engine("openvino", _build_openvino),
-    "xla": Engine("torch_xla", _build_xla),
+    "torch": Engine("torch", ("fp32", "bf16"), _build_torch),
+    "openvino": Engine("openvino", ("fp32", "bf16"), _build_openvino),
+    "xla": Engine("torch_xla", ("fp32", "bf16"), _build_xla),
 }
 
+# By precision: how far a row may be from torch's at fp32, as a share of its length.
+TOLERANCES: dict[str, float] = {"fp32": 1e-5, "bf16": 0.15}
+PRECISIONS = tuple(TOLERANCES)
 
-def choose_engine(device: str, engine: str | None) -> str:
-    """Return the engine to use on a device: the one asked for, else the device's default.
+
+def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str, ...]:
+    """Return the engines to try on a device, in order: the one asked for, else all it has.
 
     Raises:
-        DeviceError: that engine doesn't run on this device, or isn't installed.
+        DeviceError: it doesn't run on this device or at this precision, or isn't installed.
     """
-    chosen = engine or DEVICES[device].engines[0]
-    if chosen not in DEVICES[device].engines:
+    fit = tuple(DEVICES[device].engines) if engine is None else (engine,)
+    if engine and engine not in DEVICES[device].engines:
         raise DeviceError(
-            f"--engine {chosen} does not run on {device}: "
+            f"--engine {engine} does not run on {device}: "
             f"choose {' or '.join(DEVICES[device].engines)}"
         )
-    if find_spec(ENGINES[chosen].package) is None:
+    fit = tuple(name for name in fit if precision in ENGINES[name].precisions)
+    if not fit:
+        able = [f"--engine {name}" for name, e in ENGINES.items() if precision in e.precisions]
         raise DeviceError(
-            f"--engine {chosen}: {ENGINES[chosen].package} is not installed: "
+            f"--precision {precision} can't be had with {engine or 'any engine'} on {device}: "
+            f"{' or '.join(able)} can"
+        )
+    there = tuple(name for name in fit if find_spec(ENGINES[name].package) is not None)
+    if not there:
+        raise DeviceError(
+            f"--engine {fit[0]}: {ENGINES[fit[0]].package} is not installed: "
             "pip install -r requirements.lock"
         )
-    return chosen
+    return there
+
+
+def build_engine(
+    engines: Sequence[str],
+    module: nn.Module,
+    device: str,
+    precision: str,
+    batch_size: int,
+    slot: Slot | None = None,
+) -> Built:
+    """Build the first of these engines that can be built.
+
+    Raises:
+        DeviceError: none of them can be.
+    """
+    trouble: list[str] = []
+    for name in engines:
+        try:
+            forward = ENGINES[name].build(module, device, precision, batch_size, slot)
+        except (FrostlineError, OSError):  # the module's own, or a full disk: no engine's fault
+            raise
+        except Exception as error:  # noqa: BLE001 - engines raise whatever they like
+            trouble.append(f"the engine {name} can't be built on {device}: {error}")
+        else:
+            return Built(name, forward, tuple(trouble))
+    raise DeviceError("; ".join([*trouble, "choose another --engine or --device"]))

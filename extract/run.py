@@ -1,41 +1,38 @@
-"""The extraction run: every image that has no row yet goes through the backbone, once."""
-
-from __future__ import annotations
+"""The extraction run: every image is decoded once, and goes through each backbone that lacks it."""
 
 import random
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cache.errors import UnreadableImageError
-from cache.identity import Identity
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from cache.sharing import sharing
 from cache.store import Cache, open_cache
-from extract import decode
-from extract.backbones import BACKBONES
-from extract.batches import BATCH_SIZE, Batch, decoded_batches
-from extract.engines import ENGINES
-from extract.load import LoadedBackbone
+from extract.batches import BATCHES_AHEAD, decoded
+from extract.devices import usable_cores
+from extract.kept import Shelf
+from extract.lane import Lane
 from extract.scan import ImageFile
 from extract.stopping import stoppable
-from extract.writer import SegmentWriter
-
-if TYPE_CHECKING:
-    from extract.engines import Forward
+from extract.target import Target
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one extraction did.
+    """What one pass did for one target.
 
     present: images that had a row, or were given one by another process meanwhile. failed: every
     image of this call that has no row, and why. several_pages: files of which one page was used.
+    engine: what computed, None if nothing was to be. deviation: its largest distance from torch at
+    fp32, as a share of an embedding's length, where that was measured. trouble: the engines that
+    should have been used, and why they were not. spent: seconds by stage; those of reading and
+    decoding, which are of all threads, and of waiting are shared out among the targets.
     """
 
     cache: Cache
@@ -43,106 +40,108 @@ class Extraction:
     present: int
     failed: tuple[Failure, ...]
     several_pages: tuple[Path, ...]
-
-
-def identity_of(name: str, weights_sha256: str, device: str, precision: str) -> Identity:
-    """Return the identity of the cache that a backbone with these weights fills on this device."""
-    entry = BACKBONES[name]
-    return Identity(
-        backbone=name,
-        weights_sha256=weights_sha256,
-        embedding_dim=entry.dim,
-        gray=decode.GRAY_RULE,
-        bit_depth=decode.BIT_DEPTH_RULE,
-        fit=decode.FIT_RULE,
-        interpolation=decode.INTERPOLATION_RULE,
-        size=decode.SIZE,
-        mean=entry.mean,
-        std=entry.std,
-        views="0: clean",
-        precision=precision,
-        device=device,
-    )
+    engine: str | None
+    deviation: float | None
+    trouble: tuple[str, ...]
+    spent: dict[str, float]
 
 
 def extract(
-    backbone: LoadedBackbone,
+    targets: Sequence[Target],
     images: Sequence[ImageFile],
     root: Path,
-    device: str,
-    engine: str,
-    precision: str,
     progress: Progress = silent,
     strict: bool = False,
-) -> Extraction:
-    """Compute the rows that the cache below `root` lacks, in segments, and say what was done.
+    workers: int | None = None,
+    batch_size: int | None = None,
+    shelf: Shelf | None = None,
+) -> list[Extraction]:
+    """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
 
-    Segments are committed as the run goes on and whenever it ends: finished, asked to stop (after
-    the batch it is at), or stopped by an error. Other processes may fill the same cache meanwhile.
-    The engine is built only if a row is missing. strict: stop at the first unreadable image.
+    Each image is read and decoded once, in `workers` threads (default: one per core), for all
+    targets that lack it. Segments are committed as the run goes on and whenever it ends: finished,
+    asked to stop (after the batch it is at), or stopped by an error. Other processes may fill the
+    same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
+    strict: stop at the first unreadable image. progress counts rows.
 
     Raises:
         CacheError: a segment is damaged.
+        DeviceError: no engine of a target can be built, or it differs from torch too much.
         UnreadableImageError: an image can't be read, and `strict`.
         KeyboardInterrupt: the user asked to stop; what was computed is kept.
-        OSError: the disk is full, or the cache can't be written.
+        OSError: the disk is full, or a cache can't be written.
     """
-    identity = identity_of(backbone.name, backbone.weights_sha256, device, precision)
-    cache = open_cache(root, identity)
     unique = {image.sha256: image for image in images}
-    computed, failed, several_pages = 0, list[Failure](), list[Path]()
-    with sharing(cache.folder) as alone, stoppable() as asked_to_stop:
-        writer = SegmentWriter(cache, engine, backbone.weights)
-        missing = [image for key, image in unique.items() if key not in writer.stored]
+    with ExitStack() as stack:
+        asked_to_stop = stack.enter_context(stoppable())
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
+        lanes, alone = list[Lane](), True
+        for target in targets:
+            cache = open_cache(root, target.identity)
+            alone &= stack.enter_context(sharing(cache.folder))
+            lane = stack.enter_context(Lane(target, cache, batch_size, shelf, pool))
+            lane.look_for(unique)
+            lanes.append(lane)
+        files = [file for key, file in unique.items() if any(lane.wants(key) for lane in lanes)]
         if not alone:  # two that go the same way would do the same work
-            random.shuffle(missing)
-        forward: Forward | None = None
-        try:
-            for done, batch in _batches(missing, writer):
-                if forward is None and batch.hashes:
-                    forward = ENGINES[engine].build(backbone.module, device, precision, BATCH_SIZE)
-                new = _compute(batch, forward, writer)
-                computed += len(batch.paths) + len(batch.failed) - len(new)
-                failed += new
-                several_pages += batch.several_pages
-                progress(done, len(missing))
-                if strict and failed:
-                    raise UnreadableImageError(f"{failed[0].path}: {failed[0].reason} (--strict)")
-                if asked_to_stop():
-                    break
-        finally:
-            writer.commit()
-    present = len(unique) - computed - len(failed)
-    return Extraction(cache, computed, present, tuple(failed), tuple(several_pages))
+            random.shuffle(files)
+        total = sum(len(lane.missing) for lane in lanes)
+        for _ in _filled(lanes, files, workers or usable_cores()):
+            progress(sum(lane.done for lane in lanes), total)
+            failed = next((failure for lane in lanes for failure in lane.failed), None)
+            if strict and failed:
+                raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
+            if asked_to_stop():
+                break
+    return [_summary(lane, len(unique)) for lane in lanes]
 
 
-def _batches(missing: Sequence[ImageFile], writer: SegmentWriter) -> Iterator[tuple[int, Batch]]:
-    """Decode what is missing, but for what others commit meanwhile; yield (images done, batch)."""
-    done = 0
+def _filled(lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int) -> Iterator[None]:
+    """Decode the files and fill the lanes; yield after each step that dealt with some images."""
+    under_way: deque[ImageFile] = deque()
 
     def paths() -> Iterator[Path]:
-        nonlocal done
-        for image in missing:
-            if image.sha256 in writer.stored:
-                done += 1
+        """Leave out what others have committed by the time that its turn comes."""
+        for file in files:
+            if any(lane.wants(file.sha256) for lane in lanes):
+                under_way.append(file)
+                yield file.path
             else:
-                yield image.path
+                _skip(lanes, file)
 
-    with closing(decoded_batches(paths(), BATCH_SIZE)) as batches:
-        for batch in batches:
-            done += len(batch.paths) + len(batch.failed)
-            yield done, batch
+    ahead = BATCHES_AHEAD * max(lane.batch_size for lane in lanes)
+    fast = any(lane.target.fast for lane in lanes)
+    with closing(decoded(paths(), workers, ahead, fast)) as source:
+        started = time.perf_counter()
+        for image in source:
+            waited = time.perf_counter() - started
+            file = under_way.popleft()
+            takers = [lane for lane in lanes if lane.wants(file.sha256)]
+            for lane in takers:
+                lane.take(image, waited, share=1 / len(takers))
+            _skip([lane for lane in lanes if lane not in takers], file)
+            yield
+            started = time.perf_counter()
+    for lane in lanes:
+        lane.compute()
+        yield
 
 
-def _compute(batch: Batch, forward: Forward | None, writer: SegmentWriter) -> list[Failure]:
-    """Compute and keep a batch; return its failures, a NaN from the backbone being one."""
-    shape = (0, writer.cache.identity.embedding_dim)
-    embeddings = forward(batch.pixels) if forward and batch.hashes else np.empty(shape, np.float32)
-    finite = np.isfinite(embeddings).all(axis=1)
-    failed = list(batch.failed)
-    for i in np.flatnonzero(~finite):
-        reason = f"{writer.cache.identity.backbone} gave NaN or infinity for it"
-        failed.append(Failure(batch.hashes[i], str(batch.paths[i]), reason))
-    kept = [batch.hashes[i] for i in np.flatnonzero(finite)]
-    writer.add(kept, embeddings[finite], failed)
-    return failed
+def _skip(lanes: Sequence[Lane], file: ImageFile) -> None:
+    for lane in lanes:
+        if file.sha256 in lane.missing:
+            lane.done += 1
+
+
+def _summary(lane: Lane, images: int) -> Extraction:
+    return Extraction(
+        cache=lane.writer.cache,
+        computed=lane.computed,
+        present=images - lane.computed - len(lane.failed),
+        failed=tuple(lane.failed),
+        several_pages=tuple(lane.several_pages),
+        engine=lane.built.name if lane.built else None,
+        deviation=lane.deviation,
+        trouble=lane.built.trouble if lane.built else (),
+        spent=dict(lane.spent),
+    )

@@ -1,10 +1,11 @@
 """Rows gathered and committed a segment at a time, beside others who may do the same."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable
-from importlib.metadata import version
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from platform import node
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from cache.errors import CacheError
 from cache.segments import Failure, Rows, read_header, write_segment
 from cache.store import Cache, as_keys, contents
-from extract.engines import ENGINES
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
 SEGMENT_SECONDS = 60.0
@@ -21,18 +21,16 @@ SEGMENT_SECONDS = 60.0
 class SegmentWriter:
     """Keeps rows until they make a segment; knows which rows the cache already has.
 
-    stored: SHA-256 of every image with a row, as of the last commit, whoever wrote it.
+    A segment is written in `pool`, while the next one's rows gather: one at a time, so that at
+    most two are in memory. stored: SHA-256 of every image with a row, as of the last commit,
+    whoever wrote it. note: goes into each segment's provenance. spent: seconds by stage, of the
+    rows gathered now.
     """
 
-    def __init__(self, cache: Cache, engine: str, weights: str) -> None:
-        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", ENGINES[engine].package}
-        self.provenance = {
-            "weights": weights,
-            "engine": engine,
-            "host": node(),
-            "versions": {name: version(name) for name in sorted(libraries)},
-        }
-        self.cache = cache
+    def __init__(self, cache: Cache, note: dict[str, Any], pool: Executor) -> None:
+        self.cache, self.note, self.pool = cache, note, pool
+        self.writing: Future[None] | None = None
+        self.write_seconds = self.noted_write_seconds = 0.0
         self.seen = set(cache.segments)
         held = contents(cache)
         self.stored = set(held.stored)
@@ -45,7 +43,7 @@ class SegmentWriter:
         embeddings: NDArray[np.float32],
         failed: Iterable[Failure],
     ) -> None:
-        """Keep a batch, float32 [n, D]; commit if it is time to."""
+        """Keep a batch, float32 [n, D]; commit if it is time to. Raises as `commit` does."""
         # One update, so that a Ctrl-C finds a batch kept whole or not at all.
         self.rows.update(zip(hashes, embeddings, strict=True))
         self.failures.update((f.sha256, f) for f in failed if f.sha256)
@@ -54,13 +52,34 @@ class SegmentWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Write what is new as one segment; nothing where there is nothing.
+        """Begin to write what is new as one segment, and wait for the one before.
 
         Raises:
-            OSError: the disk is full, or the cache can't be written. What was kept is lost then.
+            OSError: that one could not be written: the disk is full, or the cache is read-only. Its
+                rows are lost then, and no others.
         """
-        rows, failures, seconds = self.rows, self.failures, time.perf_counter() - self.started
+        rows, failures, spent = self.rows, self.failures, self.spent
         self._clear()
+        before = self.writing
+        self.writing = self.pool.submit(self._write, rows, failures, spent)
+        if before:
+            before.result()
+
+    def close(self) -> None:
+        """Commit what is left, and wait until it is written. Raises as `commit` does."""
+        try:
+            self.commit()
+        finally:
+            if self.writing:
+                self.writing.result()
+
+    def _write(
+        self,
+        rows: dict[bytes, NDArray[np.float32]],
+        failures: dict[bytes, Failure],
+        spent: dict[str, float],
+    ) -> None:
+        started = time.perf_counter()
         self._look_around()
         rows = {key: row for key, row in rows.items() if key not in self.stored}
         new = [failure for key, failure in failures.items() if key not in self.known_failures]
@@ -70,10 +89,19 @@ class SegmentWriter:
         shape = (len(rows), self.cache.identity.embedding_dim)
         embeddings = np.array(list(rows.values()), np.float32).reshape(shape)
         segment = Rows(hashes, np.zeros(len(rows), np.uint16), embeddings)
-        note = {**self.provenance, "rows": len(rows), "seconds": seconds}
+        # Of one pass for several backbones, each has what it computed and its share of waiting.
+        # How long writing takes is known only afterwards: it goes into the next segment's note.
+        note = {
+            **self.note,
+            "rows": len(rows),
+            "seconds": spent["compute"] + spent["waiting"],
+            "stages": {**spent, "write": self.write_seconds - self.noted_write_seconds},
+        }
+        self.noted_write_seconds = self.write_seconds
         self.seen.add(write_segment(self.cache.folder, self.cache.identity, segment, new, note))
         self.stored.update(rows)
         self.known_failures.update(failure.sha256 for failure in new)
+        self.write_seconds += time.perf_counter() - started
 
     def _look_around(self) -> None:
         """Learn which rows other processes have committed meanwhile."""
@@ -85,6 +113,7 @@ class SegmentWriter:
         self.started = time.perf_counter()
         self.rows: dict[bytes, NDArray[np.float32]] = {}
         self.failures: dict[bytes, Failure] = {}
+        self.spent: dict[str, float] = defaultdict(float)
 
 
 def _hashes(path: Path) -> list[bytes]:

@@ -12,10 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from extract.devices import DEVICES, require_device  # noqa: E402
+from extract.devices import require_device  # noqa: E402
+from extract.engines import usable_engines  # noqa: E402
 from extract.load import load_backbone  # noqa: E402
 from extract.run import extract  # noqa: E402
 from extract.scan import scan  # noqa: E402
+from extract.target import Target  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures" / "cache"
 
@@ -27,7 +29,8 @@ def main() -> None:
     backbone = load_backbone("efficientnet_lite0", "imagenet")
     for device in ("cpu", "xla-cpu"):
         require_device(device)
-        made = extract(backbone, images, FIXTURES, device, DEVICES[device].engines[0], "fp32")
+        target = Target(backbone, device, usable_engines(device, None, "fp32"), "fp32")
+        (made,) = extract([target], images, FIXTURES)
         print(f"{made.computed} rows in {made.cache.folder.relative_to(ROOT)}")
 
 

@@ -20,13 +20,12 @@ from PIL import Image
 
 import cache.compact
 import extract.batches
-import extract.run
 import extract.writer
 from cache.store import Cache, find_caches
 from extract.backbones import BACKBONES, Backbone
 from extract.load import load_backbone
 from extract.scan import scan
-from tests.toy import Toy, no_file
+from tests.toy import Toy, extract_one, no_file
 
 BATCH_SIZE = 4
 SEGMENT_ROWS = 12
@@ -67,7 +66,7 @@ def fill(data: Path, root: Path, death: Death | None = None) -> None:
     _arrange(death)
     images = scan(data).files
     backbone = load_backbone("toy", "random")
-    extract.run.extract(backbone, images, root, "cpu", "torch", "fp32")
+    extract_one(backbone, images, root, batch_size=BATCH_SIZE)
 
 
 def compact(data: Path, root: Path, death: Death | None = None) -> None:
@@ -115,7 +114,6 @@ def only_cache(root: Path) -> Cache:
 def _arrange(death: Death | None) -> None:
     torch.set_num_threads(1)
     BACKBONES["toy"] = Backbone(8, "fc", lambda name: Toy(), no_file)
-    extract.run.BATCH_SIZE = BATCH_SIZE  # type: ignore[attr-defined]
     extract.writer.SEGMENT_ROWS = SEGMENT_ROWS
     if death:
         owner, name = PLACES[death.place]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ IDENTITY = Identity(
     std=(0.25, 0.25, 0.25),
     views="0: clean",
     precision="fp32",
+    calibration="",
     device="cpu",
 )
 NOTE = {"weights": "random:0", "engine": "torch", "rows": 2, "seconds": 1.0}
@@ -256,10 +258,10 @@ def test_a_damaged_row_is_an_error_to_whoever_reads_it(cache: Cache) -> None:
 
 
 def test_a_writer_leaves_out_what_others_wrote_meanwhile(cache: Cache) -> None:
-    writer = SegmentWriter(cache, "torch", "random:0")
-    mine = rows(1, 2)
-    writer.add([key(1), key(2)], mine.embeddings, [])
-    write(cache, 2, 3)
-    writer.commit()
+    with ThreadPoolExecutor(1) as pool:
+        writer = SegmentWriter(cache, {"weights": "random:0"}, pool)
+        writer.add([key(1), key(2)], rows(1, 2).embeddings, [])
+        write(cache, 2, 3)
+        writer.close()
     assert writer.stored == {key(1), key(2), key(3)}
     assert sum(len(read_header(path).hashes) for path in cache.segments) == 3

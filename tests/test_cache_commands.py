@@ -81,7 +81,7 @@ def test_ls_says_what_is_there(place: list[object]) -> None:
     assert "8 rows of 8 numbers" in text
     assert "gray: JPEG: luma as stored" in text
     assert "weights from: random:0" in text
-    assert "engine: torch" in text
+    assert "engine: openvino" in text
 
 
 def test_verify_names_every_damaged_segment_and_no_other(place: list[object]) -> None:

@@ -29,9 +29,10 @@ from extract import hashes
 from extract.decode import decode_gray
 from extract.engines import ENGINES, Engine
 from extract.load import LoadedBackbone
-from extract.run import extract, identity_of
 from extract.scan import ImageSet, scan
+from extract.target import identity_of
 from tests.killing import PLACES, Death, dying
+from tests.toy import extract_one
 
 EXAMPLES, SOAK_EXAMPLES = 12, 150
 DEATHS = st.builds(
@@ -57,7 +58,7 @@ class Caches(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp())
         self.data, self.root = self.place / "images", self.place / "cache"
         self.table = self.root / "scan.sqlite"
-        identity = identity_of("toy", self.toy.weights_sha256, "cpu", "fp32")
+        identity = identity_of("toy", self.toy.weights_sha256, "cpu", "fp32", False, "")
         self.cache: Cache = open_cache(self.root, identity)
         self.rows: dict[bytes, NDArray[np.float32]] = {}  # of every image that ever was
         self.promised: set[bytes] = set()  # images whose rows must be there
@@ -108,7 +109,7 @@ class Caches(RuleBasedStateMachine):
         return status == 0
 
     def _extract(self, images: ImageSet) -> None:
-        extract(self.toy, images.files, self.root, "cpu", "torch", "fp32")
+        extract_one(self.toy, images.files, self.root, batch_size=2)
 
     @rule(label=st.sampled_from("ab"), broken=st.sampled_from([False, False, False, True]))
     def add(self, label: str, broken: bool) -> None:
@@ -203,9 +204,8 @@ def test_any_sequence_keeps_the_invariants(
     figure: Callable[[str], None],
 ) -> None:
     monkeypatch.setattr("extract.writer.SEGMENT_ROWS", 3)
-    monkeypatch.setattr("extract.run.BATCH_SIZE", 2)
     monkeypatch.setattr(hashes, "SETTLED_NS", 0)
-    monkeypatch.setitem(ENGINES, "torch", Engine("torch", lambda *_: answer))
+    monkeypatch.setitem(ENGINES, "torch", Engine("torch", ("fp32",), lambda *_: answer))
     monkeypatch.setattr(Caches, "toy", toy, raising=False)
     examples = SOAK_EXAMPLES if soak else EXAMPLES
     run_state_machine_as_test(

@@ -9,7 +9,7 @@ import pytest
 from cache.errors import DeviceError
 from extract.devices import DEVICES, present_devices, require_device
 from extract.doctor import examine
-from extract.engines import ENGINES, PRECISIONS, choose_engine
+from extract.engines import ENGINES, PRECISIONS, usable_engines
 from extract.load import LoadedBackbone, load_backbone
 from tests.conftest import require_or_skip
 
@@ -33,8 +33,8 @@ def test_every_engine_agrees_with_eager_torch(
     device: str, engine: str, precision: str, lite: LoadedBackbone
 ) -> None:
     require_or_skip(device)
-    reference = ENGINES["torch"].build(lite.module, "cpu", "fp32", 4)(images(3))
-    output = ENGINES[engine].build(lite.module, device, precision, 4)(images(3))
+    reference = ENGINES["torch"].build(lite.module, "cpu", "fp32", 4, None)(images(3))
+    output = ENGINES[engine].build(lite.module, device, precision, 4, None)(images(3))
     assert output.dtype == np.float32
     assert output.shape == (3, 1280)
     difference = np.abs(output - reference).max() / np.abs(reference).max()
@@ -48,7 +48,7 @@ def test_a_short_batch_gives_its_rows_and_no_more(
     device: str, engine: str, toy: LoadedBackbone
 ) -> None:
     require_or_skip(device)
-    forward = ENGINES[engine].build(toy.module, device, "fp32", 4)
+    forward = ENGINES[engine].build(toy.module, device, "fp32", 4, None)
     full = forward(images(4))
     for count in (1, 3):
         np.testing.assert_allclose(forward(images(4)[:count]), full[:count], rtol=1e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_a_short_batch_gives_its_rows_and_no_more(
 @pytest.mark.parametrize(("device", "engine"), PAIRS)
 def test_the_backbone_stays_as_it_was(device: str, engine: str, toy: LoadedBackbone) -> None:
     require_or_skip(device)
-    ENGINES[engine].build(toy.module, device, "fp32", 2)(images(2))
+    ENGINES[engine].build(toy.module, device, "fp32", 2, None)(images(2))
     assert {p.device.type for p in toy.module.parameters()} == {"cpu"}
 
 
@@ -68,7 +68,7 @@ def test_xla_compiles_once(toy: LoadedBackbone) -> None:
     def compilations() -> int:
         return metrics.counter_value("UncachedCompile") or 0  # type: ignore[no-untyped-call]
 
-    forward = ENGINES["xla"].build(toy.module, "xla-cpu", "fp32", 5)
+    forward = ENGINES["xla"].build(toy.module, "xla-cpu", "fp32", 5, None)
     forward(images(5))
     once = compilations()
     for count in (5, 2, 1):
@@ -114,14 +114,14 @@ def test_two_xla_devices_need_two_processes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_engine_of_another_device_is_refused() -> None:
-    with pytest.raises(DeviceError, match="--engine xla does not run on cpu: choose torch or"):
-        choose_engine("cpu", "xla")
+    with pytest.raises(DeviceError, match="--engine xla does not run on cpu: choose openvino or"):
+        usable_engines("cpu", "xla", "fp32")
 
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("extract.engines.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="openvino is not installed"):
-        choose_engine("cpu", "openvino")
+        usable_engines("cpu", "openvino", "fp32")
 
 
 def test_the_doctor_looks_at_every_entry() -> None:

@@ -11,21 +11,24 @@ from safetensors.torch import save_file
 
 from cache.errors import DatasetError, WeightsError
 from cache.store import Cache, open_cache, read
-from evaluate.measure import assemble, measure, reload_backbone
+from evaluate.measure import measure, reload_backbone
 from evaluate.predictions import predictions_path, read_predictions
 from evaluate.results import read_results
 from evaluate.run import check_classes, evaluate, in_reference_order
 from evaluate.workspace import Workspace
+from extract.decode import decode_gray
 from extract.devices import DEVICES
+from extract.engines import ENGINES
 from extract.load import LoadedBackbone, load_backbone
-from extract.run import extract
 from extract.scan import scan
+from extract.target import Target
 from heads.architectures import HEADS
 from heads.configuration import Configuration, fingerprint
 from heads.files import SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
 from heads.run import train_heads
 from tests.conftest import FIXTURES, ROOT, require_or_skip
+from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
 EVERY = [Configuration(head, optimizer) for head in HEADS for optimizer in OPTIMIZERS]
@@ -61,8 +64,8 @@ def test_the_assembled_model_answers_as_the_head_on_the_committed_rows(
     # A device without a committed cache answers as the CPU's rows do.
     saved = next((s for s in wanted if s.info.identity.device == device), wanted[0])
     paths = [file.path for file in scan(ROOT / "test_images").files]
-    engine = DEVICES[device].engines[0]
-    whole = measure(assemble(lite, load_head(saved)), paths, device, engine, "fp32")
+    target = Target(lite, device, tuple(DEVICES[device].engines), "fp32")
+    whole = measure(target, load_head(saved), paths)
     rows = read(open_cache(place.cache, saved.info.identity), whole.hashes)
     cached = load_head(saved)(torch.tensor(rows)).numpy()
     assert np.abs(whole.logits - cached).max() / np.abs(cached).max() < 1e-4
@@ -115,8 +118,8 @@ def test_nothing_readable_is_an_error(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="none of the 1 test images"):
-        model = assemble(lite, load_head(workspace[1][0]))
-        measure(model, [tmp_path / "a.png"], "cpu", "torch", "fp32")
+        target = Target(lite, "cpu", ("torch",), "fp32")
+        measure(target, load_head(workspace[1][0]), [tmp_path / "a.png"])
 
 
 def test_the_reference_studys_order(workspace: tuple[Workspace, list[SavedHead]]) -> None:
@@ -152,8 +155,9 @@ def test_the_head_computes_in_fp32_at_any_precision(
 ) -> None:
     head = load_head(workspace[1][0])
     paths = [file.path for file in scan(ROOT / "test_images").files][:4]
-    whole = measure(assemble(lite, head), paths, "cpu", "torch", "bf16")
-    embeddings = measure(lite.module, paths, "cpu", "torch", "bf16").logits
+    whole = measure(Target(lite, "cpu", ("torch",), "bf16"), head, paths)
+    pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in paths])
+    embeddings = ENGINES["torch"].build(lite.module, "cpu", "bf16", 4, None)(pixels)
     expected = head(torch.from_numpy(embeddings)).numpy()
     np.testing.assert_allclose(whole.logits, expected, rtol=1e-5, atol=1e-6)
 
@@ -167,7 +171,7 @@ def test_weights_that_are_gone_cost_their_own_models_only(
     state = load_backbone("resnet18", "random").module.get_submodule("network").state_dict()
     save_file(state, tmp_path / "mine.safetensors")
     mine = load_backbone("resnet18", str(tmp_path / "mine.safetensors"))
-    cache = extract(mine, images.files, place.cache, "cpu", "torch", "fp32").cache
+    cache = extract_one(mine, images.files, place.cache).cache
     heads = list(train_heads(cache, labels, "few", EVERY[:1], place.heads).heads)
     heads.append(workspace[1][0])
     with pytest.raises(WeightsError, match=r"1 of 2 models left out:\nresnet18 .*mine"):
@@ -180,7 +184,7 @@ class TestReload:
         self, toy: LoadedBackbone, few: Few, tmp_path: Path
     ) -> None:
         files = scan(few(2, 1) / "dataset").files
-        cache = extract(toy, files, tmp_path, "cpu", "torch", "fp32").cache
+        cache = extract_one(toy, files, tmp_path).cache
         again = reload_backbone(cache.identity, toy.weights, "auto")
         assert again.weights_sha256 == toy.weights_sha256
 

@@ -14,8 +14,9 @@ from extract import run as run_module
 from extract.decode import decode_gray
 from extract.engines import ENGINES
 from extract.load import LoadedBackbone, load_backbone
-from extract.run import Extraction, extract
+from extract.run import Extraction
 from extract.scan import ImageFile, scan
+from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
 
@@ -25,7 +26,7 @@ def images(data: Path) -> list[ImageFile]:
 
 
 def go(backbone: LoadedBackbone, data: Path, root: Path, **settings: object) -> Extraction:
-    return extract(backbone, images(data), root, "cpu", "torch", "fp32", **settings)  # type: ignore[arg-type]
+    return extract_one(backbone, images(data), root, **settings)  # type: ignore[arg-type]
 
 
 def test_rows_are_the_backbones_answer_for_each_image(
@@ -33,7 +34,7 @@ def test_rows_are_the_backbones_answer_for_each_image(
 ) -> None:
     done = go(toy, few(10, 2), tmp_path)
     assert (done.computed, done.present, done.failed) == (24, 0, ())
-    forward = ENGINES["torch"].build(toy.module, "cpu", "fp32", 1)
+    forward = ENGINES["torch"].build(toy.module, "cpu", "fp32", 1, None)
     for file in images(tmp_path / "data"):
         alone = forward(decode_gray(file.path.read_bytes()).pixels[np.newaxis])
         np.testing.assert_allclose(read(done.cache, [file.sha256]), alone, rtol=1e-5, atol=1e-6)
@@ -71,14 +72,13 @@ def test_moving_relabelling_and_copying_compute_nothing(
 def test_ctrl_c_keeps_every_finished_batch(
     toy: LoadedBackbone, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "BATCH_SIZE", 4)
 
     def interrupt(done: int, total: int) -> None:
         if done >= 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        go(toy, few(8, 1), tmp_path, progress=interrupt)
+        go(toy, few(8, 1), tmp_path, progress=interrupt, batch_size=4)
     again = go(toy, tmp_path / "data", tmp_path)
     assert (again.present, again.computed) == (8, 10)
     whole = go(toy, tmp_path / "data", tmp_path / "uninterrupted")
@@ -120,7 +120,7 @@ def test_nan_from_the_backbone_is_a_failure_of_that_image(
 
     from extract.engines import Engine
 
-    monkeypatch.setitem(ENGINES, "torch", Engine("torch", build))
+    monkeypatch.setitem(ENGINES, "torch", Engine("torch", ("fp32",), build))
     done = go(toy, few(3, 1), tmp_path)
     assert (done.computed, len(done.failed)) == (7, 1)
     assert "NaN" in done.failed[0].reason
@@ -130,7 +130,6 @@ def test_nan_from_the_backbone_is_a_failure_of_that_image(
 def test_an_error_in_the_middle_keeps_what_was_done(
     toy: LoadedBackbone, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "BATCH_SIZE", 4)
     monkeypatch.setattr("extract.writer.SEGMENT_ROWS", 4)
 
     def stop(done: int, total: int) -> None:
@@ -138,7 +137,7 @@ def test_an_error_in_the_middle_keeps_what_was_done(
             raise FrostlineError("a driver crashed")
 
     with pytest.raises(FrostlineError):
-        go(toy, few(8, 1), tmp_path, progress=stop)
+        go(toy, few(8, 1), tmp_path, progress=stop, batch_size=4)
     assert len(contents(find_caches(tmp_path)[0]).stored) == 12
     assert len(find_caches(tmp_path)[0].segments) == 3
 
@@ -149,7 +148,7 @@ def test_other_weights_devices_and_precisions_are_other_caches(
     data = few(2, 1)
     go(toy, data, tmp_path)
     go(load_backbone("toy", "random", seed=1), data, tmp_path)
-    extract(toy, images(data), tmp_path, "cpu", "torch", "bf16")
+    extract_one(toy, images(data), tmp_path, "bf16")
     assert len(find_caches(tmp_path)) == 3
 
 

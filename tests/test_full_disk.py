@@ -17,10 +17,10 @@ from cache.segments import Rows, write_segment
 from cache.store import Cache, open_cache, read_all
 from cache.verify import verify
 from extract.load import LoadedBackbone
-from extract.run import extract
 from extract.scan import scan
 from tests import killing
 from tests.test_cache import IDENTITY, NOTE, rows
+from tests.toy import extract_one
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -57,14 +57,14 @@ def test_extraction_stops_and_goes_on_when_there_is_room(
     images = scan(killing.draw_images(tmp_path / "images", 80)).files
     (small_disk / "filler").write_bytes(bytes(225 * 1024))
     with pytest.raises(OSError, match="No space left"):
-        extract(toy, images, small_disk, "cpu", "torch", "fp32")
+        extract_one(toy, images, small_disk)
     is_whole(small_disk)
     kept = len(read_all(killing.only_cache(small_disk)).hashes)
     assert 0 < kept < 80
     enlarge(small_disk)
-    again = extract(toy, images, small_disk, "cpu", "torch", "fp32")
+    again = extract_one(toy, images, small_disk)
     assert (again.present, again.computed) == (kept, 80 - kept)
-    whole = extract(toy, images, tmp_path / "whole", "cpu", "torch", "fp32")
+    whole = extract_one(toy, images, tmp_path / "whole")
     assert np.array_equal(read_all(again.cache).embeddings, read_all(whole.cache).embeddings)
 
 

@@ -10,9 +10,9 @@ from cache.errors import UnreadableImageError
 from cache.store import contents
 from extract.decode import decode_gray
 from extract.load import LoadedBackbone
-from extract.run import extract
 from extract.scan import scan
 from tests.odd_images import ODD, paged
+from tests.toy import extract_one
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
@@ -46,7 +46,7 @@ def test_all_of_them_in_one_run(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     images = scan(tmp_path / "images")
-    done = extract(toy, images.files, tmp_path / "cache", "cpu", "torch", "fp32")
+    done = extract_one(toy, images.files, tmp_path / "cache")
     good = {file.sha256 for file in images.files if file.label == "good"}
     broken = {file.sha256 for file in images.files if file.label == "broken"}
     assert contents(done.cache).stored == good

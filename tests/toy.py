@@ -1,9 +1,16 @@
 """A backbone small enough to watch."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+from extract.load import LoadedBackbone
+from extract.run import Extraction, extract
+from extract.scan import ImageFile
+from extract.target import Target
 
 
 class Toy(nn.Module):
@@ -23,3 +30,15 @@ class Toy(nn.Module):
 
 def no_file(name: str, download: bool) -> Path:
     raise AssertionError("the toy has no published weights")
+
+
+def extract_one(
+    backbone: LoadedBackbone,
+    images: Sequence[ImageFile],
+    root: Path,
+    precision: str = "fp32",
+    **settings: Any,
+) -> Extraction:
+    """Fill one cache, on the CPU, by torch."""
+    (done,) = extract([Target(backbone, "cpu", ("torch",), precision)], images, root, **settings)
+    return done

@@ -1,0 +1,130 @@
+"""One cache being filled: pictures gather until they make a batch, which is computed and kept."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import Executor
+from importlib.metadata import version
+from pathlib import Path
+from platform import node
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.segments import Failure
+from cache.store import Cache
+from extract.batches import Decoded, batch
+from extract.check import deviation_from_torch
+from extract.engines import ENGINES, Built, build_engine
+from extract.kept import Shelf
+from extract.target import Target
+from extract.writer import SegmentWriter
+
+
+class Lane:
+    """Takes decoded files, and fills the cache of one target with their rows.
+
+    The engine is built when the first batch is there. On leaving, whatever was computed is
+    committed. done: files dealt with; spent: seconds by stage; trouble: what the user should know.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        cache: Cache,
+        batch_size: int | None,
+        shelf: Shelf | None,
+        pool: Executor,
+    ) -> None:
+        self.target, self.shelf = target, shelf
+        self.batch_size = batch_size or target.batch_size
+        self.writer = SegmentWriter(cache, {"weights": target.backbone.weights}, pool)
+        self.missing: frozenset[bytes] = frozenset()
+        self.pending: list[Decoded] = []
+        self.built: Built | None = None
+        self.deviation: float | None = None
+        self.done = self.computed = 0
+        self.failed: list[Failure] = []
+        self.several_pages: list[Path] = []
+        self.spent: dict[str, float] = defaultdict(float)
+
+    def __enter__(self) -> "Lane":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.writer.close()
+        self.spent["write"] = self.writer.write_seconds
+
+    def look_for(self, keys: Collection[bytes]) -> None:
+        """Find out which of these images have no row yet."""
+        self.missing = frozenset(keys) - self.writer.stored
+
+    def wants(self, key: bytes) -> bool:
+        """Whether this image has no row yet; others may have written it meanwhile."""
+        return key in self.missing and key not in self.writer.stored
+
+    def take(self, image: Decoded, waited: float, share: float) -> None:
+        """Take one file that is wanted; compute if it completes a batch.
+
+        waited: seconds for it. share: of what it cost, as others may take it too.
+        """
+        cost = {"read": image.read_seconds, "decode": image.decode_seconds, "waiting": waited}
+        self._spend(**{stage: seconds * share for stage, seconds in cost.items()})
+        self.pending.append(image)
+        if len(self.pending) >= self.batch_size:
+            self.compute()
+
+    def compute(self) -> None:
+        """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
+        images, self.pending = self.pending, []
+        gathered = batch(images)
+        embeddings = np.empty((0, self.writer.cache.identity.embedding_dim), np.float32)
+        if gathered.hashes:
+            if self.built is None:
+                started = time.perf_counter()
+                self.built = self._build(gathered.pixels)
+                self._spend(build=time.perf_counter() - started)
+            started = time.perf_counter()
+            embeddings = self.built.forward(gathered.pixels)
+            self._spend(compute=time.perf_counter() - started)
+        finite = np.isfinite(embeddings).all(axis=1)
+        failed = list(gathered.failed)
+        for i in np.flatnonzero(~finite):
+            reason = f"{self.target.backbone.name} gave NaN or infinity for it"
+            failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
+        kept = [gathered.hashes[i] for i in np.flatnonzero(finite)]
+        self.writer.add(kept, embeddings[finite], failed)
+        self.failed += failed
+        self.several_pages += gathered.several_pages
+        self.computed += len(kept)
+        self.done += len(images)
+
+    def _build(self, pixels: NDArray[np.uint8]) -> Built:
+        target = self.target
+        built = build_engine(
+            target.engines,
+            target.backbone.module,
+            target.device,
+            target.precision,
+            self.batch_size,
+            target.slot(self.shelf),
+        )
+        self.deviation = deviation_from_torch(target, built.name, built.forward, pixels, self.shelf)
+        package = ENGINES[built.name].package
+        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}
+        self.writer.note |= {
+            "engine": built.name,
+            "host": node(),
+            "versions": {name: version(name) for name in sorted(libraries)},
+        }
+        if self.deviation is not None:
+            self.writer.note["deviation from torch fp32"] = f"{self.deviation:.1g}"
+        return built
+
+    def _spend(self, **seconds: float) -> None:
+        for stage, amount in seconds.items():
+            self.spent[stage] += amount
+            self.writer.spent[stage] += amount
