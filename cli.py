@@ -22,7 +22,9 @@ from heads.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from cache.store import Cache
     from evaluate.workspace import Workspace
+    from extract.load import LoadedBackbone
     from extract.scan import ImageSet
+    from extract.target import Target
     from heads.configuration import Configuration
     from heads.files import SavedHead
 
@@ -58,6 +60,7 @@ def cli() -> None:
        "precision", "engine", "fast_decode", "strict", "max_pixels", *TRAINING)  # fmt: skip
 def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Do everything: extract, train-heads, evaluate, report."""
+    from cache.store import open_cache
     from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
     from heads.splits import check_trainable
@@ -66,12 +69,14 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     training, testing = _scan(dataset, place), _scan(test, place)
     check_trainable(training.labels)
     check_classes(set(training.labels.values()), testing)
-    caches = _extract([training, testing], place, **_only(choices, _EXTRACT))
+    targets = _extract([training, testing], place, **_only(choices, _EXTRACT))
+    caches = [open_cache(place.cache, target.identity) for target in targets]
     heads = _train(caches, training, place, _configurations(choices))
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
-    _evaluate(new, training, testing, place, choices["engine"], choices["weights"])
+    backbones = [target.backbone for target in targets]
+    _evaluate(new, training, testing, place, choices["engine"], choices["weights"], backbones)
     _report(place)
 
 
@@ -286,7 +291,7 @@ def _extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
     weights: str, precision: str, engine: str | None, fast_decode: bool, seed: int, strict: bool,
     workers: int | None = None, images_at_once: int | None = None,
-) -> list[Cache]:  # fmt: skip
+) -> list[Target]:  # fmt: skip
     from extract.load import load_backbone
     from extract.run import extract
     from extract.target import Target, engines_folder
@@ -317,7 +322,7 @@ def _extract(
             engines_folder(place.cache),
         )  # fmt: skip
     tell_extractions(done, len(images), failed, place.failures)
-    return [extraction.cache for extraction in done]
+    return targets
 
 
 def _configurations(choices: dict[str, Any]) -> list[Configuration]:
@@ -357,14 +362,14 @@ def _train(
 
 def _evaluate(
     heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, place: Workspace,
-    engine: str | None, weights: str,
+    engine: str | None, weights: str, loaded: Sequence[LoadedBackbone] = (),
 ) -> None:  # fmt: skip
     from evaluate.run import evaluate
 
     if not heads:
         return
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, training.labels, place, engine, weights, progress)
+        ids = evaluate(heads, testing, training.labels, place, engine, weights, progress, loaded)
     say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
 
 

@@ -24,6 +24,8 @@ from extract.load import LoadedBackbone, load_backbone
 from extract.stem import WholeModel
 from extract.target import Target, target_of
 
+WARM_UP = 4  # images, before anything is timed
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -102,7 +104,7 @@ def measure(
     model = assemble(target.backbone, head)
     slot = target.slot(shelf)
     built = build_engine(target.engines, model, target.device, target.precision, batch_size, slot)
-    for first in _batches(paths[:batch_size], batch_size, target.fast):
+    for first in _batches(paths[:WARM_UP], batch_size, target.fast):
         if len(first.pixels):
             built.forward(first.pixels)
     warm = time.perf_counter()

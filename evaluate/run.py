@@ -70,10 +70,12 @@ def evaluate(
     engine: str | None = None,
     weights: str = "auto",
     progress: Progress = silent,
+    loaded: Sequence[LoadedBackbone] = (),
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv` as it is done.
 
-    Returns the rows' model_ids, in the reference study's order. progress counts images. A
+    Returns the rows' model_ids, in the reference study's order. progress counts images. loaded:
+    backbones at hand; any other is loaded again. A
     backbone whose weights can't be had costs its own models only; the error comes at the end.
 
     Raises:
@@ -82,7 +84,7 @@ def evaluate(
         WeightsError: a head's backbone can't be had again.
     """
     ids = []
-    backbone: LoadedBackbone | None = None
+    backbones = {backbone.weights_sha256: backbone for backbone in loaded}
     refused: dict[str, WeightsError] = {}
     images = len(test.unique)
     for number, saved in enumerate(in_reference_order(heads)):
@@ -91,15 +93,17 @@ def evaluate(
         require_device(identity.device)
         if identity.weights_sha256 in refused:
             continue
-        if backbone is None or backbone.weights_sha256 != identity.weights_sha256:
+        if identity.weights_sha256 not in backbones:
+            backbones.clear()  # one more at a time: heads are in the order of their backbones
             try:
-                backbone = reload_backbone(identity, saved.info.weights, weights)
+                again = reload_backbone(identity, saved.info.weights, weights)
+                backbones[identity.weights_sha256] = again
             except WeightsError as error:
                 refused[identity.weights_sha256] = error
                 continue
         within = partial(_within, progress, number * images, len(heads) * images)
         engines = usable_engines(identity.device, engine, identity.precision)
-        target = target_of(identity, backbone, engines)
+        target = target_of(identity, backbones[identity.weights_sha256], engines)
         row = _evaluate_one(saved, target, test, workspace, within)
         row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
         ids.append(add_result(workspace.results, {name: row[name] for name in list(COLUMNS)[1:]}))

@@ -77,11 +77,11 @@ def tell_extractions(
         identity = each.cache.identity
         for trouble in each.trouble:
             warn(f"{trouble}; {each.engine} computed instead")
-        by = f" by {each.engine}" if each.engine else ""
         far = f", within {each.deviation:.1g} of torch's at fp32" if each.deviation else ""
+        by = f" (computed by {each.engine}{far})" if each.engine else ""
         say(
-            f"{identity.backbone} on {identity.device}: {each.computed} image(s) computed{by}{far}"
-            f", {each.present} already in {each.cache.folder}"
+            f"{identity.backbone} on {identity.device}: {each.computed} image(s) computed, "
+            f"{each.present} already in {each.cache.folder}{by}"
         )
     _tell_stages(done)
     _tell_several_pages(list(dict.fromkeys(path for each in done for path in each.several_pages)))

@@ -66,7 +66,7 @@ def _other_xla_client(kind: str) -> str | None:
 
 
 DEVICES: dict[str, Device] = {
-    "cpu": Device({"openvino": 64, "torch": 16}, _cpu_missing),
+    "cpu": Device({"openvino": 32, "torch": 16}, _cpu_missing),
     "cuda": Device({"torch": 128}, _cuda_missing),
     "tpu": Device({"xla": 128}, _tpu_missing, pjrt="TPU"),
     "xla-cpu": Device({"xla": 16}, _xla_cpu_missing, real=False, pjrt="CPU"),

@@ -127,8 +127,10 @@ ENGINES: dict[str, Engine] = {
     "xla": Engine("torch_xla", ("fp32", "bf16"), _build_xla),
 }
 
-# By precision: how far a row may be from torch's at fp32, as a share of its length.
-TOLERANCES: dict[str, float] = {"fp32": 1e-5, "bf16": 0.15}
+# By precision: how far a row may be from torch's at fp32, as a share of its length. Of fp32, torch
+# itself was measured to be 6e-5 from float64 (mobilenet_v3_large, random weights); TF32 would be
+# 1e-3 away, bf16 3e-3 (resnet18) to 0.1 (efficientnet_lite0).
+TOLERANCES: dict[str, float] = {"fp32": 1e-4, "bf16": 0.15}
 PRECISIONS = tuple(TOLERANCES)
 
 

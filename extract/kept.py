@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from shutil import rmtree
@@ -39,7 +40,7 @@ class Slot:
         """Return what its builder noted; None if it isn't there, or not whole (then removed)."""
         try:
             note: dict[str, Any] = json.loads((self.folder / NOTE).read_text())
-            whole = all(_sha256(self.folder / name) == it for name, it in note["files"].items())
+            whole = all(_found_whole(self.folder / name, it) for name, it in note["files"].items())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -66,6 +67,17 @@ class Slot:
                     os.replace(temporary, self.folder)  # noqa: PTH105
             finally:
                 rmtree(temporary, ignore_errors=True)
+
+
+def _found_whole(path: Path, sha256: str) -> bool:
+    """Hash a file once per process, unless it changes."""
+    status = path.stat()
+    return _sha256_as_of(path, status.st_size, status.st_mtime_ns) == sha256
+
+
+@cache
+def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

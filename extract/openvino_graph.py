@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
     """Convert or find, compile for all cores, and return the engine; see `engines.Engine`."""
-    import openvino
+    openvino = import_openvino()
 
     core = openvino.Core()
     backbone = module.backbone if isinstance(module, WholeModel) else module
@@ -45,7 +46,9 @@ def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
             )
         graph = convert(backbone)
         if slot:
+            # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
             slot.fill(partial(save, graph))
+            graph = kept_graph(core, slot) or graph
     graph.reshape([CHUNK, 1, SIZE, SIZE])
     if isinstance(module, WholeModel):
         graph = _joined(graph, module.head)
@@ -71,17 +74,25 @@ def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
     return forward
 
 
-def convert(backbone: nn.Module) -> Any:
-    """Make a graph of any number of images: uint8 [?, 1, 224, 224] → float32 [?, D]."""
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would report every import and conversion."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    return openvino
+
+
+def convert(backbone: nn.Module) -> Any:
+    """Make a graph of any number of images: uint8 [?, 1, 224, 224] → float32 [?, D]."""
+    openvino = import_openvino()
+
     example = torch.zeros((1, 1, SIZE, SIZE), dtype=torch.uint8)
-    return openvino.convert_model(backbone, example_input=example, input=[-1, 1, SIZE, SIZE])
+    return openvino.convert_model(_traced(backbone, example), input=[-1, 1, SIZE, SIZE])
 
 
 def save(graph: Any, folder: Path) -> None:
     """Write a graph with its weights as they are; OpenVINO's default is to halve them."""
-    import openvino
+    openvino = import_openvino()
 
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
@@ -93,11 +104,17 @@ def kept_graph(core: Any, slot: Slot | None) -> Any | None:
 
 def _joined(backbone: Any, head: nn.Module) -> Any:
     """Put a head's graph behind a backbone's: one graph, from pixels to logits."""
-    import openvino
+    openvino = import_openvino()
 
     embedding = backbone.get_results()[0].input_value(0)
     example = torch.zeros(tuple(embedding.get_shape()))
-    graph = openvino.convert_model(head, example_input=example, input=list(example.shape))
+    graph = openvino.convert_model(_traced(head, example), input=list(example.shape))
     for place in graph.inputs[0].get_target_inputs():
         place.replace_source_output(embedding)
     return openvino.Model(graph.get_results(), backbone.get_parameters(), "whole")
+
+
+def _traced(module: nn.Module, example: torch.Tensor) -> Any:
+    """Record what a module computes; OpenVINO's own way to do it runs the module three times."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]

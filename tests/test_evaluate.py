@@ -90,7 +90,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     assert (table["inference_time_secs"] > 0).all()
     assert (table["accuracy"] >= 0.8).all()
     for row in table.to_dict("records"):
-        path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels), "torch")
+        path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels), "openvino")
         predictions = read_predictions(path, ["gel", "not_gel"])
         right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
         assert row["accuracy"] == pytest.approx(right, abs=1e-6)
