@@ -316,11 +316,15 @@ def _extract(
             Target(backbone, where, chosen, precision, fast_decode)
             for where, chosen in engines.items()
         ]
+    shelf = engines_folder(place.cache)
+    if precision == "int8":
+        from extract.int8 import calibrated
+
+        targets = [calibrated(target, images, shelf) for target in targets]
     with bar("Embedding", "rows") as progress:
         done = extract(
-            targets, images, place.cache, progress, strict, workers, images_at_once,
-            engines_folder(place.cache),
-        )  # fmt: skip
+            targets, images, place.cache, progress, strict, workers, images_at_once, shelf
+        )
     tell_extractions(done, len(images), failed, place.failures)
     return targets
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,9 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
     """Convert or find, compile for all cores, and return the engine; see `engines.Engine`."""
-    openvino = import_openvino()
+    from extract.engines import padded
 
-    core = openvino.Core()
+    core = import_openvino().Core()
     backbone = module.backbone if isinstance(module, WholeModel) else module
     graph = kept_graph(core, slot)
     if graph is None:
@@ -52,23 +53,31 @@ def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
     graph.reshape([CHUNK, 1, SIZE, SIZE])
     if isinstance(module, WholeModel):
         graph = _joined(graph, module.head)
-    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": usable_cores()}
+    cores = usable_cores()
+    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": cores}
     compiled = core.compile_model(graph, "CPU", settings)
-    requests = openvino.AsyncInferQueue(compiled)
+    # Not an AsyncInferQueue: destroyed while a callback of its ends, it waits for itself for ever.
+    requests = [compiled.create_infer_request() for _ in range(2 * cores)]
+    dim = compiled.output(0).shape[1]
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        from extract.engines import padded
+        output = np.empty((len(images), dim), np.float32)
+        under_way: deque[tuple[Any, int]] = deque()
 
-        output = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
-
-        def take(request: Any, start: int) -> None:
+        def take() -> None:
+            request, start = under_way.popleft()
+            request.wait()
             rows = output[start : start + CHUNK]
             rows[:] = request.get_output_tensor().data[: len(rows)]
 
-        requests.set_callback(take)
-        for start in range(0, len(images), CHUNK):
-            requests.start_async([padded(images[start : start + CHUNK], CHUNK)], start)
-        requests.wait_all()
+        for number, start in enumerate(range(0, len(images), CHUNK)):
+            if len(under_way) == len(requests):
+                take()
+            request = requests[number % len(requests)]
+            request.start_async([padded(images[start : start + CHUNK], CHUNK)])
+            under_way.append((request, start))
+        while under_way:
+            take()
         return output
 
     return forward

@@ -49,13 +49,20 @@ class Target:
         if shelf is None or "openvino" not in self.engines:
             return None
         precision = "int8" if self.precision == "int8" else "fp32"
+        return self._slot(shelf, precision, calibration=self.calibration)
+
+    def slot_of_calibration(self, shelf: Shelf) -> Slot:
+        """Return where it is kept which images int8's ranges are taken from in this workspace."""
+        return self._slot(shelf, "calibration", fast=self.fast)
+
+    def _slot(self, shelf: Shelf, kind: str, **more: object) -> Slot:
         identity = self.identity
         return shelf.slot(
-            f"{identity.backbone}-{precision}",
+            f"{identity.backbone}-{kind}",
             weights=identity.weights_sha256,
             input=(identity.size, identity.mean, identity.std),
-            precision=precision,
             versions=[version(name) for name in ("torch", "openvino")],
+            **more,
         )
 
 

@@ -1,0 +1,85 @@
+"""int8: a backbone's graph quantised after training, with ranges taken from some of the images."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from importlib.util import find_spec
+from itertools import islice
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import DatasetError, DeviceError
+from extract.batches import batch, decoded
+from extract.devices import usable_cores
+from extract.kept import Shelf
+from extract.openvino_graph import convert, import_openvino, kept_graph, save
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from extract.scan import ImageFile
+    from extract.target import Target
+
+SAMPLE = 128  # images that the ranges are taken from
+
+
+def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Target:
+    """Return the target with its calibration, after Jacob et al. 2018, by NNCF.
+
+    A backbone is calibrated once per workspace: images that come later change nothing, and rows go
+    into the same cache. Deleting the kept engines means calibrating anew, which is another cache.
+
+    Raises:
+        DeviceError: NNCF is not installed.
+        DatasetError: no image can be read.
+    """
+    pointer = target.slot_of_calibration(shelf)
+    if note := pointer.read():
+        known = replace(target, calibration=note["calibration"])
+        if (slot := known.slot(shelf)) and slot.read():
+            return known
+        rmtree(pointer.folder)
+    if find_spec("nncf") is None:
+        raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
+    pixels, name = _sample(images, target.fast)
+    new = replace(target, calibration=name)
+    slot, fp32 = new.slot(shelf), replace(target, precision="fp32").slot(shelf)
+    assert slot  # noqa: S101 - a shelf has a slot for every target
+    graph = kept_graph(import_openvino().Core(), fp32) or convert(target.backbone.module)
+    slot.fill(partial(save, _quantised(graph, pixels)))
+    pointer.fill(lambda folder: None, calibration=name)
+    return new
+
+
+def _sample(images: Sequence[ImageFile], fast: bool) -> tuple[NDArray[np.uint8], str]:
+    """Decode the images with the smallest hashes: a random choice, and the same in any order."""
+    files = {image.sha256: image.path for image in images}
+    readable = (
+        image
+        for image in decoded((files[key] for key in sorted(files)), usable_cores(), SAMPLE, fast)
+        if not isinstance(image.picture, str)
+    )
+    chosen = batch(islice(readable, SAMPLE))
+    if not chosen.hashes:
+        raise DatasetError("--precision int8: none of the images can be read to calibrate with")
+    digest = sha256(b"".join(chosen.hashes)).hexdigest()
+    return chosen.pixels, f"{len(chosen.hashes)} images, {digest[:16]}"
+
+
+def _quantised(graph: Any, pixels: NDArray[np.uint8]) -> Any:
+    import_openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(io.StringIO()):  # its own progress bars
+        images = nncf.Dataset([pixels[i : i + 1] for i in range(len(pixels))])
+        return nncf.quantize(graph, images, subset_size=len(pixels))

@@ -1,0 +1,108 @@
+"""int8: calibrated once per workspace, on images that are part of the identity."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.errors import DatasetError, DeviceError
+from cache.store import read
+from extract import int8
+from extract.engines import usable_engines
+from extract.int8 import calibrated
+from extract.kept import Shelf
+from extract.load import LoadedBackbone
+from extract.run import extract
+from extract.scan import ImageFile, scan
+from extract.target import Target
+
+Few = Callable[[int, int], Path]
+
+
+@pytest.fixture
+def target(toy: LoadedBackbone) -> Target:
+    return Target(toy, "cpu", usable_engines("cpu", None, "int8"), "int8")
+
+
+@pytest.fixture
+def images(few: Few) -> list[ImageFile]:
+    return list(scan(few(6, 1) / "dataset").files)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "engines")
+
+
+def test_rows_are_near_those_of_fp32(
+    target: Target, images: list[ImageFile], shelf: Shelf, tmp_path: Path
+) -> None:
+    ready = calibrated(target, images, shelf)
+    fp32 = replace(target, precision="fp32")
+    rows, exact = (
+        read(each.cache) for each in extract([ready, fp32], images, tmp_path, shelf=shelf)
+    )
+    distance = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert 1e-5 < distance.max() < 0.1  # it was int8 indeed
+
+
+def test_calibrated_once_whatever_images_come_later(
+    target: Target, images: list[ImageFile], shelf: Shelf
+) -> None:
+    first = calibrated(target, images[:8], shelf)
+    assert first.calibration.startswith("8 images, ")
+    assert calibrated(target, images, shelf) == first
+
+
+def test_other_images_are_another_cache(
+    target: Target, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "SAMPLE", 4)
+    first, second = (
+        calibrated(target, some, Shelf(tmp_path / name))
+        for name, some in (("a", images[:6]), ("b", images[6:]))
+    )
+    assert first.identity.name != second.identity.name
+    shuffled = calibrated(target, images[5::-1], Shelf(tmp_path / "c"))
+    assert shuffled.identity == first.identity
+
+
+def test_a_lost_graph_is_made_again(target: Target, images: list[ImageFile], shelf: Shelf) -> None:
+    first = calibrated(target, images, shelf)
+    slot = first.slot(shelf)
+    assert slot
+    shutil.rmtree(slot.folder)
+    assert calibrated(target, images, shelf) == first
+    assert slot.read()
+
+
+def test_evaluating_without_the_graph_is_an_error(target: Target, shelf: Shelf) -> None:
+    from extract.engines import build_engine
+
+    with pytest.raises(DeviceError, match="run extract --precision int8 again"):
+        build_engine(target.engines, target.backbone.module, "cpu", "int8", 4, target.slot(shelf))
+
+
+def test_nothing_to_calibrate_on_is_an_error(target: Target, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(DatasetError, match="none of the images can be read to calibrate with"):
+        calibrated(target, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], shelf)
+
+
+def test_without_nncf_it_says_what_to_install(
+    target: Target, images: list[ImageFile], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.int8.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="pip install 'nncf"):
+        calibrated(target, images, shelf)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu", "xla-cpu"])
+def test_other_devices_say_who_can(device: str) -> None:
+    with pytest.raises(
+        DeviceError, match=f"can't be had with any engine on {device}: --engine openvino can"
+    ):
+        usable_engines(device, None, "int8")
