@@ -1,5 +1,6 @@
 """The reference study's 24 models, then ours: every backbone x head x optimizer x device."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from cache.store import open_cache, read
 from cli import cli
 from evaluate.predictions import read_predictions
 from evaluate.workspace import Workspace
+from extract import devices
 from extract.backbones import BACKBONES
 from heads.architectures import HEADS
 from heads.files import find_heads, load_head
@@ -38,8 +40,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command += [item for name in DEVICES for item in ("--device", name)]
         with pytest.MonkeyPatch.context() as patch:
             # XLA computes whole batches: of 4, eight images take a quarter of the time.
-            patch.setattr("extract.run.BATCH_SIZE", 4)
-            patch.setattr("evaluate.measure.BATCH_SIZE", 4)
+            for name in DEVICES:
+                device = devices.DEVICES[name]
+                engines = dict.fromkeys(device.engines, 4)
+                patch.setitem(devices.DEVICES, name, replace(device, engines=engines))
             done = CliRunner().invoke(cli, [str(item) for item in command])
         assert done.exit_code == 0, done.output
     return folder / "out" / "results.csv"

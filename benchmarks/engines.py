@@ -1,0 +1,176 @@
+"""Backbones per second, by engine and precision, against what people write."""
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from benchmarks.measuring import machine, medians, table  # noqa: E402
+from benchmarks.pictures import gels, pixels  # noqa: E402
+from extract.backbones import BACKBONES  # noqa: E402
+from extract.engines import build_engine  # noqa: E402
+from extract.int8 import calibrated  # noqa: E402
+from extract.kept import Shelf  # noqa: E402
+from extract.load import LoadedBackbone, load_backbone  # noqa: E402
+from extract.openvino_graph import HINTS, convert, import_openvino  # noqa: E402
+from extract.scan import ImageFile  # noqa: E402
+from extract.target import Target  # noqa: E402
+
+BATCH = 16  # of the peers: what people write
+ASKED = {  # times eager fp32
+    "resnet18": {"fp32": 1.35, "bf16": 2.6, "int8": 5},
+    "vgg16": {"fp32": 1.75, "bf16": 3.6},
+    "mobilenet_v3_large": {"fp32": 3, "bf16": 4.8},
+    "efficientnet_lite0": {"fp32": 4.3, "bf16": 8, "int8": 13},
+}
+IMAGES = 96
+GEMM = 2048  # rows and columns
+Images = NDArray[np.uint8]
+
+
+def eager(backbone: LoadedBackbone, images: Images) -> Callable[[], object]:
+    """Do as everybody does: NCHW, the gray channel repeated three times, fp32."""
+    module: Any = backbone.module
+    batches = [torch.from_numpy(part) for part in np.split(images, len(images) // BATCH)]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for part in batches:
+                three = (part.float() / 255).repeat(1, 3, 1, 1)
+                module.network((three - module.mean) / module.std)
+
+    return run
+
+
+def plain_openvino(backbone: LoadedBackbone, precision: str, images: Images) -> Callable[[], Any]:
+    """Use OpenVINO as its documentation begins: convert, compile, call with a batch."""
+    openvino = import_openvino()
+    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
+    compiled = openvino.compile_model(convert(backbone.module), "CPU", hint)
+    batches = np.split(images, len(images) // BATCH)
+    return lambda: [compiled(part) for part in batches]
+
+
+def plain_onnxruntime(
+    backbone: LoadedBackbone, folder: Path, images: Images
+) -> Callable[[], object]:
+    """Use ONNX Runtime as its documentation begins."""
+    import onnxruntime
+
+    file = folder / f"{backbone.name}.onnx"
+    example = torch.from_numpy(images[:BATCH])
+    warnings.simplefilter("ignore")  # the exporter's, of its own age and of constants
+    torch.onnx.export(backbone.module, (example,), str(file), dynamo=False, input_names=["images"])
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    batches = np.split(images, len(images) // BATCH)
+    return lambda: [session.run(None, {"images": part}) for part in batches]
+
+
+def ours(target: Target, shelf: Shelf, images: Images) -> Callable[[], object]:
+    """Build as `extract` does."""
+    built = build_engine(
+        target.engines, target.backbone.module, target.device, target.precision,
+        target.batch_size, target.slot(shelf),
+    )  # fmt: skip
+    parts = [images[i : i + target.batch_size] for i in range(0, len(images), target.batch_size)]
+    return lambda: [built.forward(part) for part in parts]
+
+
+def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path) -> dict[str, Any]:
+    """Measure all contenders of one backbone in turns; images per second by contender."""
+    backbone, shelf = load_backbone(name, "auto"), Shelf(folder / "engines")
+    target = Target(backbone, "cpu", ("openvino",), "fp32")
+    int8 = calibrated(replace(target, precision="int8"), files, shelf)
+    contenders = {
+        "eager": eager(backbone, images),
+        "fp32": ours(target, shelf, images),
+        "bf16": ours(replace(target, precision="bf16"), shelf, images),
+        "int8": ours(int8, shelf, images),
+        "OpenVINO fp32": plain_openvino(backbone, "fp32", images),
+        "OpenVINO bf16": plain_openvino(backbone, "bf16", images),
+        "ONNX Runtime fp32": plain_onnxruntime(backbone, folder, images),
+    }
+    return {key: len(images) / seconds for key, seconds in medians(contenders).items()}
+
+
+def speeds(name: str, rates: dict[str, Any]) -> tuple[str, ...]:
+    """Format one backbone's row."""
+    asked = ASKED[name]
+    peer = max(rates["OpenVINO fp32"], rates["ONNX Runtime fp32"])
+    cells = [name, f"{rates['eager']:.1f}"]
+    for precision in ("fp32", "bf16", "int8"):
+        wish = f" (≥ {asked[precision]:g})" if precision in asked else ""
+        cells.append(f"{rates[precision] / rates['eager']:.2f}×{wish}")
+    cells += [f"{rates['fp32'] / peer:.2f}×", f"{rates['bf16'] / rates['OpenVINO bf16']:.2f}×"]
+    return (*cells, f"{rates['fp32']:.1f} / {rates['bf16']:.1f} / {rates['int8']:.1f}")
+
+
+def gemm_peak(dtype: torch.dtype) -> float:
+    """Measure the machine's matrix product, in GFLOP/s: the best of 20."""
+    a, b = (torch.randn(GEMM, GEMM).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - started)
+    return 2 * GEMM**3 / best / 1e9
+
+
+def arithmetic(rates: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Hold two backbones' arithmetic against the matrix product's."""
+    rows: list[tuple[str, ...]] = [("GFLOP/s", "ours", "matrix product", "share", "asked")]
+    peaks = {"fp32": gemm_peak(torch.float32), "bf16": gemm_peak(torch.bfloat16)}
+    for name in ("resnet18", "vgg16"):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            load_backbone(name, "auto").module(torch.zeros(1, 1, 224, 224, dtype=torch.uint8))
+        for precision, peak in peaks.items():
+            done = rates[name][precision] * counter.get_total_flops() / 1e9
+            share = f"{done / peak:.2f}×"
+            rows.append((f"{name} {precision}", f"{done:.0f}", f"{peak:.0f}", share, "≥ 0.75×"))
+    return rows
+
+
+def main() -> None:
+    """Print the section."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
+    data = parser.parse_args().data
+    paths = gels(data)[:IMAGES]
+    images = pixels(paths)
+    few = {"vgg16": images[:32]}  # slow enough
+    files = [ImageFile(path, "a", bytes([n]) * 32) for n, path in enumerate(paths)]
+    rates = {}
+    lines: list[tuple[str, ...]] = [
+        ("backbone", "eager, images/s", "fp32 against eager", "bf16", "int8",
+         "fp32 against the faster of OpenVINO and ONNX Runtime (≥ 0.97)",
+         "bf16 against OpenVINO (≥ 0.97)", "ours, images/s")
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for name in BACKBONES:
+            rates[name] = one_backbone(name, files, few.get(name, images), Path(folder))
+            lines.append(speeds(name, rates[name]))
+    print("## Engines\n")
+    packages = ("torch", "openvino", "onnxruntime", "nncf")
+    print(
+        f"{machine(*packages)}. {IMAGES} images, medians of 5, in turns; eager: NCHW, the channel"
+    )
+    print("repeated three times, fp32, batches of 16.\n")
+    print(table(lines) + "\n")
+    print(table(arithmetic(rates)))
+
+
+if __name__ == "__main__":
+    main()
