@@ -373,7 +373,9 @@ def _evaluate(
     if not heads:
         return
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, training.labels, place, engine, weights, progress, loaded)
+        ids = evaluate(
+            heads, testing, training.labels, place, engine, weights, progress, loaded, warn
+        )
     say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
 
 

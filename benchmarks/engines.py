@@ -6,6 +6,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import gels, pixels  # noqa: E402
 from extract.backbones import BACKBONES  # noqa: E402
+from extract.devices import require_device  # noqa: E402
 from extract.engines import build_engine  # noqa: E402
 from extract.int8 import calibrated  # noqa: E402
 from extract.kept import Shelf  # noqa: E402
@@ -41,16 +43,16 @@ GEMM = 2048  # rows and columns
 Images = NDArray[np.uint8]
 
 
-def eager(backbone: LoadedBackbone, images: Images) -> Callable[[], object]:
+def eager(backbone: LoadedBackbone, images: Images, device: str = "cpu") -> Callable[[], object]:
     """Do as everybody does: NCHW, the gray channel repeated three times, fp32."""
-    module: Any = backbone.module
+    module: Any = deepcopy(backbone.module).to(device)
     batches = [torch.from_numpy(part) for part in np.split(images, len(images) // BATCH)]
 
     def run() -> None:
         with torch.inference_mode():
             for part in batches:
-                three = (part.float() / 255).repeat(1, 3, 1, 1)
-                module.network((three - module.mean) / module.std)
+                three = (part.to(device).float() / 255).repeat(1, 3, 1, 1)
+                module.network((three - module.mean) / module.std).cpu()
 
     return run
 
@@ -106,6 +108,25 @@ def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path
     return {key: len(images) / seconds for key, seconds in medians(contenders).items()}
 
 
+def on_cuda(images: Images) -> list[tuple[str, ...]]:
+    """Measure torch on an NVIDIA GPU: what `--device cuda` does, against eager fp32 there."""
+    heads = ("backbone", "eager, images/s", "fp32 against eager", "bf16", "ours, images/s")
+    rows: list[tuple[str, ...]] = [heads]
+    for name in BACKBONES:
+        backbone, shelf = load_backbone(name, "auto"), Shelf(Path())
+        many = np.concatenate([images] * 8)
+        contenders = {"eager": eager(backbone, many, "cuda")}
+        for precision in ("fp32", "bf16"):
+            target = Target(backbone, "cuda", ("torch",), precision)
+            contenders[precision] = ours(target, shelf, many)
+        rates = {key: len(many) / seconds for key, seconds in medians(contenders).items()}
+        against = [f"{rates[p] / rates['eager']:.2f}×" for p in ("fp32", "bf16")]
+        speed = f"{rates['fp32']:.0f} / {rates['bf16']:.0f}"
+        rows.append((name, f"{rates['eager']:.0f}", *against, speed))
+    peak = f"bf16 matrix product: {gemm_peak(torch.bfloat16, 'cuda') / 1e3:.0f} TFLOP/s"
+    return [*rows, (torch.cuda.get_device_name(), peak, "", "", "")]
+
+
 def speeds(name: str, rates: dict[str, Any]) -> tuple[str, ...]:
     """Format one backbone's row."""
     asked = ASKED[name]
@@ -118,13 +139,13 @@ def speeds(name: str, rates: dict[str, Any]) -> tuple[str, ...]:
     return (*cells, f"{rates['fp32']:.1f} / {rates['bf16']:.1f} / {rates['int8']:.1f}")
 
 
-def gemm_peak(dtype: torch.dtype) -> float:
+def gemm_peak(dtype: torch.dtype, device: str = "cpu") -> float:
     """Measure the machine's matrix product, in GFLOP/s: the best of 20."""
-    a, b = (torch.randn(GEMM, GEMM).to(dtype) for _ in range(2))
+    a, b = (torch.randn(GEMM, GEMM).to(device, dtype) for _ in range(2))
     best = float("inf")
     for _ in range(20):
         started = time.perf_counter()
-        torch.mm(a, b)
+        torch.mm(a, b)[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
     return 2 * GEMM**3 / best / 1e9
 
@@ -147,9 +168,14 @@ def main() -> None:
     """Print the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
-    data = parser.parse_args().data
-    paths = gels(data)[:IMAGES]
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    paths = gels(options.data)[:IMAGES]
     images = pixels(paths)
+    if options.device == "cuda":
+        require_device("cuda")
+        print(f"## Engines on a GPU\n\n{machine('torch')}.\n\n{table(on_cuda(images))}")
+        return
     few = {"vgg16": images[:32]}  # slow enough
     files = [ImageFile(path, "a", bytes([n]) * 32) for n, path in enumerate(paths)]
     rates = {}

@@ -38,6 +38,22 @@ def describe(cache: Cache) -> list[str]:
     return lines
 
 
+def costs(cache: Cache) -> str:
+    """Say in one line what filling a cache cost, and where the time went.
+
+    Raises:
+        CacheError: a segment is damaged.
+    """
+    held = summed_up(read_headers(cache))
+    note, rate = held.provenance, held.seconds_per_image
+    line = f"{cache.identity.name}: {len(held.stored):,} images"
+    if engine := note.get("engine"):
+        line += f" by {' and '.join(words(engine))}"
+    if rate:
+        line += f", {1 / rate:,.1f} per second"
+    return f"{line}: {in_words(note['stages'])}" if "stages" in note else line
+
+
 def _identity(cache: Cache) -> dict[str, str]:
     shown = [f.name for f in fields(cache.identity) if f.name not in SHOWN_APART]
     return {name: str(getattr(cache.identity, name)) for name in shown}

@@ -10,8 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.atomic import replacing
-from cache.errors import ResultsError, UnreadableImageError
+from cache.errors import CacheError, ResultsError, UnreadableImageError
+from cache.store import find_caches
 from evaluate import charts
+from evaluate.inventory import costs
 from evaluate.metrics import METRICS, accuracy_interval
 from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.printable import printable
@@ -167,10 +169,21 @@ def write_report(workspace: Workspace) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.jinja").render(sections=sections)
+    html = environment.get_template("report.html.jinja").render(
+        sections=sections, extractions=list(_extractions(workspace))
+    )
     with replacing(workspace.report) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")
     return workspace.report
+
+
+def _extractions(workspace: Workspace) -> Iterator[str]:
+    """Say of each cache what filling it cost; a damaged one costs no report."""
+    try:
+        for cache in find_caches(workspace.cache):
+            yield costs(cache)
+    except CacheError as error:
+        yield str(error)
 
 
 def _section(study: Study, workspace: Workspace) -> dict[str, Any]:

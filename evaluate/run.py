@@ -1,6 +1,6 @@
 """The evaluation run: every head put on its backbone again, tested, timed, and entered."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from json import dumps
@@ -71,11 +71,12 @@ def evaluate(
     weights: str = "auto",
     progress: Progress = silent,
     loaded: Sequence[LoadedBackbone] = (),
+    remark: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv` as it is done.
 
     Returns the rows' model_ids, in the reference study's order. progress counts images. loaded:
-    backbones at hand; any other is loaded again. A
+    backbones at hand; any other is loaded again. remark: is told of engines that gave way. A
     backbone whose weights can't be had costs its own models only; the error comes at the end.
 
     Raises:
@@ -104,7 +105,7 @@ def evaluate(
         within = partial(_within, progress, number * images, len(heads) * images)
         engines = usable_engines(identity.device, engine, identity.precision)
         target = target_of(identity, backbones[identity.weights_sha256], engines)
-        row = _evaluate_one(saved, target, test, workspace, within)
+        row = _evaluate_one(saved, target, test, workspace, within, remark)
         row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
         ids.append(add_result(workspace.results, {name: row[name] for name in list(COLUMNS)[1:]}))
     if refused:
@@ -143,11 +144,14 @@ def _evaluate_one(
     test: ImageSet,
     workspace: Workspace,
     progress: Progress,
+    remark: Callable[[str], None],
 ) -> Row:
     """Measure one whole model, keep its predictions, and return its row but for `n_leaked`."""
     info, head = saved.info, load_head(saved)
     paths = [file.path for file in test.unique]
     measured = measure(target, head, paths, progress, engines_folder(workspace.cache))
+    for trouble in measured.trouble:
+        remark(f"{trouble}; {measured.engine} was measured instead")
     predictions = _predictions(info, test, measured)
     row = _row(info, test, measured) | _scores(predictions)
     path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)

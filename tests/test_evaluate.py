@@ -18,7 +18,7 @@ from evaluate.run import check_classes, evaluate, in_reference_order
 from evaluate.workspace import Workspace
 from extract.decode import decode_gray
 from extract.devices import DEVICES
-from extract.engines import ENGINES
+from extract.engines import ENGINES, Engine
 from extract.load import LoadedBackbone, load_backbone
 from extract.scan import scan
 from extract.target import Target
@@ -120,6 +120,25 @@ def test_nothing_readable_is_an_error(
     with pytest.raises(DatasetError, match="none of the 1 test images"):
         target = Target(lite, "cpu", ("torch",), "fp32")
         measure(target, load_head(workspace[1][0]), [tmp_path / "a.png"])
+
+
+def test_an_engine_that_gives_way_is_told_and_entered(
+    workspace: tuple[Workspace, list[SavedHead]],
+    few: Few,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(*arguments: object) -> object:
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setitem(ENGINES, "openvino", Engine("openvino", ("fp32",), build))  # type: ignore[arg-type]
+    place, told = Workspace(tmp_path / "out"), list[str]()
+    test = scan(few(1, 1) / "test_images")
+    evaluate(workspace[1][:1], test, (), place, remark=told.append)
+    assert told == [
+        "the engine openvino can't be built on cpu: no kernel for this; torch was measured instead"
+    ]
+    assert read_results(place.results)["engine"].tolist() == ["torch"]
 
 
 def test_the_reference_studys_order(workspace: tuple[Workspace, list[SavedHead]]) -> None:

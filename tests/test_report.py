@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from cache.errors import ResultsError
+from cache.store import Cache
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.report import cautions, describe_best, studies, write_report
 from evaluate.results import COLUMNS, TEXT, add_result
@@ -225,6 +226,17 @@ def test_an_image_that_was_replaced_is_not_shown_for_the_old_one(place: Workspac
     predict(place, "best-on-validation")
     Image.new("L", (9, 9), 200).save(place.root / "images" / "b.png")
     assert write_report(place).read_text().count("moved or changed since") == 1
+
+
+def test_it_says_what_the_embeddings_cost(place: Workspace, caches: dict[str, Cache]) -> None:
+    folder = caches["cpu"].folder
+    shutil.copytree(folder, place.cache / folder.name)
+    html = write_report(place).read_text()
+    assert f"{folder.name}: 114 images by openvino, " in html
+    assert "compute-bound" in html
+    (segment,) = (place.cache / folder.name).glob("*.h5")
+    segment.write_bytes(b"x")
+    assert f"{segment.name} can&#39;t be used" in write_report(place).read_text()
 
 
 def test_no_results_yet(tmp_path: Path) -> None:
