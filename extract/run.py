@@ -85,9 +85,10 @@ def extract(
         files = [file for key, file in unique.items() if any(lane.wants(key) for lane in lanes)]
         if not alone:  # two that go the same way would do the same work
             random.shuffle(files)
-        total = sum(len(lane.missing) for lane in lanes)
+        total, shown = sum(len(lane.missing) for lane in lanes), 0
         for _ in _filled(lanes, files, workers or usable_cores()):
-            progress(sum(lane.done for lane in lanes), total)
+            if (done := sum(lane.done for lane in lanes)) != shown:
+                progress(shown := done, total)
             failed = next((failure for lane in lanes for failure in lane.failed), None)
             if strict and failed:
                 raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
