@@ -1,5 +1,6 @@
 """A device or engine is there and right, or refused with the reason: never a silent CPU."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from extract.devices import DEVICES, present_devices, require_device
 from extract.doctor import examine
 from extract.engines import ENGINES, usable_engines
 from extract.load import LoadedBackbone, load_backbone
-from tests.conftest import require_or_skip
+from tests.conftest import ROOT, require_or_skip
 
 PAIRS = [(device, engine) for device, entry in DEVICES.items() for engine in entry.engines]
 # Relative to the largest number, against eager torch on the CPU at fp32.
@@ -60,6 +61,21 @@ def test_the_backbone_stays_as_it_was(device: str, engine: str, toy: LoadedBackb
     require_or_skip(device)
     ENGINES[engine].build(toy.module, device, "fp32", 2, None)(images(2))
     assert {p.device.type for p in toy.module.parameters()} == {"cpu"}
+
+
+def test_openvino_tells_nobody() -> None:
+    """Its telemetry would report every import and every conversion."""
+    code = (
+        "import sys, torch\n"
+        "from extract.openvino_graph import convert\n"
+        "convert(torch.nn.Flatten())\n"
+        "loaded = [n for n, it in sys.modules.items() if 'openvino_telemetry' in n and it]\n"
+        "print('TELLS', loaded)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "TELLS []" in done.stdout
 
 
 def test_xla_compiles_once(toy: LoadedBackbone) -> None:
