@@ -49,7 +49,7 @@ def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
         if slot:
             # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
             slot.fill(partial(save, graph))
-            graph = kept_graph(core, slot) or graph
+            graph = core.read_model(slot.folder / GRAPH)
     graph.reshape([CHUNK, 1, SIZE, SIZE])
     if isinstance(module, WholeModel):
         graph = _joined(graph, module.head)

@@ -24,7 +24,7 @@ def advice(spent: Mapping[str, float]) -> str:
     read and decode are summed over all threads; compute and waiting are the run's own.
     """
     if spent["waiting"] <= BOUND * (spent["compute"] + spent["waiting"]):
-        return "compute-bound: --precision bf16 or an accelerator would help"
+        return "compute-bound: a lower --precision or an accelerator would help"
     if spent["read"] > spent["decode"]:
         return "read-bound: a faster disk would help, or more --workers"
     return "decode-bound: more cores would help, --workers if some are idle, or --fast-decode"

@@ -48,11 +48,11 @@ def test_every_engine_agrees_with_eager_torch(
 def test_a_row_depends_on_its_image_alone(device: str, engine: str, lite: LoadedBackbone) -> None:
     """Not on its neighbours, its place or their number: to the last bit."""
     require_or_skip(device)
-    forward = ENGINES[engine].build(lite.module, device, "fp32", 11, None)
-    full = forward(images(11))
-    for count in (1, 3, 6):
-        assert np.array_equal(forward(images(11)[:count]), full[:count])
-    turned = np.ascontiguousarray(images(11)[::-1])
+    forward = ENGINES[engine].build(lite.module, device, "fp32", 6, None)
+    full = forward(images(6))
+    for count in (1, 5):
+        assert np.array_equal(forward(images(6)[:count]), full[:count])
+    turned = np.ascontiguousarray(images(6)[::-1])
     assert np.array_equal(forward(turned), full[::-1])
 
 
