@@ -129,10 +129,11 @@ ENGINES: dict[str, Engine] = {
 
 # By precision: how far a row may be from torch's at fp32, as a share of its length. Of fp32, torch
 # itself was measured to be 6e-5 from float64 (mobilenet_v3_large, random weights); TF32 would be
-# 1e-3 away, bf16 3e-3 (resnet18) to 0.1 (efficientnet_lite0). int8 is 0.05 to 0.3 away on most
+# 1e-3 away, bf16 is 3e-3 (resnet18), 0.1 (efficientnet_lite0) or, by torch as by OpenVINO, 0.33
+# (mobilenet_v3_large, random weights). int8 is 0.05 to 0.3 away on most
 # images and 1 on some: what is stopped is only what is no better than chance, sqrt(2). Its use must
 # be judged by the heads' accuracy.
-TOLERANCES: dict[str, float] = {"fp32": 1e-4, "bf16": 0.15, "int8": 1.4}
+TOLERANCES: dict[str, float] = {"fp32": 1e-4, "bf16": 0.5, "int8": 1.4}
 PRECISIONS = tuple(TOLERANCES)
 
 
