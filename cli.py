@@ -22,7 +22,6 @@ from heads.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from cache.store import Cache
     from evaluate.workspace import Workspace
-    from extract.load import LoadedBackbone
     from extract.scan import ImageSet
     from extract.target import Target
     from heads.configuration import Configuration
@@ -75,8 +74,7 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
-    backbones = [target.backbone for target in targets]
-    _evaluate(new, training, testing, place, choices["engine"], choices["weights"], backbones)
+    _evaluate(new, training, testing, place, choices["engine"], choices["weights"])
     _report(place)
 
 
@@ -307,16 +305,15 @@ def _extract(
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    targets = []
+    targets, shelf = list[Target](), engines_folder(place.cache)
     for name in arch or BACKBONES:
-        backbone = load_backbone(name, weights, seed)
+        backbone = load_backbone(name, weights, seed, shelf)
         if backbone.notice:
             warn(backbone.notice)
         targets += [
             Target(backbone, where, chosen, precision, fast_decode)
             for where, chosen in engines.items()
         ]
-    shelf = engines_folder(place.cache)
     if precision == "int8":
         from extract.int8 import calibrated
 
@@ -366,16 +363,14 @@ def _train(
 
 def _evaluate(
     heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, place: Workspace,
-    engine: str | None, weights: str, loaded: Sequence[LoadedBackbone] = (),
+    engine: str | None, weights: str,
 ) -> None:  # fmt: skip
     from evaluate.run import evaluate
 
     if not heads:
         return
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(
-            heads, testing, training.labels, place, engine, weights, progress, loaded, warn
-        )
+        ids = evaluate(heads, testing, training.labels, place, engine, weights, progress, warn)
     say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
 
 

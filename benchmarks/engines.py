@@ -83,10 +83,7 @@ def plain_onnxruntime(
 
 def ours(target: Target, shelf: Shelf, images: Images) -> Callable[[], object]:
     """Build as `extract` does."""
-    built = build_engine(
-        target.engines, target.backbone.module, target.device, target.precision,
-        target.batch_size, target.slot(shelf),
-    )  # fmt: skip
+    built = build_engine(target, target.batch_size, shelf)
     parts = [images[i : i + target.batch_size] for i in range(0, len(images), target.batch_size)]
     return lambda: [built.forward(part) for part in parts]
 

@@ -80,9 +80,7 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
         return [batch.pixels for batch in batches(source, wanted.batch_size)]
 
     pixels = decode()
-    built = build_engine(
-        wanted.engines, wanted.backbone.module, "cpu", "bf16", wanted.batch_size, wanted.slot(shelf)
-    )
+    built = build_engine(wanted, wanted.batch_size, shelf)
     taken = medians(
         {
             "decode": decode,

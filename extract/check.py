@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError
@@ -44,6 +43,8 @@ def deviation_from_torch(
     )
     if slot and (note := slot.read()):
         return float(note["deviation"])
+    import torch
+
     few = pixels[:IMAGES]
     with torch.inference_mode():
         reference = target.backbone.module(torch.from_numpy(few)).numpy()

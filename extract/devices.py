@@ -1,5 +1,6 @@
 """The table of devices. A device that isn't there is an error with a reason, never a silent CPU."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from importlib.util import find_spec
 
 from cache.errors import DeviceError
 
+NO_GPU = "no NVIDIA GPU with a working driver was found; see that nvidia-smi lists one"
 TPU_ADVICE = (
     "on a TPU VM or a Colab TPU runtime, pip install 'torch_xla[tpu]==2.9.0'; "
     "elsewhere --device xla-cpu exercises the same path"
@@ -33,13 +35,23 @@ def _cpu_missing() -> str | None:
 
 
 def _cuda_missing() -> str | None:
+    if not _has_nvidia_driver():  # found out without importing torch, which takes seconds
+        return NO_GPU
     import torch
 
     if torch.cuda.is_available():
         return None
     if torch.version.cuda is None:
         return "this torch was built without CUDA; install the one of requirements.lock on Linux"
-    return "no NVIDIA GPU with a working driver was found; see that nvidia-smi lists one"
+    return NO_GPU
+
+
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _tpu_missing() -> str | None:

@@ -8,6 +8,7 @@ from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES
+from extract.sources import imagenet_file, where_to_put
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,9 @@ def examine() -> Iterator[Finding]:
         except PackageNotFoundError:
             note = f"{engine.package} is not installed: pip install -r requirements.lock"
             yield Finding("engine", name, False, note)
-    from extract.weights import where_to_put
-
-    for name, backbone in BACKBONES.items():
+    for name in BACKBONES:
         try:
-            yield Finding("weights", name, True, str(backbone.imagenet(name, False)))
+            yield Finding("weights", name, True, str(imagenet_file(name, download=False)))
         except WeightsUnavailableError as error:
             yield Finding("weights", name, False, f"{error}. {where_to_put(name)}")
         except WeightsError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,9 +14,10 @@ from extract.devices import DEVICES
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
 
-    from extract.kept import Slot
+    from extract.kept import Shelf, Slot
+    from extract.load import LoadedBackbone
+    from extract.target import Target
 
     # uint8 [n, 1, 224, 224], n <= batch_size → float32 [n, D]; returns when the result is there.
     # A row depends on its own image only, not on its neighbours or their number, to the last bit.
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 class Engine:
     """package: what must be installed. precisions: those it computes in.
 
-    build: (module, device, precision, batch_size, slot) → Forward. The module is a backbone's, or
-    a `WholeModel`. slot: where what took long to make is kept, and found again; None: nowhere.
+    build: (backbone, device, precision, batch_size, slot) → Forward. slot: where what took long to
+    make is kept, and found again; None: nowhere.
     """
 
     package: str
     precisions: tuple[str, ...]
-    build: Callable[[nn.Module, str, str, int, Slot | None], Forward]
+    build: Callable[[LoadedBackbone, str, str, int, Slot | None], Forward]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Built:
 
 
 def _build_torch(
-    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Slot | None
 ) -> Forward:
     import torch
     from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -54,7 +55,9 @@ def _build_torch(
     # fp32 means fp32: Ampere and later would round to TF32 in convolutions unless told.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    placed = convert_conv2d_weight_memory_format(deepcopy(module).to(device), torch.channels_last)
+    placed = convert_conv2d_weight_memory_format(
+        deepcopy(backbone.module).to(device), torch.channels_last
+    )
     bf16 = precision == "bf16"
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -67,15 +70,15 @@ def _build_torch(
 
 
 def _build_openvino(
-    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Slot | None
 ) -> Forward:
     from extract.openvino_graph import build
 
-    return build(module, precision, slot)
+    return build(backbone, precision, slot)
 
 
 def _build_xla(
-    module: nn.Module, device: str, precision: str, batch_size: int, slot: Slot | None
+    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Slot | None
 ) -> Forward:
     import logging
 
@@ -93,7 +96,7 @@ def _build_xla(
         logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
         set_mat_mul_precision(passes)
     xla = torch_xla.device()
-    placed = deepcopy(module).to(xla)
+    placed = deepcopy(backbone.module).to(xla)
     bf16 = precision == "bf16"
 
     def traced(images: torch.Tensor) -> torch.Tensor:
@@ -165,24 +168,20 @@ def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str
     return there
 
 
-def build_engine(
-    engines: Sequence[str],
-    module: nn.Module,
-    device: str,
-    precision: str,
-    batch_size: int,
-    slot: Slot | None = None,
-) -> Built:
-    """Build the first of these engines that can be built.
+def build_engine(target: Target, batch_size: int, shelf: Shelf | None = None) -> Built:
+    """Build the first of a target's engines that can be built.
 
     Raises:
         DeviceError: none of them can be.
     """
     trouble: list[str] = []
-    for name in engines:
+    slot, device = target.slot(shelf), target.device
+    for name in target.engines:
         try:
-            forward = ENGINES[name].build(module, device, precision, batch_size, slot)
-        except (FrostlineError, OSError):  # the module's own, or a full disk: no engine's fault
+            forward = ENGINES[name].build(
+                target.backbone, device, target.precision, batch_size, slot
+            )
+        except (FrostlineError, OSError):  # the weights', or a full disk: no engine's fault
             raise
         except Exception as error:  # noqa: BLE001 - engines raise whatever they like
             trouble.append(f"the engine {name} can't be built on {device}: {error}")

@@ -104,14 +104,7 @@ class Lane:
 
     def _build(self, pixels: NDArray[np.uint8]) -> Built:
         target = self.target
-        built = build_engine(
-            target.engines,
-            target.backbone.module,
-            target.device,
-            target.precision,
-            self.batch_size,
-            target.slot(self.shelf),
-        )
+        built = build_engine(target, self.batch_size, self.shelf)
         self.deviation = deviation_from_torch(target, built.name, built.forward, pixels, self.shelf)
         package = ENGINES[built.name].package
         libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError
 from extract.decode import SIZE
 from extract.devices import usable_cores
-from extract.stem import WholeModel
 
+# torch is imported only where a graph must be made: with a kept one, it is not needed at all.
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from extract.engines import Forward
     from extract.kept import Slot
+    from extract.load import LoadedBackbone
 
 GRAPH = "graph.xml"  # and graph.bin, its weights
 # Images that one core computes at once. Measured on 2 cores for the four backbones: 4 images per
@@ -32,12 +33,11 @@ CHUNK = 4
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
-def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
+def build(backbone: LoadedBackbone, precision: str, slot: Slot | None) -> Forward:
     """Convert or find, compile for all cores, and return the engine; see `engines.Engine`."""
     from extract.engines import padded
 
     core = import_openvino().Core()
-    backbone = module.backbone if isinstance(module, WholeModel) else module
     graph = kept_graph(core, slot)
     if graph is None:
         if precision == "int8":
@@ -45,14 +45,12 @@ def build(module: nn.Module, precision: str, slot: Slot | None) -> Forward:
                 "the int8 graph is not among the kept engines any more: run extract "
                 "--precision int8 again"
             )
-        graph = convert(backbone)
+        graph = convert(backbone.module)
         if slot:
             # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
             slot.fill(partial(save, graph))
             graph = core.read_model(slot.folder / GRAPH)
     graph.reshape([CHUNK, 1, SIZE, SIZE])
-    if isinstance(module, WholeModel):
-        graph = _joined(graph, module.head)
     cores = usable_cores()
     settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": cores}
     compiled = core.compile_model(graph, "CPU", settings)
@@ -93,17 +91,16 @@ def import_openvino() -> Any:
 
 def convert(backbone: nn.Module) -> Any:
     """Make a graph of any number of images: uint8 [?, 1, 224, 224] → float32 [?, D]."""
-    openvino = import_openvino()
+    import torch
 
+    openvino = import_openvino()
     example = torch.zeros((1, 1, SIZE, SIZE), dtype=torch.uint8)
     return openvino.convert_model(_traced(backbone, example), input=[-1, 1, SIZE, SIZE])
 
 
 def save(graph: Any, folder: Path) -> None:
     """Write a graph with its weights as they are; OpenVINO's default is to halve them."""
-    openvino = import_openvino()
-
-    openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
+    import_openvino().save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 
 def kept_graph(core: Any, slot: Slot | None) -> Any | None:
@@ -111,19 +108,9 @@ def kept_graph(core: Any, slot: Slot | None) -> Any | None:
     return core.read_model(slot.folder / GRAPH) if slot and slot.read() else None
 
 
-def _joined(backbone: Any, head: nn.Module) -> Any:
-    """Put a head's graph behind a backbone's: one graph, from pixels to logits."""
-    openvino = import_openvino()
-
-    embedding = backbone.get_results()[0].input_value(0)
-    example = torch.zeros(tuple(embedding.get_shape()))
-    graph = openvino.convert_model(_traced(head, example), input=list(example.shape))
-    for place in graph.inputs[0].get_target_inputs():
-        place.replace_source_output(embedding)
-    return openvino.Model(graph.get_results(), backbone.get_parameters(), "whole")
-
-
 def _traced(module: nn.Module, example: torch.Tensor) -> Any:
     """Record what a module computes; OpenVINO's own way to do it runs the module three times."""
+    import torch
+
     with torch.inference_mode(False), torch.no_grad():
         return torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]

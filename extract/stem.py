@@ -1,28 +1,9 @@
-"""What a backbone stands between: the exact gray input, and a head. All of it is in the graph."""
+"""What stands before a backbone, in its graph: the exact gray input."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-
-class WholeModel(nn.Module):
-    """Backbone and head as one: uint8 [B, 1, 224, 224] → logits float32 [B, C].
-
-    The head computes in fp32, as it was trained, whatever the backbone's precision.
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        embeddings = self.backbone(images).float()
-        with torch.autocast(embeddings.device.type, enabled=False):
-            logits: Tensor = self.head(embeddings)
-        return logits
 
 
 class GrayInput(nn.Module):

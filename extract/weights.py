@@ -1,60 +1,19 @@
-"""Finding, fetching, checking and loading a backbone's weights. No pickle is ever loaded."""
+"""Loading and hashing a backbone's weights. No pickle is ever loaded."""
 
 import hashlib
 import pickle
-import socket
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cache.errors import WeightsError, WeightsUnavailableError
+from cache.errors import WeightsError
 
-CONNECT_TIMEOUT_S = 10
 # What torch.load raises on a file that is damaged or something else altogether.
 _UNREADABLE = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError)
-
-
-def torchvision_file(name: str, download: bool = True) -> Path:
-    """Return torchvision's `IMAGENET1K_V1` file for `name` from the hub's folder, checked by hash.
-
-    Raises:
-        WeightsUnavailableError: it isn't there, and can't be (or must not be) downloaded.
-        WeightsError: a file is there, but its content is another.
-    """
-    url, file = _torchvision_source(name)
-    if not file.exists():
-        if not download:
-            raise WeightsUnavailableError(f"{file} is not there")
-        try:
-            with _connect_timeout(CONNECT_TIMEOUT_S):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(file), _hash_prefix(file))
-        except (URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", error)
-            raise WeightsUnavailableError(
-                f"its ImageNet weights are not on this machine and can't be downloaded ({reason})"
-            ) from None
-        except RuntimeError as error:
-            raise WeightsError(f"{name}: the download was damaged ({error}): try again") from None
-    elif not _file_sha256(file).startswith(_hash_prefix(file)):
-        raise WeightsError(
-            f"{file} is damaged: its SHA-256 does not begin with {_hash_prefix(file)}. "
-            "Delete it, then it is fetched again"
-        )
-    return file
-
-
-def where_to_put(name: str) -> str:
-    """Say which file would give `name` its ImageNet weights without a network."""
-    url, file = _torchvision_source(name)
-    return f"Fetch {url} where there is a network and copy it to {file}."
 
 
 def load_state(model: nn.Module, file: Path, optional: str) -> None:
@@ -110,31 +69,3 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{file} holds something else than a state_dict (names and tensors)")
     return state
-
-
-def _torchvision_source(name: str) -> tuple[str, Path]:
-    from torchvision.models import get_model_weights
-
-    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
-    return url, Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-
-
-def _hash_prefix(file: Path) -> str:
-    """The first digits of the SHA-256, carried in the hub's file names: resnet18-f37072fd.pth."""
-    return file.stem.rpartition("-")[2]
-
-
-def _file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _connect_timeout(seconds: float) -> Iterator[None]:
-    """A silent network must not hang the run; torch.hub itself sets no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

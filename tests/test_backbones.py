@@ -10,6 +10,7 @@ from torchvision.models import get_model_weights, list_models
 
 from extract.backbones import BACKBONES
 from extract.load import load_backbone
+from extract.sources import imagenet_file
 from extract.stem import GrayInput
 
 TORCHVISION = [name for name in BACKBONES if name in list_models()]
@@ -73,6 +74,12 @@ def test_frozen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
+def test_the_file_of_weights_is_the_published_one(name: str) -> None:
+    published = get_model_weights(name)["IMAGENET1K_V1"].url.rpartition("/")[2]
+    assert BACKBONES[name].imagenet == published
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_normalisation_is_the_weights_own(name: str) -> None:
     transforms = get_model_weights(name)["IMAGENET1K_V1"].transforms()
     assert list(BACKBONES[name].mean) == transforms.mean
@@ -103,7 +110,7 @@ def test_efficientnet_lite0_knows_what_a_flower_is() -> None:
 
     entry = BACKBONES["efficientnet_lite0"]
     model = EfficientNet.from_name("efficientnet-lite0").eval()
-    model.load_state_dict(torch.load(entry.imagenet("", False), weights_only=True))
+    model.load_state_dict(torch.load(imagenet_file("efficientnet_lite0"), weights_only=True))
     flower = Image.fromarray(load_sample_image("flower.jpg")).resize((224, 224))
     pixels = torch.frombuffer(bytearray(flower.tobytes()), dtype=torch.uint8).view(224, 224, 3)
     mean, std = (torch.tensor(v) for v in (entry.mean, entry.std))

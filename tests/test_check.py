@@ -21,7 +21,7 @@ def target(toy: LoadedBackbone, precision: str = "fp32") -> Target:
 
 
 def off_by(toy: LoadedBackbone, share: float) -> "object":
-    exact = ENGINES["torch"].build(toy.module, "cpu", "fp32", 6, None)
+    exact = ENGINES["torch"].build(toy, "cpu", "fp32", 6, None)
 
     def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return exact(images) * np.float32(1 + share)

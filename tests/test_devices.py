@@ -34,8 +34,8 @@ def test_every_engine_agrees_with_eager_torch(
     device: str, engine: str, precision: str, lite: LoadedBackbone
 ) -> None:
     require_or_skip(device)
-    reference = ENGINES["torch"].build(lite.module, "cpu", "fp32", 4, None)(images(3))
-    output = ENGINES[engine].build(lite.module, device, precision, 4, None)(images(3))
+    reference = ENGINES["torch"].build(lite, "cpu", "fp32", 4, None)(images(3))
+    output = ENGINES[engine].build(lite, device, precision, 4, None)(images(3))
     assert output.dtype == np.float32
     assert output.shape == (3, 1280)
     difference = np.abs(output - reference).max() / np.abs(reference).max()
@@ -48,7 +48,7 @@ def test_every_engine_agrees_with_eager_torch(
 def test_a_row_depends_on_its_image_alone(device: str, engine: str, lite: LoadedBackbone) -> None:
     """Not on its neighbours, its place or their number: to the last bit."""
     require_or_skip(device)
-    forward = ENGINES[engine].build(lite.module, device, "fp32", 6, None)
+    forward = ENGINES[engine].build(lite, device, "fp32", 6, None)
     full = forward(images(6))
     for count in (1, 5):
         assert np.array_equal(forward(images(6)[:count]), full[:count])
@@ -59,7 +59,7 @@ def test_a_row_depends_on_its_image_alone(device: str, engine: str, lite: Loaded
 @pytest.mark.parametrize(("device", "engine"), PAIRS)
 def test_the_backbone_stays_as_it_was(device: str, engine: str, toy: LoadedBackbone) -> None:
     require_or_skip(device)
-    ENGINES[engine].build(toy.module, device, "fp32", 2, None)(images(2))
+    ENGINES[engine].build(toy, device, "fp32", 2, None)(images(2))
     assert {p.device.type for p in toy.module.parameters()} == {"cpu"}
 
 
@@ -85,7 +85,7 @@ def test_xla_compiles_once(toy: LoadedBackbone) -> None:
     def compilations() -> int:
         return metrics.counter_value("UncachedCompile") or 0  # type: ignore[no-untyped-call]
 
-    forward = ENGINES["xla"].build(toy.module, "xla-cpu", "fp32", 5, None)
+    forward = ENGINES["xla"].build(toy, "xla-cpu", "fp32", 5, None)
     forward(images(5))
     once = compilations()
     for count in (5, 2, 1):

@@ -65,12 +65,13 @@ def test_the_assembled_model_answers_as_the_head_on_the_committed_rows(
     saved = next((s for s in wanted if s.info.identity.device == device), wanted[0])
     paths = [file.path for file in scan(ROOT / "test_images").files]
     target = Target(lite, device, tuple(DEVICES[device].engines), "fp32")
-    whole = measure(target, load_head(saved), paths)
+    whole = measure(target, [load_head(saved)], paths)
+    (answers,) = whole.answers
     rows = read(open_cache(place.cache, saved.info.identity), whole.hashes)
     cached = load_head(saved)(torch.tensor(rows)).numpy()
-    assert np.abs(whole.logits - cached).max() / np.abs(cached).max() < 1e-4
+    assert np.abs(answers.logits - cached).max() / np.abs(cached).max() < 1e-4
     assert whole.paths == tuple(paths)
-    np.testing.assert_allclose(whole.probabilities.sum(1), 1)
+    np.testing.assert_allclose(answers.probabilities.sum(1), 1)
 
 
 def test_every_model_is_entered_with_its_scores_and_predictions(
@@ -119,7 +120,7 @@ def test_nothing_readable_is_an_error(
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="none of the 1 test images"):
         target = Target(lite, "cpu", ("torch",), "fp32")
-        measure(target, load_head(workspace[1][0]), [tmp_path / "a.png"])
+        measure(target, [load_head(workspace[1][0])], [tmp_path / "a.png"])
 
 
 def test_an_engine_that_gives_way_is_told_and_entered(
@@ -174,11 +175,11 @@ def test_the_head_computes_in_fp32_at_any_precision(
 ) -> None:
     head = load_head(workspace[1][0])
     paths = [file.path for file in scan(ROOT / "test_images").files][:4]
-    whole = measure(Target(lite, "cpu", ("torch",), "bf16"), head, paths)
+    whole = measure(Target(lite, "cpu", ("torch",), "bf16"), [head], paths)
     pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in paths])
-    embeddings = ENGINES["torch"].build(lite.module, "cpu", "bf16", 4, None)(pixels)
+    embeddings = ENGINES["torch"].build(lite, "cpu", "bf16", 4, None)(pixels)
     expected = head(torch.from_numpy(embeddings)).numpy()
-    np.testing.assert_allclose(whole.logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.answers[0].logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_that_are_gone_cost_their_own_models_only(

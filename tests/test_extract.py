@@ -33,7 +33,7 @@ def test_rows_are_the_backbones_answer_for_each_image(
 ) -> None:
     done = go(toy, few(10, 2), tmp_path)
     assert (done.computed, done.present, done.failed) == (24, 0, ())
-    forward = ENGINES["torch"].build(toy.module, "cpu", "fp32", 1, None)
+    forward = ENGINES["torch"].build(toy, "cpu", "fp32", 1, None)
     for file in images(tmp_path / "data"):
         alone = forward(decode_gray(file.path.read_bytes()).pixels[np.newaxis])
         np.testing.assert_allclose(read(done.cache, [file.sha256]), alone, rtol=1e-5, atol=1e-6)

@@ -83,7 +83,7 @@ def test_evaluating_without_the_graph_is_an_error(target: Target, shelf: Shelf) 
     from extract.engines import build_engine
 
     with pytest.raises(DeviceError, match="run extract --precision int8 again"):
-        build_engine(target.engines, target.backbone.module, "cpu", "int8", 4, target.slot(shelf))
+        build_engine(target, 4, shelf)
 
 
 def test_nothing_to_calibrate_on_is_an_error(target: Target, shelf: Shelf, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import extract.weights as weights_module
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
-from extract.load import LoadedBackbone, _initialise, load_backbone
+from extract.kept import Shelf
+from extract.load import LoadedBackbone, initialise, load_backbone
+from extract.sources import hub_folder
 from extract.weights import tensors_sha256
 
 
@@ -23,16 +25,29 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def unreachable(url: str, *args: object) -> None:
         raise URLError("no network in this test")
 
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"XDG_CACHE_HOME": "~/elsewhere"}, {"TORCH_HOME": "/some/where"}]
+)
+def test_the_hubs_folder_is_torchs(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(hub_folder()) == f"{torch.hub.get_dir()}/checkpoints"
 
 
 def state_of(name: str, seed: int) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = BACKBONES[name].build(name)
-        _initialise(model)
+        initialise(model)
         return model.state_dict()
 
 
@@ -78,7 +93,7 @@ def test_imagenet_is_read_from_the_hub_after_its_hash_is_checked(
     torch.save(state_of("resnet18", 7), hub / "new.pth")
     digest = hashlib.sha256((hub / "new.pth").read_bytes()).hexdigest()[:8]
     file = (hub / "new.pth").rename(hub / f"resnet18-{digest}.pth")
-    monkeypatch.setattr(weights_module, "_torchvision_source", lambda name: ("url", file))
+    monkeypatch.setitem(BACKBONES, "resnet18", replace(BACKBONES["resnet18"], imagenet=file.name))
     loaded = load_backbone("resnet18", "imagenet")
     assert loaded.weights == "imagenet"
     assert loaded.weights_sha256 == load_backbone("resnet18", "random", 7).weights_sha256
@@ -167,3 +182,49 @@ def test_the_hash_is_of_names_types_shapes_and_bytes(toy: LoadedBackbone) -> Non
         same.bias[0] += 1e-6
     assert tensors_sha256(first) != tensors_sha256(same)
     assert tensors_sha256(first) != tensors_sha256(torch.nn.Sequential(first))
+
+
+class TestKeptHash:
+    """With its weights' hash on the shelf, a backbone is known without being loaded."""
+
+    def test_nothing_is_built_until_it_is_used(
+        self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shelf = Shelf(tmp_path)
+        first = load_backbone("toy", "random", 3, shelf)
+        built = list[str]()
+        build = BACKBONES["toy"].build
+
+        def noted(name: str) -> torch.nn.Module:
+            built.append(name)
+            return build(name)
+
+        monkeypatch.setitem(BACKBONES, "toy", replace(BACKBONES["toy"], build=noted))
+        again = load_backbone("toy", "random", 3, shelf)
+        assert (again, built) == (first, [])
+        states = [backbone.module.state_dict() for backbone in (first, again)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+        assert again.module is again.module
+        assert built == ["toy"]
+        assert load_backbone("toy", "random", 4, shelf) != again
+
+    def test_a_changed_file_is_another(self, toy: LoadedBackbone, tmp_path: Path) -> None:
+        hashes = set()
+        for seed in (1, 2):
+            save_file(state_of("toy", seed), tmp_path / "mine.safetensors")
+            loaded = load_backbone("toy", str(tmp_path / "mine.safetensors"), 0, Shelf(tmp_path))
+            hashes.add(loaded.weights_sha256)
+        assert len(hashes) == 2
+
+    def test_weights_that_come_out_otherwise_are_refused_once(
+        self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on another machine whose torch draws other numbers for the same seed."""
+        shelf = Shelf(tmp_path)
+        first = load_backbone("toy", "random", 0, shelf)
+        monkeypatch.setattr("extract.load.initialise", lambda model: None)
+        with pytest.raises(WeightsError, match=r"toy: .*random:0.* run the same command again"):
+            _ = load_backbone("toy", "random", 0, shelf).module
+        again = load_backbone("toy", "random", 0, shelf)
+        assert again.module
+        assert again != first

@@ -28,7 +28,7 @@ class Toy(nn.Module):
         return logits
 
 
-def no_file(name: str, download: bool) -> Path:
+def no_file() -> Path:
     raise AssertionError("the toy has no published weights")
 
 
