@@ -48,9 +48,12 @@ from extract.target import Target
 import_openvino()
 files = scan(Path(sys.argv[2])).files
 started = time.perf_counter()
-target = Target(load_backbone(sys.argv[4], "auto"), "cpu", ("openvino",), sys.argv[5])
 root = Path(sys.argv[3])
-(done,) = extract([target], files, root, shelf=Shelf(root.parent / "engines"))
+shelf = Shelf(root.parent / "engines")
+backbone = load_backbone(sys.argv[4], "auto", 0, shelf)
+(done,) = extract(
+    [Target(backbone, "cpu", ("openvino",), sys.argv[5])], files, root, shelf=shelf
+)
 seconds = time.perf_counter() - started - done.spent["compute"]
 # Not getrusage: what it says of a new process begins with its parent's peak.
 peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
@@ -129,14 +132,14 @@ def many(folder: Path, data: Path) -> list[Row]:
     for path in sorted(test.rglob("*.jpg"))[::5]:
         (few / path.parent.name).mkdir(parents=True, exist_ok=True)
         os.link(path, few / path.parent.name / path.name)
-    small = child(few, fresh(folder), "mobilenet_v3_large", "bf16")[0]
+    small = child(few, fresh(folder), "efficientnet_lite0", "bf16")[0]
     workspace = folder / "workspace"
     command = [
-        sys.executable, str(ROOT / "cli.py"), "extract", "--arch", "mobilenet_v3_large", "--device",
+        sys.executable, str(ROOT / "cli.py"), "extract", "--arch", "efficientnet_lite0", "--device",
         "cpu", "--precision", "bf16", "--dataset", str(train), "--test", str(test), "--workspace",
         str(workspace),
     ]  # fmt: skip
-    whole = child(folder / "cifar", fresh(folder), "mobilenet_v3_large", "bf16")[0]
+    whole = child(folder / "cifar", fresh(folder), "efficientnet_lite0", "bf16")[0]
     subprocess.run(command, capture_output=True, check=True)  # noqa: S603
     again = medians({"again": lambda: subprocess.run(command, capture_output=True, check=True)})  # noqa: S603
     return [
