@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import CacheError, FrostlineError, UnreadableImageError, WeightsError
+from cache.errors import CacheError, FrostlineError, HeadError, UnreadableImageError, WeightsError
 from evaluate.options import TRAINING, takes
 from evaluate.printable import printable
 from evaluate.terminal import bar, say, show_findings, tell_extractions, warn
 from extract.backbones import BACKBONES, WEIGHTS_WORDS
 from extract.devices import present_devices, require_device
 from extract.engines import usable_engines
-from heads.architectures import HEADS
-from heads.optimizers import OPTIMIZERS
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from evaluate.workspace import Workspace
     from extract.scan import ImageSet
     from extract.target import Target
-    from heads.configuration import Configuration
     from heads.files import SavedHead
 
 
@@ -70,7 +67,7 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     check_classes(set(training.labels.values()), testing)
     targets = _extract([training, testing], place, **_only(choices, _EXTRACT))
     caches = [open_cache(place.cache, target.identity) for target in targets]
-    heads = _train(caches, training, place, _configurations(choices))
+    heads = _train(caches, training, place, choices)
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
@@ -107,7 +104,7 @@ def train_heads(
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    _train(caches, training, place, _configurations(choices))
+    _train(caches, training, place, choices)
 
 
 @cli.command()
@@ -326,38 +323,25 @@ def _extract(
     return targets
 
 
-def _configurations(choices: dict[str, Any]) -> list[Configuration]:
-    from heads.configuration import Configuration
-
-    settings = _only(choices, TRAINING)
-    return [
-        Configuration(head, optimizer, **settings)
-        for head in choices["head"] or HEADS
-        for optimizer in choices["optimizer"] or OPTIMIZERS
-    ]
-
-
 def _train(
-    caches: Sequence[Cache],
-    training: ImageSet,
-    place: Workspace,
-    configurations: Sequence[Configuration],
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, choices: dict[str, Any]
 ) -> list[SavedHead]:
+    from evaluate.sweeps import tell_heads
+    from extract.devices import torch_device
+    from heads.grid import asked
     from heads.run import train_heads
 
+    sweep, device = asked(choices), torch_device(choices["train_on"])
     heads: list[SavedHead] = []
     for cache in caches:
-        with bar(f"Heads on {cache.identity.name}", "heads") as progress:
+        with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
             done = train_heads(
-                cache, training.labels, training.name, configurations, place.heads, progress
+                cache, training.labels, training.name, sweep, place.heads, progress, device
             )
-        say(
-            f"{cache.identity.name}: {done.trained} head(s) trained, "
-            f"{len(done.heads) - done.trained} already in {place.heads}"
-        )
-        if done.left_out:
-            warn(f"{done.left_out} of {len(training.labels)} images could not be read: left out")
+        tell_heads(cache.identity.name, done, place.heads, len(training.labels))
         heads += done.heads
+    if not heads:
+        raise HeadError("no head is left: every training diverged; give a smaller --lr")
     return heads
 
 

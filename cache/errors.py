@@ -43,3 +43,7 @@ class HeadError(FrostlineError):
 
 class ResultsError(FrostlineError):
     """`results.csv` or the report made from it can't be read or written."""
+
+
+class GridError(FrostlineError):
+    """What was asked to be trained can't be: a grid file or options contradict themselves."""

@@ -13,7 +13,10 @@ from extract.backbones import ALIASES, BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
 from heads.architectures import HEADS
+from heads.configuration import BALANCES, Configuration
+from heads.grid import FIELDS, LIMITS
 from heads.optimizers import OPTIMIZERS
+from heads.schedules import SCHEDULES
 
 DATASET, TEST = Path("dataset"), Path("test_images")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
@@ -54,6 +57,21 @@ class Finite(click.FloatRange):
         return number
 
 
+def _swept(flag: str, name: str, text: str) -> Callable[..., Any]:
+    limits = LIMITS[name]
+    bounds: dict[str, Any] = {"min_open": limits.low_open, "max_open": limits.high_open}
+    kind: Any = click.IntRange if limits.whole else Finite
+    default = Configuration.__dataclass_fields__[name].default
+    return click.option(
+        flag, name, type=kind(limits.low, limits.high, **bounds), multiple=True,
+        callback=_once, help=f"{text}; repeatable. [default: {default:g}]",
+    )  # fmt: skip
+
+
+def _once(ctx: click.Context, parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
 OPTIONS: dict[str, Callable[..., Any]] = {
     "dataset": click.option(
         "--dataset", type=FOLDER, default=DATASET, show_default=True,
@@ -83,8 +101,8 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "arch": _many("--arch", [*BACKBONES, *ALIASES], "Backbone [default: all]"),
     "device": _many("--device", list(DEVICES), "Device [default: every real one present]"),
     "only_device": _many("--device", list(DEVICES), "Device [default: of every cache found]"),
-    "head": _many("--head", list(HEADS), "Head [default: all]"),
-    "optimizer": _many("--optimizer", list(OPTIMIZERS), "Optimizer [default: all]"),
+    "head": _many("--head", list(HEADS), "Head [default: single, multi]"),
+    "optimizer": _many("--optimizer", list(OPTIMIZERS), "Optimizer [default: adam, sgd]"),
     "weights": click.option(
         "--weights", default="auto", show_default=True, metavar="imagenet|random|auto|PATH",
         help="Backbone's weights; auto: ImageNet where it can be had, else random, and says so.",
@@ -111,28 +129,46 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
         help="Of everything random: weights, split, heads, batches.",
     ),
-    "learning_rate": click.option(
-        "--lr", "learning_rate", type=Finite(0, min_open=True), default=0.001, show_default=True,
-        help="Learning rate.",
+    "learning_rate": _swept("--lr", "learning_rate", "Learning rate"),
+    "momentum": _swept("--momentum", "momentum", "Momentum, of optimizers that have one"),
+    "nesterov": click.option("--nesterov", is_flag=True, help="Nesterov's momentum."),
+    "weight_decay": _swept(
+        "--weight-decay", "weight_decay", "Weight decay; strength of logreg and ridge"
     ),
-    "momentum": click.option(
-        "--momentum", type=Finite(0, 1, max_open=True), default=0.9, show_default=True,
-        help="Momentum, of optimizers that have one.",
+    "schedule": _many("--schedule", list(SCHEDULES), "Course of the learning rate"),
+    "gamma": _swept("--gamma", "gamma", "Factor of an exponential or step schedule"),
+    "warmup": _swept("--warmup", "warmup", "Epochs in which the learning rate rises"),
+    "epochs": _swept("--epochs", "epochs", "Passes over the training images"),
+    "patience": _swept(
+        "--patience", "patience", "Stop after so many epochs without a lower validation loss"
     ),
-    "epochs": click.option(
-        "--epochs", type=click.IntRange(min=1), default=20, show_default=True,
-        help="Passes over the training images.",
+    "batch_size": _swept("--batch-size", "batch_size", "Images per step of head training"),
+    "balance": _many("--balance", list(BALANCES), "What is done for rare classes"),
+    "views": _swept("--views", "views", "Augmented views to draw from, as far as extracted"),
+    "val_fraction": _swept("--val-fraction", "val_fraction", "Share kept for validation"),
+    "seeds": click.option(
+        "--seeds", type=click.IntRange(1), default=1, show_default=True,
+        help="Heads of each configuration, from --seed on.",
     ),
-    "batch_size": click.option(
-        "--batch-size", type=click.IntRange(min=1), default=23, show_default=True,
-        help="Images per step of head training.",
+    "cv": click.option(
+        "--cv", type=click.IntRange(2), help="Judge each configuration by so many folds."
     ),
-    "val_fraction": click.option(
-        "--val-fraction", type=Finite(0, 1, min_open=True, max_open=True), default=0.2,
-        show_default=True, help="Share of --dataset kept for validation.",
+    "repeats": click.option(
+        "--repeats", type=click.IntRange(1), default=1, show_default=True,
+        help="How often --cv divides the images anew.",
+    ),
+    "grid": click.option(
+        "--grid", type=click.Path(dir_okay=False, exists=True, path_type=Path),
+        help="A TOML file that says what to train; see recipes/.",
+    ),
+    "train_on": click.option(
+        "--train-on", type=click.Choice(list(DEVICES)), default="cpu", show_default=True,
+        help="Device that trains the heads.",
     ),
 }  # fmt: skip
-TRAINING = ("learning_rate", "momentum", "epochs", "batch_size", "val_fraction", "seed")
+PLAN = ("seed", "seeds", "cv", "repeats")
+TRAINING = (*(name for name in FIELDS if name not in ("head", "optimizer")), *PLAN, "grid",
+            "train_on")  # fmt: skip
 
 
 def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -24,6 +24,12 @@ from heads.files import HeadInfo, head_path, read_info
 # What can tell two rows of one backbone, device, head and optimizer apart, and its short name.
 SETTINGS = {
     "learning_rate": "lr",
+    "weight_decay": "decay",
+    "schedule": "schedule",
+    "gamma": "gamma",
+    "patience": "patience",
+    "balance": "balance",
+    "views": "views",
     "epochs": "epochs",
     "batch_size": "batch",
     "n_validation": "validated on",

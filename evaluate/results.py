@@ -30,8 +30,11 @@ COLUMNS: dict[str, str] = {
     "conf_mat": "confusion matrix as JSON: rows true, columns predicted, in the order of `classes`",
     "roc_auc": METRICS["roc_auc"].summary,
     **{name: metric.summary for name, metric in METRICS.items() if name not in REFERENCE_METRICS},
-    "val_accuracy": "share of validation images classified rightly, after the last epoch",
-    "val_loss": "cross entropy on the validation images, after the last epoch",
+    "val_accuracy": "share of validation images classified rightly",
+    "val_loss": "cross entropy on the validation images",
+    "selected_by": "why this head was kept; never by its test score",
+    "cv_accuracy": "mean validation accuracy over folds, where some judged the configuration",
+    "cv_spread": "its standard deviation",
     "dataset": "folder trained on",
     "dataset_fingerprint": "hash of its images and their class names; file names don't count",
     "test": "folder tested on",
@@ -47,6 +50,14 @@ COLUMNS: dict[str, str] = {
     "numeric_precision": "fp32 or bf16",
     "learning_rate": "of the optimizer",
     "momentum": "0 where the optimizer has none",
+    "nesterov": "1: Nesterov's momentum",
+    "weight_decay": "of the optimizer; the strength of fitted heads",
+    "schedule": "of the learning rate: constant, exponential, step, cosine",
+    "gamma": "of an exponential or step schedule",
+    "warmup": "epochs in which the learning rate rose",
+    "patience": "epochs without a lower validation loss after which training stopped; 0: never",
+    "balance": "what was done for rare classes: none, weights, sampling",
+    "views": "augmented views that training drew from",
     "epochs": "passes over the training images",
     "batch_size": "of head training",
     "seed": "of split, initial weights and batches",
@@ -62,7 +73,7 @@ COLUMNS: dict[str, str] = {
 TEXT = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg", "conf_mat", "dataset"),
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
-    *("numeric_precision", "head_id", "evaluated_at"),
+    *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
 )
 
 LOCK_TIMEOUT_S = 60

@@ -25,9 +25,15 @@ from extract.engines import usable_engines
 from extract.scan import ImageSet
 from extract.target import Target, engines_folder, target_of
 from heads.architectures import HEADS
-from heads.configuration import fingerprint
+from heads.configuration import NO_OPTIMIZER, fingerprint
 from heads.files import HeadInfo, SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
+
+# Fields of a configuration that are columns of the same name.
+SETTINGS = (
+    *("learning_rate", "momentum", "weight_decay", "schedule", "gamma", "warmup", "epochs"),
+    *("patience", "batch_size", "balance", "views", "seed"),
+)
 
 
 def check_classes(classes: Collection[str], test: ImageSet) -> None:
@@ -55,7 +61,7 @@ def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
             list(BACKBONES).index(info.identity.backbone),
             info.identity.digest,
             list(HEADS).index(info.configuration.head),
-            list(OPTIMIZERS).index(info.configuration.optimizer),
+            [*OPTIMIZERS, NO_OPTIMIZER].index(info.configuration.optimizer),
             info.configuration.seed,
             info.id,
         )
@@ -199,8 +205,11 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
         "classifier_head": configuration.head,
         "opt_alg": configuration.optimizer,
         "training_time_mins": round(info.training_seconds / 60, 6),
-        "val_accuracy": round(info.curves["validation_accuracy"][-1], 6),
-        "val_loss": round(info.curves["validation_loss"][-1], 6),
+        "val_accuracy": round(info.curves["validation_accuracy"][info.epoch], 6),
+        "val_loss": round(info.curves["validation_loss"][info.epoch], 6),
+        "selected_by": info.selection.rule,
+        "cv_accuracy": info.selection.cv_accuracy,
+        "cv_spread": info.selection.cv_spread,
         "dataset": info.dataset,
         "dataset_fingerprint": info.dataset_fingerprint,
         "test": test.name,
@@ -212,11 +221,8 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
         "n_unreadable": len(measured.failed) + len(test.unopened),
         "weights": info.weights,
         "numeric_precision": info.identity.precision,
-        "learning_rate": configuration.learning_rate,
-        "momentum": configuration.momentum,
-        "epochs": configuration.epochs,
-        "batch_size": configuration.batch_size,
-        "seed": configuration.seed,
+        **{name: getattr(configuration, name) for name in SETTINGS},
+        "nesterov": int(configuration.nesterov),
         "embedding_time_mins": round(info.embedding_seconds / 60, 6),
         "warmup_time_secs": round(measured.warmup_seconds, 6),
         "head_id": info.id,

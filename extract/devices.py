@@ -97,6 +97,16 @@ def require_device(name: str) -> None:
         os.environ["PJRT_DEVICE"] = pjrt
 
 
+def torch_device(name: str) -> str:
+    """Return what torch calls a device. Raises DeviceError if it isn't there."""
+    require_device(name)
+    if DEVICES[name].pjrt is None:
+        return name
+    import torch_xla  # noqa: F401 - torch knows the device only then
+
+    return "xla"
+
+
 def present_devices() -> list[str]:
     """The real devices of this machine, in the table's order."""
     return [name for name, device in DEVICES.items() if device.real and not device.missing()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,33 +11,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """build: (length D of the embedding, number of classes C) → float32 [B, D] → logits [B, C]."""
+    """A classifier on an embedding: float32 [B, D] → logits [B, C].
+
+    Trained by an optimizer: layers of `hidden` units with ReLU and `dropout`, and a linear one.
+    Or fitted at once, by the function of this name in heads/fitted.py: fitted. strengths: of
+    regularisation, from which validation chooses. standard: used unless others are asked for.
+    """
 
     summary: str
-    build: Callable[[int, int], nn.Module]
+    hidden: tuple[int, ...] = ()
+    dropout: tuple[float, ...] = ()
+    fitted: str | None = None
+    strengths: tuple[float, ...] = (0.0,)
+    standard: bool = False
 
 
-def _single(dim: int, classes: int) -> nn.Module:
-    from torch import nn
-
-    return nn.Linear(dim, classes)
-
-
-def _multi(dim: int, classes: int) -> nn.Module:
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Linear(dim, 512),
-        nn.ReLU(),
-        nn.Dropout(0.25),
-        nn.Linear(512, 256),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(256, classes),
-    )
-
+# λ of (mean loss) + λ/2 |W|², from almost nothing to almost everything.
+PATH = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 HEADS: dict[str, Head] = {
-    "single": Head("one linear layer", _single),
-    "multi": Head("512 → 256 → classes, ReLU, dropout 0.25 / 0.5", _multi),
+    "single": Head("one linear layer", standard=True),
+    "multi": Head(
+        "512 → 256 → classes, ReLU, dropout 0.25 / 0.5", (512, 256), (0.25, 0.5), standard=True
+    ),
+    "logreg": Head("logistic regression, to convergence", fitted="logreg", strengths=PATH),
+    "ridge": Head("least squares on ±1, in closed form", fitted="ridge", strengths=PATH),
+    "prototype": Head("the nearest class mean", fitted="prototype"),
+    "knn": Head("vote of the 5 nearest images by cosine", fitted="knn"),
 }
+
+
+def build_head(name: str, dim: int, classes: int, kept: int = 0) -> nn.Module:
+    """Make a head's module: float32 [B, D] → logits [B, C]. kept: rows that `knn` remembers."""
+    from torch import nn
+
+    if name == "knn":
+        from heads.fitted import Neighbours
+
+        return Neighbours(dim, classes, kept)
+    head = HEADS[name]
+    layers: list[nn.Module] = []
+    for width, dropout in zip(head.hidden, head.dropout, strict=True):
+        layers += [nn.Linear(dim, width), nn.ReLU(), nn.Dropout(dropout)]
+        dim = width
+    layers.append(nn.Linear(dim, classes))
+    return nn.Sequential(*layers) if head.hidden else layers[0]

@@ -7,28 +7,78 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache.identity import Identity
+from heads.architectures import HEADS
 from heads.optimizers import OPTIMIZERS
+from heads.schedules import SCHEDULES
+
+NO_OPTIMIZER = "none"
+BALANCES = {
+    "none": "as the images are",
+    "weights": "an image of a rare class counts for more",
+    "sampling": "rare classes are drawn as often as common ones",
+}
 
 
 @dataclass(frozen=True)
 class Configuration:
     """One head to train. Defaults are the reference study's.
 
-    momentum is 0 where the optimizer has none, so that equal trainings have equal keys.
+    optimizer: by name; `none` of a head that is fitted at once. nesterov: whose momentum it is.
+    weight_decay: of `torch.optim`, and the λ of fitted heads. schedule: of the learning rate, with
+    its gamma. warmup: epochs of linear rise before. patience: epochs without a lower validation
+    loss after which training stops, and the best weights are kept; 0: it never stops, and the last
+    are. balance: what is done for rare classes. views: augmented views that training draws from.
+    fold: "" or, of a head that serves to estimate only, `2/5`: it is validated on the second fifth.
+
+    What means nothing is set to its default, so that equal trainings have equal keys.
     """
 
     head: str
     optimizer: str
     learning_rate: float = 0.001
     momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    gamma: float = 1.0
+    warmup: int = 0
     epochs: int = 20
+    patience: int = 0
     batch_size: int = 23
+    balance: str = "none"
+    views: int = 0
     val_fraction: float = 0.2
     seed: int = 0
+    fold: str = ""
 
     def __post_init__(self) -> None:
-        if not OPTIMIZERS[self.optimizer].momentum:
-            object.__setattr__(self, "momentum", 0.0)
+        for field in dataclasses.fields(self):
+            if field.type in (float, "float"):  # 0 and 0.0 are one training: one key
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+        for name in self._meaningless():
+            object.__setattr__(self, name, NEUTRAL[name])
+
+    def _meaningless(self) -> list[str]:
+        head = HEADS[self.head]
+        if head.fitted:
+            kept = ("weight_decay",) if len(head.strengths) > 1 else ()
+            return [name for name in NEUTRAL if name not in kept]
+        names = [] if OPTIMIZERS[self.optimizer].momentum else ["momentum", "nesterov"]
+        if not self.momentum:
+            names.append("nesterov")
+        if not SCHEDULES[self.schedule].gamma:
+            names.append("gamma")
+        elif self.gamma == 1:
+            names.append("schedule")
+        return names
+
+
+# By field: what it is set to where it means nothing.
+NEUTRAL: dict[str, object] = {
+    field.name: field.default
+    for field in dataclasses.fields(Configuration)
+    if field.name not in ("head", "val_fraction", "seed", "fold")
+} | {"optimizer": NO_OPTIMIZER, "momentum": 0.0}
 
 
 def head_id(configuration: Configuration, identity: Identity, images: str) -> str:
@@ -38,14 +88,8 @@ def head_id(configuration: Configuration, identity: Identity, images: str) -> st
     """
     key = json.dumps([dataclasses.asdict(configuration), identity.digest, images], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    parts = (
-        identity.backbone,
-        identity.device,
-        configuration.head,
-        configuration.optimizer,
-        digest,
-    )
-    return "-".join(parts)
+    kind = (configuration.head, configuration.optimizer)
+    return "-".join((identity.backbone, identity.device, *kind, digest))
 
 
 def fingerprint(labels: Mapping[bytes, str]) -> str:

@@ -9,16 +9,27 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from cache.atomic import replacing
 from cache.errors import HeadError
 from cache.identity import Identity
-from heads.architectures import HEADS
+from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration, head_id
-from heads.train import Curves
+from heads.together import Curves
 
 FORMAT = "frostline-head-1"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """rule: why this head was kept. cv_accuracy, cv_spread: mean and standard deviation over the
+    folds that judged its configuration; None if none did.
+    """
+
+    rule: str = "the only candidate"
+    cv_accuracy: float | None = None
+    cv_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class HeadInfo:
 
     dataset: the name of the folder it was trained on. dataset_fingerprint: of all images there.
     images_fingerprint: of those that have an embedding. weights: where the backbone's came from.
+    training_seconds: its share, if it was trained together with others. epoch: from 0, of the
+    curves, whose weights these are.
     """
 
     configuration: Configuration
@@ -41,6 +54,8 @@ class HeadInfo:
     training_seconds: float
     embedding_seconds: float
     curves: Curves
+    epoch: int
+    selection: Selection
 
     @property
     def id(self) -> str:
@@ -61,13 +76,24 @@ def head_path(root: Path, head_id: str) -> Path:
     return root / f"{head_id}.safetensors"
 
 
-def save_head(root: Path, info: HeadInfo, head: nn.Module) -> Path:
+def save_head(root: Path, info: HeadInfo, state: dict[str, Tensor]) -> Path:
     """Write a head atomically and return its path. Raises OSError on a full disk."""
     path = head_path(root, info.id)
     metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info), sort_keys=True)}
     with replacing(path) as temporary:
-        save_file(head.state_dict(), temporary, metadata)
+        save_file(state, temporary, metadata)
     return path
+
+
+def reselect_head(saved: SavedHead, selection: Selection) -> None:
+    """Let a kept head say how it was chosen this time. Raises HeadError on a damaged file."""
+    if saved.info.selection == selection:
+        return
+    try:
+        state = load_file(saved.path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(saved.path, error) from error
+    save_head(saved.path.parent, dataclasses.replace(saved.info, selection=selection), state)
 
 
 def find_heads(root: Path) -> list[SavedHead]:
@@ -105,7 +131,8 @@ def load_head(saved: SavedHead) -> nn.Module:
         HeadError: the tensors don't fit what the metadata says.
     """
     info = saved.info
-    head = HEADS[info.configuration.head].build(info.identity.embedding_dim, len(info.classes))
+    dim, classes = info.identity.embedding_dim, len(info.classes)
+    head = build_head(info.configuration.head, dim, classes, info.n_training)
     try:
         head.load_state_dict(load_file(saved.path))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -123,6 +150,7 @@ def _info_from_json(text: str) -> HeadInfo:
             "configuration": Configuration(**fields["configuration"]),
             "identity": Identity.from_json(json.dumps(fields["identity"])),
             "classes": tuple(fields["classes"]),
+            "selection": Selection(**fields["selection"]),
         }
     )
 

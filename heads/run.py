@@ -1,89 +1,223 @@
-"""The training run: every configuration on one cache, each kept as a file."""
+"""The training run on one cache: candidates are judged, the chosen ones trained and kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from cache.errors import CacheError
 from cache.progress import Progress, silent
-from cache.store import Cache, contents, read
+from cache.store import Cache, Contents, contents, read
 from heads.configuration import Configuration, fingerprint, head_id
-from heads.files import HeadInfo, SavedHead, head_path, read_info, save_head
-from heads.splits import check_trainable, split
-from heads.train import Labelled, train, warm_up
+from heads.files import (
+    HeadInfo,
+    SavedHead,
+    Selection,
+    head_path,
+    read_info,
+    reselect_head,
+    save_head,
+)
+from heads.grid import Sweep
+from heads.splits import check_trainable
+from heads.together import Labelled, Trained
+from heads.train import Data, train
+from heads.trials import Ranked, add_trials, as_trial, rank, read_trials
+
+TRIALS = "trials.csv"
 
 
 @dataclass(frozen=True)
 class HeadsRun:
-    """The heads of one cache, in the order asked for. left_out: images without an embedding."""
+    """The heads of one cache, in the order asked for. trained: how many of them now. tried: heads
+    trained now to judge candidates by. left_out: images without an embedding. ranked: the
+    candidates, the best first, if there was a choice or an estimate by folds. diverged: heads that
+    were to be kept, and could not be.
+    """
 
     heads: tuple[SavedHead, ...]
     trained: int
+    tried: int
     left_out: int
+    ranked: tuple[Ranked, ...]
+    diverged: tuple[Configuration, ...]
 
 
 def train_heads(
     cache: Cache,
     labels: Mapping[bytes, str],
     dataset: str,
-    configurations: Sequence[Configuration],
+    sweep: Sweep,
     root: Path,
     progress: Progress = silent,
+    device: str = "cpu",
 ) -> HeadsRun:
     """Train the heads that `root` lacks on a cache's embeddings of labelled images.
 
-    labels: class by image hash. dataset: the folder's name, for the record. Images that could not
-    be read at extraction are left out and counted.
+    Where a head and optimizer have several candidates, they are judged on validation, and the best
+    is kept. labels: class by image hash. dataset: the folder's name, for the record. device: of
+    torch, to train on. progress counts epochs. Images that could not be read at extraction are left
+    out and counted; a head that diverges costs itself only.
 
     Raises:
-        CacheError: the cache lacks images that nobody tried to extract.
-        HeadError: the images can't be divided, a training diverged, or a kept head is damaged.
+        CacheError: the cache lacks images that nobody tried to extract, or views.
+        HeadError: the images can't be divided, or a kept head or `trials.csv` is damaged.
     """
     held = contents(cache)
     unreadable = (held.failures.keys() & labels.keys()) - held.stored
     usable = {key: label for key, label in labels.items() if key not in unreadable}
-    images = fingerprint(usable)
-    paths = [head_path(root, head_id(c, cache.identity, images)) for c in configurations]
-    todo = [c for c, path in zip(configurations, paths, strict=True) if not path.exists()]
-    if todo:
-        check_trainable(usable)
-        warm_up()
-        classes = tuple(sorted(set(usable.values())))
-        rows = _Rows(cache, usable, classes)
-    for done, configuration in enumerate(todo, start=1):
-        parts = split(usable, configuration.val_fraction, configuration.seed)
-        result = train(
-            configuration, rows.of(parts.training), rows.of(parts.validation), len(classes)
+    check_trainable(usable, sweep.cv)
+    run = _Run(cache, held, usable, dataset, fingerprint(labels), root, device, progress)
+    ranked = run.judge(sweep) if _contested(sweep) else []
+    refused = {r.candidate for r in ranked if not r.chosen}
+    chosen = [candidate for candidate in sweep.candidates if candidate not in refused]
+    selections = _selections(sweep, ranked)
+    finals = {
+        final: selections.get(candidate, Selection())
+        for candidate in chosen
+        for final in sweep.finals(candidate)
+    }
+    trained = run.keep(finals)
+    there = [final for final in finals if run.path(final).exists()]
+    return HeadsRun(
+        heads=tuple(SavedHead(run.path(final), read_info(run.path(final))) for final in there),
+        trained=trained,
+        tried=run.tried,
+        left_out=len(unreadable),
+        ranked=tuple(ranked),
+        diverged=tuple(final for final in finals if final not in there),
+    )
+
+
+def _contested(sweep: Sweep) -> bool:
+    groups = [(c.head, c.optimizer) for c in sweep.candidates]
+    return bool(sweep.cv) or len(set(groups)) < len(groups)
+
+
+def _selections(sweep: Sweep, ranked: Sequence[Ranked]) -> dict[Configuration, Selection]:
+    """Say how each candidate was chosen."""
+    found = {}
+    for mine in ranked:
+        group = (mine.candidate.head, mine.candidate.optimizer)
+        rivals = sum((r.candidate.head, r.candidate.optimizer) == group for r in ranked)
+        judges = f"{sweep.repeats} times {sweep.cv} folds" if sweep.cv else f"{sweep.seeds} seed(s)"
+        rule = f"best of {rivals} by validation accuracy, {judges}"
+        folds = (round(mine.score.accuracy, 6), round(mine.score.spread, 6)) if sweep.cv else ()
+        found[mine.candidate] = Selection(rule if rivals > 1 else Selection.rule, *folds)
+    return found
+
+
+class _Run:
+    """Training on one cache; embeddings are read when the first head needs them."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        held: Contents,
+        usable: Mapping[bytes, str],
+        dataset: str,
+        dataset_fingerprint: str,
+        root: Path,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.cache, self.held, self.usable, self.root = cache, held, usable, root
+        self.dataset, self.dataset_fingerprint = dataset, dataset_fingerprint
+        self.images = fingerprint(usable)
+        self.classes = tuple(sorted(set(usable.values())))
+        self.device, self.progress = device, progress
+        self.tried = self.done = self.total = 0
+        self._data: Data | None = None
+
+    def id(self, configuration: Configuration) -> str:
+        """Return a head's name."""
+        return head_id(configuration, self.cache.identity, self.images)
+
+    def path(self, configuration: Configuration) -> Path:
+        """Return where a head is kept."""
+        return head_path(self.root, self.id(configuration))
+
+    def judge(self, sweep: Sweep) -> list[Ranked]:
+        """Train what the candidates are judged by, unless it was before; rank them."""
+        judges = [judge for candidate in sweep.candidates for judge in sweep.judges(candidate)]
+        known = read_trials(self.root / TRIALS)
+        todo = [judge for judge in judges if self.id(judge) not in known.index]
+        for group, results in self._train(todo, keep=False):
+            self._note(group, results)
+        self.tried = len(todo)
+        if todo:
+            known = read_trials(self.root / TRIALS)
+        found = known.loc[[self.id(judge) for judge in judges]].to_dict("records")
+        return rank(sweep, dict(zip(judges, found, strict=True)))
+
+    def keep(self, finals: Mapping[Configuration, Selection]) -> int:
+        """Train and keep the heads that are not there yet; return how many these are."""
+        for final, selection in finals.items():
+            if (path := self.path(final)).exists():
+                reselect_head(SavedHead(path, read_info(path)), selection)
+        known = read_trials(self.root / TRIALS)
+        failed = set(known.index[known["diverged"] == 1])
+        todo = [f for f in finals if not self.path(f).exists() and self.id(f) not in failed]
+        kept = 0
+        for group, results in self._train(todo, keep=True):
+            for configuration, trained in zip(group, results, strict=True):
+                if trained.diverged:
+                    self._note([configuration], [trained])
+                else:
+                    self._save(configuration, trained, finals[configuration])
+                    kept += 1
+        return kept
+
+    def _train(self, todo: Sequence[Configuration], keep: bool) -> Any:
+        if not todo:
+            return
+        self.total += sum(c.epochs for c in todo)
+        if self._data is None:
+            self._data = self._read(max(c.views for c in todo))
+        yield from train(todo, self._data, keep, self.device, self._advance)
+
+    def _advance(self, epochs: int) -> None:
+        self.done += epochs
+        self.progress(self.done, self.total)
+
+    def _read(self, views: int) -> Data:
+        hashes = tuple(self.usable)
+        embeddings = torch.stack(
+            [torch.tensor(read(self.cache, hashes, view)) for view in range(views + 1)]
         )
+        if not embeddings.isfinite().all():
+            raise CacheError(f"{self.cache.folder} holds NaN or infinity: run `cache verify`")
+        labels = torch.tensor([self.classes.index(label) for label in self.usable.values()])
+        return Data(self.usable, Labelled(embeddings, labels, len(self.classes)))
+
+    def _note(self, group: Sequence[Configuration], results: Sequence[Trained]) -> None:
+        name = self.cache.folder.name
+        rows = {
+            self.id(configuration): as_trial(configuration, trained, name, self.dataset)
+            for configuration, trained in zip(group, results, strict=True)
+        }
+        add_trials(self.root / TRIALS, rows)
+
+    def _save(self, configuration: Configuration, trained: Trained, selection: Selection) -> None:
+        assert self._data is not None  # noqa: S101 - it was trained from them
+        assert trained.state is not None  # noqa: S101 - asked for
+        parts = self._data.split(configuration)
         info = HeadInfo(
             configuration=configuration,
-            identity=cache.identity,
-            classes=classes,
-            dataset=dataset,
-            dataset_fingerprint=fingerprint(labels),
-            images_fingerprint=images,
-            weights=held.weights,
+            identity=self.cache.identity,
+            classes=self.classes,
+            dataset=self.dataset,
+            dataset_fingerprint=self.dataset_fingerprint,
+            images_fingerprint=self.images,
+            weights=self.held.weights,
             n_training=len(parts.training),
             n_validation=len(parts.validation),
-            training_seconds=result.seconds,
-            embedding_seconds=held.seconds_per_image * len(usable),
-            curves=result.curves,
+            training_seconds=trained.seconds,
+            embedding_seconds=self.held.seconds_per_image * len(self.usable),
+            curves=trained.curves,
+            epoch=trained.epoch,
+            selection=selection,
         )
-        save_head(root, info, result.head)
-        progress(done, len(todo))
-    heads = tuple(SavedHead(path, read_info(path)) for path in paths)
-    return HeadsRun(heads, len(todo), len(unreadable))
-
-
-class _Rows:
-    """A cache's embeddings of labelled images, read once for all configurations."""
-
-    def __init__(self, cache: Cache, labels: Mapping[bytes, str], classes: Sequence[str]) -> None:
-        self.position = {key: i for i, key in enumerate(labels)}
-        self.embeddings = torch.tensor(read(cache, tuple(labels)))
-        self.labels = torch.tensor([classes.index(label) for label in labels.values()])
-
-    def of(self, hashes: Sequence[bytes]) -> Labelled:
-        rows = torch.tensor([self.position[key] for key in hashes])
-        return Labelled(self.embeddings[rows], self.labels[rows])
+        save_head(self.root, info, trained.state)

@@ -1,98 +1,125 @@
-"""Training one head on cached embeddings."""
+"""Configurations → trained heads: those that can share their batches are trained together."""
+
+from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import cache
-from math import isfinite
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cache.errors import HeadError
-from heads.architectures import HEADS
+from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
-from heads.optimizers import OPTIMIZERS
+from heads.splits import Split, split
+from heads.together import Curves, Labelled, Pass, Trained, train_together
 
-Curves = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """embeddings: float32 [N, D]; labels: int64 [N], indices of classes."""
-
-    embeddings: Tensor
-    labels: Tensor
+Done = Callable[[Sequence[Configuration], Sequence[Trained]], None]
 
 
-@dataclass(frozen=True)
-class Training:
-    """A trained head, its curves (one number per epoch) and the seconds it took."""
+class Data:
+    """Embeddings of labelled images, and their division for any configuration.
 
-    head: nn.Module
-    curves: Curves
-    seconds: float
+    labels: class by image hash. rows: of these images, in this order.
+    """
+
+    def __init__(self, labels: Mapping[bytes, str], rows: Labelled) -> None:
+        self.labels, self.rows = labels, rows
+        self._position = {key: i for i, key in enumerate(labels)}
+
+    def split(self, configuration: Configuration) -> Split:
+        """Return who is trained on, and who is validated on."""
+        c = configuration
+        return split(self.labels, c.val_fraction, c.seed, c.fold)
+
+    def places(self, hashes: Sequence[bytes]) -> Tensor:
+        """Return the rows of these images."""
+        return torch.tensor([self._position[key] for key in hashes])
+
+    def mask(self, hashes: Sequence[bytes]) -> Tensor:
+        """Return which rows are of these images, bool [N]."""
+        mask = torch.zeros(len(self._position), dtype=torch.bool)
+        mask[self.places(hashes)] = True
+        return mask
 
 
 def train(
-    configuration: Configuration, training: Labelled, validation: Labelled, classes: int
-) -> Training:
-    """Train one head with cross entropy on the CPU, deterministically by its seed.
+    configurations: Sequence[Configuration],
+    data: Data,
+    keep: bool,
+    device: str = "cpu",
+    progress: Callable[[int], None] = lambda epochs: None,
+) -> Iterator[tuple[Sequence[Configuration], Sequence[Trained]]]:
+    """Train heads on the same images, as many at once as can be; yield them as they are ready.
 
-    The last epoch's weights are kept. Curves are measured after each epoch, dropout off.
-
-    Raises:
-        HeadError: the training diverged (its loss is NaN or infinite).
+    keep: their tensors too. progress is told of epochs done, of one head each; a fitted head
+    counts as one.
     """
+    groups: dict[Hashable, list[Configuration]] = defaultdict(list)
+    for configuration in configurations:
+        groups[_shared(configuration)].append(configuration)
+    for group in groups.values():
+        if HEADS[group[0].head].fitted:
+            yield group, _fit(group, data, keep)
+            progress(len(group))
+        else:
+            yield group, train_together(_as_pass(group, data), data.rows, keep, device, progress)
+
+
+def _shared(configuration: Configuration) -> Hashable:
+    """Return what heads must have in common to be trained together: architecture and batches."""
+    c = configuration
+    if HEADS[c.head].fitted:
+        return c.head, c.seed, c.fold, c.val_fraction
+    folds = c.fold.partition("/")[2]
+    batches = (c.batch_size, c.balance == "sampling", c.views, c.seed, c.val_fraction, folds)
+    return c.head, c.optimizer, c.nesterov, batches
+
+
+def _as_pass(group: Sequence[Configuration], data: Data) -> Pass:
+    splits = {fold: data.split(c) for fold, c in {c.fold: c for c in group}.items()}
+    training = {fold: data.mask(parts.training) for fold, parts in splits.items()}
+    validation = {fold: data.mask(parts.validation) for fold, parts in splits.items()}
+    first = group[0]
+    pool, batch_size = data.places(splits[first.fold].training), first.batch_size
+    if first.fold:
+        # Heads of different folds see the same batches, each leaving its own fold out: so batches
+        # are larger by as much as is left out.
+        of = int(first.fold.partition("/")[2])
+        pool, batch_size = torch.arange(len(data.labels)), round(batch_size * of / (of - 1))
+    return Pass(
+        configurations=tuple(group),
+        pool=pool,
+        batch_size=batch_size,
+        training=torch.stack([training[c.fold] for c in group]),
+        validation=torch.stack([validation[c.fold] for c in group]),
+    )
+
+
+def _fit(group: Sequence[Configuration], data: Data, keep: bool) -> list[Trained]:
+    """Fit heads that differ in their strength only, on clean views."""
+    from heads.fitted import FITS
+
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(configuration.seed)
-        head = HEADS[configuration.head].build(training.embeddings.shape[1], classes)
-        optimizer = OPTIMIZERS[configuration.optimizer].build(
-            head.parameters(), configuration.learning_rate, configuration.momentum
-        )
+    first, parts, rows = group[0], data.split(group[0]), data.rows
+    clean = rows.embeddings[0]
+    training, validation = data.places(parts.training), data.places(parts.validation)
+    strengths = tuple(c.weight_decay for c in group)
+    fit = FITS[HEADS[first.head].fitted or ""]
+    states = fit(clean[training].double(), rows.labels[training], rows.classes, strengths)
+    share = (time.perf_counter() - started) / len(group)
+    done = []
+    for state in states:
+        head = build_head(first.head, clean.shape[1], rows.classes, len(training))
+        head.load_state_dict(state)
         curves: Curves = {}
-        for _ in range(configuration.epochs):
-            _train_epoch(head, optimizer, training, configuration.batch_size)
-            for name, value in _curve_points(head, training, validation).items():
-                curves.setdefault(name, []).append(value)
-    head.eval().requires_grad_(False)
-    finite = all(torch.isfinite(p).all() for p in head.parameters())
-    if not finite or not all(isfinite(values[-1]) for values in curves.values()):
-        raise HeadError(
-            f"{configuration.head} with {configuration.optimizer} diverged at a learning rate of "
-            f"{configuration.learning_rate:g}: give a smaller --lr"
-        )
-    return Training(head, curves, time.perf_counter() - started)
-
-
-@cache
-def warm_up() -> None:
-    """Make a step of nothing: a process's first optimizer imports half of torch, which should be
-    no head's training time.
-    """
-    rows = Labelled(torch.zeros(2, 2), torch.tensor([0, 1]))
-    for optimizer in OPTIMIZERS:
-        train(Configuration("single", optimizer, epochs=1), rows, rows, classes=2)
-
-
-def _train_epoch(
-    head: nn.Module, optimizer: torch.optim.Optimizer, training: Labelled, batch_size: int
-) -> None:
-    head.train()
-    for rows in torch.split(torch.randperm(len(training.labels)), batch_size):
-        optimizer.zero_grad()
-        loss = cross_entropy(head(training.embeddings[rows]), training.labels[rows])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-
-@torch.no_grad()
-def _curve_points(head: nn.Module, training: Labelled, validation: Labelled) -> dict[str, float]:
-    head.eval()
-    points = {}
-    for name, data in (("training", training), ("validation", validation)):
-        logits = head(data.embeddings)
-        points[f"{name}_loss"] = cross_entropy(logits, data.labels).item()
-        points[f"{name}_accuracy"] = (logits.argmax(1) == data.labels).double().mean().item()
-    return points
+        for name, places in (("training", training), ("validation", validation)):
+            with torch.inference_mode():
+                logits = head(clean[places])
+            labels = rows.labels[places]
+            curves[f"{name}_loss"] = [cross_entropy(logits, labels).item()]
+            curves[f"{name}_accuracy"] = [(logits.argmax(1) == labels).double().mean().item()]
+        fine = all(tensor.isfinite().all() for tensor in state.values())
+        done.append(Trained(state if keep else None, curves, 0, share, not fine))
+    return done

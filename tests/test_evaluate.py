@@ -25,13 +25,14 @@ from extract.target import Target
 from heads.architectures import HEADS
 from heads.configuration import Configuration, fingerprint
 from heads.files import SavedHead, load_head
-from heads.optimizers import OPTIMIZERS
+from heads.grid import Sweep, combinations
 from heads.run import train_heads
 from tests.conftest import FIXTURES, ROOT, require_or_skip
 from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
-EVERY = [Configuration(head, optimizer) for head in HEADS for optimizer in OPTIMIZERS]
+EVERY = Sweep(tuple(combinations({"head": list(HEADS)})))
+ONE = Sweep((Configuration("single", "adam"),))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     test, training = scan(ROOT / "test_images"), scan(ROOT / "dataset")
     heads = [saved for saved in workspace[1] if saved.info.identity.device == "cpu"]
     ids = evaluate(heads, test, training.labels, place)
-    assert ids == [1, 2, 3, 4]
+    assert ids == list(range(1, 9))
     table = read_results(place.results)
     assert (table["n_test"] == 22).all()
     assert (table["n_leaked"] == 0).all()
@@ -96,7 +97,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
         right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
         assert row["accuracy"] == pytest.approx(right, abs=1e-6)
     assert evaluate(heads[:1], test, training.labels, place) == [1]
-    assert len(read_results(place.results)) == 4
+    assert len(read_results(place.results)) == 8
 
 
 def test_leaked_and_unreadable_test_images_are_counted(
@@ -148,8 +149,9 @@ def test_the_reference_studys_order(workspace: tuple[Workspace, list[SavedHead]]
         (s.info.identity.device, s.info.configuration.head, s.info.configuration.optimizer)
         for s in ordered
     ]
-    expected = [(d, h, o) for d in ("cpu", "xla-cpu") for h in HEADS for o in OPTIMIZERS]
-    assert names == expected
+    two = [("single", "adam"), ("single", "sgd"), ("multi", "adam"), ("multi", "sgd")]
+    others = [(name, "none") for name in HEADS if HEADS[name].fitted]
+    assert names == [(d, *kind) for d in ("cpu", "xla-cpu") for kind in (*two, *others)]
 
 
 def test_a_class_that_training_has_not_is_named(few: Few) -> None:
@@ -192,7 +194,7 @@ def test_weights_that_are_gone_cost_their_own_models_only(
     save_file(state, tmp_path / "mine.safetensors")
     mine = load_backbone("resnet18", str(tmp_path / "mine.safetensors"))
     cache = extract_one(mine, images.files, place.cache).cache
-    heads = list(train_heads(cache, labels, "few", EVERY[:1], place.heads).heads)
+    heads = list(train_heads(cache, labels, "few", ONE, place.heads).heads)
     heads.append(workspace[1][0])
     with pytest.raises(WeightsError, match=r"1 of 2 models left out:\nresnet18 .*mine"):
         evaluate(heads, scan(data / "test_images"), labels, place)

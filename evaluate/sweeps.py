@@ -1,0 +1,107 @@
+"""What training did, on the terminal: the best of each group, and what each factor is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from evaluate.terminal import say, warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from heads.run import HeadsRun
+    from heads.trials import Ranked
+
+SHOWN = 5  # of each head and optimizer
+DIVERGED = 3  # heads that are named
+
+
+def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
+    """Print what training on a cache did: counts, and the comparison if there was one."""
+    from rich.console import Console
+
+    tried = f"{done.tried} tried, " if done.tried else ""
+    say(
+        f"{name}: {tried}{done.trained} head(s) trained, "
+        f"{len(done.heads) - done.trained} already in {folder}"
+    )
+    if done.left_out:
+        warn(f"{done.left_out} of {images} images could not be read: left out")
+    for configuration in done.diverged[:DIVERGED]:
+        warn(
+            f"{configuration.head} with {configuration.optimizer} diverged at a learning rate of "
+            f"{configuration.learning_rate:g}: left out; give a smaller --lr"
+        )
+    if done.ranked:
+        console = Console(width=None if Console().is_terminal else 160)
+        for table in (best_of_each(done.ranked), table_of_effects(done.ranked)):
+            if table.row_count:
+                console.print(table)
+
+
+def best_of_each(ranked: Sequence[Ranked]) -> Table:
+    """Show the best candidates of each head and optimizer, the chosen one in bold."""
+    from rich.table import Table
+
+    from heads.trials import FIELDS
+
+    varying = [
+        field
+        for field in FIELDS
+        if field not in ("head", "optimizer")
+        and len({getattr(each.candidate, field) for each in ranked}) > 1
+    ]
+    diverged = sum(not each.score.judges for each in ranked)
+    title = f"Best of {len(ranked)} configurations on validation"
+    if diverged:
+        title += f" ({diverged} diverged)"
+    table = Table(title=title, title_justify="left")
+    for column in ("head", "optimizer", *(field.replace("_", " ") for field in varying)):
+        table.add_column(column, no_wrap=True)
+    for column in ("val acc", "spread", "val loss", "of"):
+        table.add_column(column, justify="right", no_wrap=True)
+    groups: dict[tuple[str, str], list[Ranked]] = {}
+    for each in ranked:
+        groups.setdefault((each.candidate.head, each.candidate.optimizer), []).append(each)
+    for group, members in groups.items():
+        for each in members[:SHOWN]:
+            score = each.score
+            settings = [_short(getattr(each.candidate, field)) for field in varying]
+            numbers = [
+                "diverged" if not score.judges else f"{score.accuracy:.3f}",
+                "" if score.spread != score.spread else f"{score.spread:.3f}",
+                "" if not score.judges else f"{score.loss:.4f}",
+                str(score.judges),
+            ]
+            style = "bold" if each.chosen else None
+            table.add_row(*group, *settings, *numbers, style=style)
+        table.add_section()
+    return table
+
+
+def table_of_effects(ranked: Sequence[Ranked]) -> Table:
+    """Show the mean validation accuracy of every level of every factor that varies."""
+    from rich.table import Table
+
+    from heads.trials import effects
+
+    table = Table(title="What each choice is worth, all others equal", title_justify="left")
+    for column in ("factor", "level"):
+        table.add_column(column, no_wrap=True)
+    for column in ("mean val acc", "over"):
+        table.add_column(column, justify="right", no_wrap=True)
+    last = None
+    for effect in effects(ranked):
+        if last not in (None, effect.factor):
+            table.add_section()
+        name = "" if effect.factor == last else effect.factor.replace("_", " ")
+        table.add_row(name, _short(effect.level), f"{effect.accuracy:.4f}", str(effect.candidates))
+        last = effect.factor
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,228 @@
+"""Which heads are to be trained: every combination of the values given, by options or in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cache.errors import GridError
+from heads.architectures import HEADS
+from heads.configuration import BALANCES, NO_OPTIMIZER, Configuration
+from heads.optimizers import OPTIMIZERS
+from heads.schedules import SCHEDULES
+
+Values = Mapping[str, Sequence[Any]]  # by field of Configuration
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number may be: from `low` to `high`, or above and below them where they are open."""
+
+    low: float
+    high: float | None = None
+    whole: bool = False
+    low_open: bool = False
+    high_open: bool = False
+
+    def allow(self, value: Any) -> bool:
+        """Whether a value is such a number."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        high = float("inf") if self.high is None else self.high
+        above = value > self.low if self.low_open else value >= self.low
+        return (
+            above and value < float("inf") and (value < high if self.high_open else value <= high)
+        )
+
+
+LIMITS: dict[str, Limits] = {
+    "learning_rate": Limits(0, low_open=True),
+    "momentum": Limits(0, 1, high_open=True),
+    "weight_decay": Limits(0),
+    "gamma": Limits(0, 1, low_open=True),
+    "warmup": Limits(0, whole=True),
+    "epochs": Limits(1, whole=True),
+    "patience": Limits(0, whole=True),
+    "batch_size": Limits(1, whole=True),
+    "views": Limits(0, whole=True),
+    "val_fraction": Limits(0, 1, low_open=True, high_open=True),
+    "seed": Limits(0, 2**32 - 1, whole=True),
+    "seeds": Limits(1, whole=True),
+    "cv": Limits(2, whole=True),
+    "repeats": Limits(1, whole=True),
+}
+WORDS: dict[str, tuple[str, ...]] = {
+    "head": tuple(HEADS),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+    "balance": tuple(BALANCES),
+}
+FIELDS = tuple(f.name for f in dataclasses.fields(Configuration) if f.name not in ("seed", "fold"))
+PLAN = ("seed", "seeds", "cv", "repeats")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """candidates: what is compared, without their seeds. seeds: how many heads of each are trained,
+    from `seed` on. cv: folds, 0 for none; each candidate is estimated by `repeats` times cv heads.
+    """
+
+    candidates: tuple[Configuration, ...]
+    seed: int = 0
+    seeds: int = 1
+    cv: int = 0
+    repeats: int = 1
+
+    def finals(self, candidate: Configuration) -> list[Configuration]:
+        """Return the heads that are kept if this candidate is chosen: one for each seed."""
+        seeds = range(self.seed, self.seed + self.seeds)
+        return [dataclasses.replace(candidate, seed=seed) for seed in seeds]
+
+    def judges(self, candidate: Configuration) -> list[Configuration]:
+        """Return the heads by which a candidate is judged: of all folds, or else the finals."""
+        if not self.cv:
+            return self.finals(candidate)
+        return [
+            dataclasses.replace(candidate, seed=self.seed + repeat, fold=f"{number}/{self.cv}")
+            for repeat in range(self.repeats)
+            for number in range(1, self.cv + 1)
+        ]
+
+
+def combinations(values: Values) -> list[Configuration]:
+    """Return every combination once. Fitted heads take no optimizer, and their own strengths
+    unless weight decays are given.
+
+    Raises:
+        GridError: a value means nothing to any of the heads.
+    """
+    found: dict[Configuration, None] = {}
+    for head in values.get("head") or [name for name, entry in HEADS.items() if entry.standard]:
+        given = {name: values[name] for name in FIELDS if values.get(name)} | {"head": [head]}
+        if HEADS[head].fitted:
+            strengths = HEADS[head].strengths
+            given = {"weight_decay": strengths} | given | {"optimizer": [NO_OPTIMIZER]}
+            if len(strengths) > 1 and 0 in given["weight_decay"]:
+                raise GridError(f"weight_decay: {head} needs a number above 0")
+        else:
+            default = [name for name, entry in OPTIMIZERS.items() if entry.standard]
+            given = {"optimizer": default} | given
+            if "gamma" in given:  # a gamma alone means that it acts
+                given = {"schedule": ["exponential"]} | given
+        for choice in product(*given.values()):
+            found[Configuration(**dict(zip(given, choice, strict=True)))] = None
+    _check_meaning(values, list(found))
+    return list(found)
+
+
+def _check_meaning(values: Values, found: Sequence[Configuration]) -> None:
+    for name in ("momentum", "nesterov", "gamma", "schedule", "optimizer"):
+        wanted = [value for value in values.get(name) or () if value or name == "optimizer"]
+        used = {getattr(configuration, name) for configuration in found}
+        neutral = {"momentum": (), "gamma": (1, 1.0), "schedule": ("constant",)}.get(name, ())
+        if lost := [value for value in wanted if value not in used and value not in neutral]:
+            raise GridError(
+                f"{name} = {lost[0]} means nothing to any of these heads: leave it out, or choose "
+                "a head, optimizer or schedule that has it"
+            )
+
+
+def asked(choices: Mapping[str, Any]) -> Sweep:
+    """Return what the options of the command line ask for: values by name, `seed`, `seeds`, `cv`,
+    `repeats`, and `grid`, a file that says it all.
+
+    Raises:
+        GridError: they contradict one another, or the file can't be used.
+    """
+    values = {name: choices[name] for name in FIELDS if choices[name]}
+    if choices["nesterov"]:
+        values["nesterov"] = [True]
+    plan = {name: choices[name] for name in ("seeds", "cv", "repeats")}
+    if grid := choices["grid"]:
+        given = [*values, *(name for name, value in plan.items() if value not in (None, 1))]
+        if given:
+            raise GridError(f"--grid {grid} says what to train: leave out {', '.join(given)}")
+        return read_grid(grid, choices["seed"])
+    if plan["repeats"] > 1 and not plan["cv"]:
+        raise GridError("--repeats says how often --cv divides the images: give --cv too")
+    candidates = combinations(values)
+    return Sweep(
+        tuple(candidates), choices["seed"], plan["seeds"], plan["cv"] or 0, plan["repeats"]
+    )
+
+
+def read_grid(path: Path, seed: int = 0) -> Sweep:
+    """Read a sweep from a TOML file: tables `[grid]` or `[[grid]]` of values or lists of values,
+    all combined within a table; above them `seed` (else this one), `seeds`, `cv` and `repeats`.
+
+    Raises:
+        GridError: it can't be read, is empty, or a key or value is wrong; the line is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GridError(f"{path}: {error}") from None
+    grids = content.pop("grid", None)
+    grids = [grids] if isinstance(grids, dict) else grids
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) and grid for grid in grids):
+        raise GridError(f"{path} has no [grid] with values in it: see recipes/ for examples")
+    for name, value in content.items():
+        _check(path, text, name, [value], PLAN, 0)
+    candidates: list[Configuration] = []
+    for number, grid in enumerate(grids):
+        values = {name: v if isinstance(v, list) else [v] for name, v in grid.items()}
+        for name, given in values.items():
+            _check(path, text, name, given, FIELDS, number)
+        try:
+            candidates += combinations(values)
+        except GridError as error:
+            key = str(error).partition(":")[0].partition(" ")[0]
+            raise GridError(f"{path}, line {_line(text, key, number)}: {error}") from None
+    if "repeats" in content and "cv" not in content:
+        raise GridError(f"{path}, line {_line(text, 'repeats', 0)}: repeats needs cv")
+    return Sweep(tuple(dict.fromkeys(candidates)), **{"seed": seed, **content})
+
+
+def _check(
+    path: Path, text: str, name: str, values: Sequence[Any], known: Sequence[str], number: int
+) -> None:
+    where = f"{path}, line {_line(text, name, number)}: {name}"
+    if name not in known:
+        raise GridError(f"{where} is no key that is known here: {', '.join(known)}")
+    if not values:
+        raise GridError(f"{where} is an empty list: give at least one value")
+    for value in values:
+        if name in WORDS and value not in WORDS[name]:
+            raise GridError(f"{where} = {value!r}: choose of {', '.join(WORDS[name])}")
+        if name in LIMITS and not LIMITS[name].allow(value):
+            raise GridError(f"{where} = {value!r}: it must be {_in_words(LIMITS[name])}")
+        if name == "nesterov" and not isinstance(value, bool):
+            raise GridError(f"{where} = {value!r}: it must be true or false")
+
+
+def _in_words(limits: Limits) -> str:
+    kind = "a whole number" if limits.whole else "a number"
+    low = f"{'above' if limits.low_open else 'from'} {limits.low:g}"
+    high = (
+        ""
+        if limits.high is None
+        else f" {'below' if limits.high_open else 'up to'} {limits.high:g}"
+    )
+    return f"{kind} {low}{high}"
+
+
+def _line(text: str, key: str, number: int) -> int:
+    """Find the line of a key, in the grid of this number if it is there several times."""
+    found = [
+        line
+        for line, content in enumerate(text.splitlines(), start=1)
+        if re.match(rf"\s*['\"]?{re.escape(key)}['\"]?\s*=", content)
+    ]
+    return found[min(number, len(found) - 1)] if found else 1

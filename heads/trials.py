@@ -1,0 +1,164 @@
+"""What was tried, and how well it did on validation: `heads/trials.csv`, and the choice from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from cache.atomic import replacing
+from cache.errors import HeadError
+from heads.configuration import Configuration
+from heads.grid import Sweep
+from heads.together import Trained
+
+LOCK_TIMEOUT_S = 60
+FIELDS = tuple(field.name for field in dataclasses.fields(Configuration))
+MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "training_loss")
+COLUMNS = ("trial_id", "cache", "dataset", *FIELDS, "epoch", *MEASURED, "diverged", "seconds")
+TEXT = ("trial_id", "cache", "dataset", "head", "optimizer", "schedule", "balance", "fold")
+
+Row = Mapping[Hashable, Any]  # of the table, by column
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a candidate did on validation: mean accuracy and loss over its judges, the standard
+    deviation of the accuracy (NaN for one judge), and how many they are. A candidate of which any
+    head diverged has NaN.
+    """
+
+    accuracy: float
+    loss: float
+    spread: float
+    judges: int
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate, its score, and whether it was chosen among those of its head and optimizer."""
+
+    candidate: Configuration
+    score: Score
+    chosen: bool
+
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """Read `trials.csv`, by trial_id; empty where there is none.
+
+    Raises:
+        HeadError: it is damaged, or not ours.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS)).set_index("trial_id")
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
+                            na_values={name: [""] for name in COLUMNS if name not in TEXT},
+                            encoding_errors="surrogateescape")  # fmt: skip
+        return table[list(COLUMNS)].set_index("trial_id")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError) as error:
+        raise HeadError(
+            f"{path} can't be read ({error}): delete it, and the sweeps are trained again"
+        ) from None
+
+
+def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add rows by trial_id; written whole or not at all, one process at a time.
+
+    Raises:
+        HeadError: it is damaged, or another process holds it for a minute.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = pd.DataFrame(list(trials.values()), index=pd.Index(list(trials), name="trial_id"))
+    try:
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            old = read_trials(path)
+            old = old[~old.index.isin(new.index)]
+            table = pd.concat([old, new]) if len(old) else new
+            with replacing(path) as temporary:
+                table.reset_index()[list(COLUMNS)].to_csv(
+                    temporary, index=False, lineterminator="\n", errors="surrogateescape"
+                )
+    except Timeout:
+        raise HeadError(
+            f"{path} is being written by another process: wait for it and try again"
+        ) from None
+
+
+def as_trial(
+    configuration: Configuration, trained: Trained, cache: str, dataset: str
+) -> dict[str, Any]:
+    """Return a trial's row but for its id. cache: its folder's name. dataset: the folder's."""
+    measured = {name: trained.curves[name][trained.epoch] for name in MEASURED}
+    return {
+        "cache": cache,
+        "dataset": dataset,
+        **dataclasses.asdict(configuration),
+        "epoch": trained.epoch + 1,
+        **measured,
+        "diverged": int(trained.diverged),
+        "seconds": round(trained.seconds, 6),
+    }
+
+
+def rank(sweep: Sweep, trials: Mapping[Configuration, Row]) -> list[Ranked]:
+    """Judge all candidates, the best first; the first of each head and optimizer is chosen.
+
+    By mean accuracy over the judges, then by mean loss. Never by a test set. A candidate of which
+    a head diverged is last, and never chosen.
+    """
+    scored = [(c, _score([trials[judge] for judge in sweep.judges(c)])) for c in sweep.candidates]
+    scored.sort(key=lambda pair: (-pair[1].accuracy, pair[1].loss) if pair[1].judges else (1, 0))
+    ranked, groups = [], set[tuple[str, str]]()
+    for candidate, score in scored:
+        group = (candidate.head, candidate.optimizer)
+        chosen = group not in groups and score.accuracy == score.accuracy
+        groups |= {group} if chosen else set()
+        ranked.append(Ranked(candidate, score, chosen))
+    return ranked
+
+
+def _score(rows: Sequence[Row]) -> Score:
+    if any(row["diverged"] for row in rows):
+        return Score(nan, nan, nan, 0)
+    table = pd.DataFrame(rows)
+    accuracy = table["validation_accuracy"].astype(float)
+    return Score(accuracy.mean(), table["validation_loss"].mean(), accuracy.std(), len(rows))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a factor's level is worth: mean accuracy of the candidates that have it, over those
+    combinations of all other factors that occur with every level; how many these are.
+    """
+
+    factor: str
+    level: object
+    accuracy: float
+    candidates: int
+
+
+def effects(ranked: Sequence[Ranked]) -> list[Effect]:
+    """Return the main effect of each factor that varies, over matched candidates."""
+    table = pd.DataFrame(
+        [dataclasses.asdict(r.candidate) | {"accuracy": r.score.accuracy} for r in ranked]
+    )
+    varying = [name for name in FIELDS if table[name].nunique() > 1]
+    found = []
+    for factor in varying:
+        others = [name for name in varying if name != factor]
+        levels = table[factor].nunique()
+        if others:
+            there = table.groupby(others)["accuracy"].transform("count")  # without the diverged
+            matched = table[there == levels]
+        else:
+            matched = table[table["accuracy"].notna()]
+        for level, group in matched.groupby(factor):
+            found.append(Effect(factor, level, group["accuracy"].mean(), len(group)))
+    return found

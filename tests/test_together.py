@@ -1,0 +1,226 @@
+"""Heads trained together are those trained alone, with `torch.optim`, on the same batches."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cache.store import Cache, read
+from extract.devices import torch_device
+from extract.scan import scan
+from heads.architectures import HEADS, build_head
+from heads.configuration import Configuration
+from heads.optimizers import OPTIMIZERS
+from heads.schedules import SCHEDULES, factor
+from heads.together import Labelled, Pass, Trained, train_together
+from heads.train import Data, train
+from tests.conftest import ROOT, require_or_skip
+
+TRAINED = [name for name, head in HEADS.items() if not head.fitted]
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "learning rates": [{"learning_rate": 1e-2}, {"learning_rate": 3e-4}],
+    "weight decays": [{"weight_decay": 0.1}, {"weight_decay": 0.0}, {"weight_decay": 1e-3}],
+    "momenta": [{"momentum": 0.5}, {"momentum": 0.0}, {"momentum": 0.99}],
+    "nesterov": [{"nesterov": True}, {"nesterov": True, "momentum": 0.5}],
+    "schedules": [
+        {"schedule": "exponential", "gamma": 0.8},
+        {"schedule": "step", "gamma": 0.1},
+        {"schedule": "cosine"},
+        {"schedule": "cosine", "warmup": 5},
+    ],
+    "epochs": [{"epochs": 3}, {"epochs": 20}, {"epochs": 11}],
+    "balance": [{"balance": "weights"}, {"balance": "none"}],
+    "sampling": [{"balance": "sampling"}, {"balance": "sampling", "learning_rate": 0.01}],
+    "folds": [{"fold": "1/3"}, {"fold": "2/3"}, {"fold": "3/3"}],
+    "patience": [{"patience": 2, "learning_rate": 0.1}, {"patience": 0}, {"patience": 1}],
+    "views": [{"views": 2}, {"views": 2, "learning_rate": 0.01}],
+}
+
+
+@pytest.fixture(scope="module")
+def data(caches: dict[str, Cache]) -> Data:
+    """Real embeddings in float64, three views of each image, classes of uneven size."""
+    labels = scan(ROOT / "dataset").labels
+    gel = [key for key, label in labels.items() if label == "gel"]
+    labels = {key: label for key, label in labels.items() if key not in gel[20:]}
+    clean = torch.tensor(read(caches["cpu"], tuple(labels))).double()[:, :96]
+    noise = torch.randn(2, *clean.shape, generator=torch.Generator().manual_seed(0))
+    classes = torch.tensor([label == "gel" for label in labels.values()]).long()
+    return Data(labels, Labelled(torch.stack([clean, *(clean + noise / 9)]), classes, 2))
+
+
+def alone(configuration: Configuration, these: Pass, number: int, rows: Labelled) -> Trained:
+    """Train one head as everybody does: a module, `torch.optim`, a loop over batches.
+
+    Batches, views and dropout are drawn as the pass draws them; all else is torch's own.
+    """
+    c, mine, held_out = configuration, these.training[number], these.validation[number]
+    torch.manual_seed(c.seed)
+    head = build_head(c.head, rows.embeddings.shape[2], rows.classes).double()
+    linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    makers: dict[str, Any] = {
+        "sgd": lambda p: torch.optim.SGD(
+            p, c.learning_rate, c.momentum, weight_decay=c.weight_decay, nesterov=c.nesterov
+        ),
+        "adam": lambda p: torch.optim.Adam(p, c.learning_rate, weight_decay=c.weight_decay),
+        "adamw": lambda p: torch.optim.AdamW(p, c.learning_rate, weight_decay=c.weight_decay),
+    }
+    optimizer = makers[c.optimizer](head.parameters())
+    generator = torch.Generator().manual_seed(c.seed)
+    sizes = torch.bincount(rows.labels[mine], minlength=rows.classes)
+    of_class = len(rows.labels[mine]) / (rows.classes * sizes) if c.balance == "weights" else None
+    best, best_loss, best_epoch = dict[str, Tensor](), float("inf"), 0
+    for epoch in range(c.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = c.learning_rate * factor(c.schedule, c.gamma, c.warmup, epoch, c.epochs)
+        views = torch.randint(c.views + 1, (len(rows.labels),), generator=generator)
+        for batch in _batches(these, rows, c, generator):
+            masks = [
+                torch.rand(len(batch), layer.out_features, generator=generator) >= rate
+                for layer, rate in zip(linear, HEADS[c.head].dropout, strict=False)
+            ]
+            own = mine[batch]
+            x = rows.embeddings[views[batch], batch][own]
+            for layer, mask, rate in zip(linear, masks, HEADS[c.head].dropout, strict=False):
+                x = layer(x).relu() * mask[own] / (1 - rate)
+            weight = None if of_class is None else of_class.double()
+            optimizer.zero_grad()
+            loss = cross_entropy(linear[-1](x), rows.labels[batch][own], weight=weight)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        head.eval()
+        with torch.no_grad():
+            logits = head(rows.embeddings[0, held_out])
+            validation = cross_entropy(logits, rows.labels[held_out]).item()
+        head.train()
+        if validation < best_loss:
+            best = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+            best_loss, best_epoch = validation, epoch
+        if c.patience and epoch - best_epoch >= c.patience:
+            break
+    state = best if c.patience else head.state_dict()
+    chosen = best_epoch if c.patience else epoch
+    return Trained(state, {"validation_loss": [validation]}, chosen, 0, False)
+
+
+def _batches(
+    these: Pass, rows: Labelled, c: Configuration, generator: torch.Generator
+) -> Sequence[Tensor]:
+    if c.balance == "sampling":
+        odds = 1 / torch.bincount(rows.labels[these.pool])[rows.labels[these.pool]].double()
+        order = odds.multinomial(len(these.pool), replacement=True, generator=generator)
+    else:
+        order = torch.randperm(len(these.pool), generator=generator)
+    return torch.split(these.pool[order], these.batch_size)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("head", TRAINED)
+def test_trained_together_is_trained_alone(
+    head: str, optimizer: str, option: str, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract: after 20 epochs, to 1e-5 of the largest weight."""
+    passes: list[Pass] = []
+
+    def noted(these: Pass, *rest: Any) -> list[Trained]:
+        passes.append(these)
+        return train_together(these, *rest)
+
+    monkeypatch.setattr("heads.train.train_together", noted)
+    together = [Configuration(head, optimizer, **values) for values in OPTIONS[option]]
+    (done,) = list(train(list(dict.fromkeys(together)), data, keep=True))
+    for number, (configuration, trained) in enumerate(zip(*done, strict=True)):
+        expected = alone(configuration, passes[0], number, data.rows)
+        assert trained.epoch == expected.epoch
+        assert trained.state
+        assert expected.state
+        for name, tensor in expected.state.items():
+            far = (trained.state[name] - tensor).abs().max() / tensor.abs().max()
+            assert far < 1e-5, (configuration, name)
+
+
+@pytest.mark.parametrize("head", TRAINED)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "tpu", "xla-cpu"])
+def test_every_device_trains_alike(head: str, optimizer: str, device: str, data: Data) -> None:
+    """In float32, each in its own order of additions."""
+    require_or_skip(device)
+    rows = dataclasses.replace(data.rows, embeddings=data.rows.embeddings.float())
+    single = Data(data.labels, rows)
+    wanted = [Configuration(head, optimizer, learning_rate=lr, epochs=3) for lr in (1e-2, 1e-3)]
+    (there,) = list(train(wanted, single, keep=True, device=torch_device(device)))
+    (here,) = list(train(wanted, data, keep=True))
+    for ours, theirs in zip(there[1], here[1], strict=True):
+        assert ours.curves["validation_loss"] == pytest.approx(
+            theirs.curves["validation_loss"], rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_company_changes_nothing(chunk: int, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are worked on at once."""
+    wanted = [Configuration("multi", "adam", learning_rate=lr, epochs=5) for lr in (1e-2, 1e-3, 1)]
+    (whole,) = list(train(wanted, data, keep=True))
+    monkeypatch.setattr("heads.together._chunk", lambda *arguments: chunk)
+    (parts,) = list(train(wanted, data, keep=True))
+    for one, other in zip(whole[1], parts[1], strict=True):
+        assert one.state
+        assert other.state
+        for name, tensor in one.state.items():
+            torch.testing.assert_close(tensor, other.state[name], rtol=1e-5, atol=1e-7)
+
+
+def test_blocks_change_nothing(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [Configuration("multi", "adam", learning_rate=lr, epochs=2) for lr in (1e-2, 1e-3)]
+    curves = []
+    for block in (7, 1000, 1 << 17):
+        monkeypatch.setattr("heads.together.BLOCK", block)
+        (done,) = list(train(wanted, data, keep=False))
+        curves.append([trained.curves for trained in done[1]])
+    assert curves[0] == curves[1] == curves[2]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("head", TRAINED)
+def test_a_diverged_head_is_marked_and_the_others_go_on(
+    head: str, optimizer: str, data: Data
+) -> None:
+    rates = (1e-3, 1e30, 1e-2)
+    wanted = [Configuration(head, optimizer, learning_rate=lr, epochs=4) for lr in rates]
+    (done,) = list(train(wanted, data, keep=True))
+    assert not done[1][0].diverged
+    assert not done[1][2].diverged
+    if head == "multi" and optimizer == "sgd":
+        assert done[1][1].diverged
+    (alone,) = list(train(wanted[:1], data, keep=True))
+    assert done[1][0].curves["validation_loss"] == pytest.approx(
+        alone[1][0].curves["validation_loss"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_torchs(name: str) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    makers: dict[str, Any] = {
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "exponential": lambda: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7),
+        "step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 15], 0.7),
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
+    }
+    schedule = makers[name]()
+    for epoch in range(20):
+        assert factor(name, 0.7, 0, epoch, 20) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_warm_up_rises_to_the_whole_rate() -> None:
+    rates = [factor("cosine", 1.0, 4, epoch, 20) for epoch in range(6)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] < 1
