@@ -1,0 +1,154 @@
+"""Candidates are judged on validation, once; the chosen are kept and say why."""
+
+import dataclasses
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import HeadError
+from cache.store import Cache
+from extract.scan import scan
+from heads.configuration import Configuration
+from heads.files import find_heads
+from heads.grid import Sweep
+from heads.run import TRIALS, HeadsRun, train_heads
+from heads.trials import effects, rank, read_trials
+from tests.conftest import ROOT
+
+RATES = (1e-4, 1e-2, 1e30)
+LABELS = scan(ROOT / "dataset").labels
+
+
+def candidates(head: str = "multi", optimizer: str = "sgd") -> tuple[Configuration, ...]:
+    return tuple(
+        Configuration(head, optimizer, learning_rate=lr, weight_decay=decay, epochs=5)
+        for lr in RATES
+        for decay in (0.0, 0.1)
+    )
+
+
+def result(accuracy: float, loss: float, diverged: int = 0) -> dict[Any, Any]:
+    return {"validation_accuracy": accuracy, "validation_loss": loss, "diverged": diverged}
+
+
+class TestRank:
+    def test_by_accuracy_then_loss_and_never_a_diverged_one(self) -> None:
+        sweep = Sweep(candidates()[:4])
+        found = [result(0.8, 0.3), result(0.9, 0.5), result(0.9, 0.4), result(1.0, 0.1, 1)]
+        ranked = rank(sweep, dict(zip(sweep.candidates, found, strict=True)))
+        order = [sweep.candidates.index(each.candidate) for each in ranked]
+        assert order == [2, 1, 0, 3]
+        assert [each.chosen for each in ranked] == [True, False, False, False]
+
+    def test_over_folds_and_seeds_by_the_mean(self) -> None:
+        sweep = Sweep(candidates()[:2], cv=2)
+        scores = iter((0.5, 1.0, 0.7, 0.7))
+        judges = [judge for c in sweep.candidates for judge in sweep.judges(c)]
+        ranked = rank(sweep, {judge: result(next(scores), 0.1) for judge in judges})
+        assert ranked[0].score.accuracy == pytest.approx(0.75)
+        assert ranked[0].score.spread == pytest.approx(0.35355, rel=1e-4)
+        assert (ranked[0].candidate, ranked[0].score.judges) == (sweep.candidates[0], 2)
+
+    def test_each_head_and_optimizer_has_its_own_choice(self) -> None:
+        sweep = Sweep((*candidates()[:2], *candidates("single", "adam")[:2]))
+        found = {c: result(0.5 + i / 10, 0.1) for i, c in enumerate(sweep.candidates)}
+        chosen = [each.candidate for each in rank(sweep, found) if each.chosen]
+        assert chosen == [sweep.candidates[3], sweep.candidates[1]]
+
+
+class TestEffects:
+    def test_of_matched_candidates_only(self) -> None:
+        """A level that diverged in one place leaves that place out for all levels."""
+        sweep = Sweep(candidates())
+        scores = [0.5, 0.6, 0.8, 0.7, nan, nan]
+        found = [result(score, 0.1, int(isnan(score))) for score in scores]
+        ranked = rank(sweep, dict(zip(sweep.candidates, found, strict=True)))
+        of_decay = [e for e in effects(ranked) if e.factor == "weight_decay"]
+        assert [(e.level, e.candidates) for e in of_decay] == [(0.0, 2), (0.1, 2)]
+        assert [e.accuracy for e in of_decay] == pytest.approx([0.65, 0.65])
+        assert not [e for e in effects(ranked) if e.factor == "learning_rate"]
+
+    def test_nothing_varies(self) -> None:
+        sweep = Sweep(candidates()[:1], cv=2)
+        judged = {judge: result(0.5, 0.1) for judge in sweep.judges(sweep.candidates[0])}
+        assert effects(rank(sweep, judged)) == []
+
+
+class TestRun:
+    @pytest.fixture
+    def sweep(self) -> Sweep:
+        return Sweep(candidates(), seeds=2)
+
+    @pytest.fixture
+    def done(self, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path) -> HeadsRun:
+        return train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
+
+    def test_the_best_is_kept_from_every_seed_and_says_why(
+        self, done: HeadsRun, sweep: Sweep, tmp_path: Path
+    ) -> None:
+        assert (done.tried, done.trained, len(done.ranked)) == (12, 2, 6)
+        best = next(each.candidate for each in done.ranked if each.chosen)
+        kept = [saved.info for saved in find_heads(tmp_path)]
+        assert {info.configuration for info in kept} == set(sweep.finals(best))
+        assert best.learning_rate == 1e-2
+        assert {info.selection.rule for info in kept} == {
+            "best of 6 by validation accuracy, 2 seed(s)"
+        }
+
+    def test_diverged_candidates_are_marked(self, done: HeadsRun, tmp_path: Path) -> None:
+        table = read_trials(tmp_path / TRIALS)
+        assert (table["diverged"] == (table["learning_rate"] == 1e30)).all()
+        assert len(table) == 12
+
+    def test_what_is_kept_did_as_well_as_its_trial(self, done: HeadsRun, tmp_path: Path) -> None:
+        table = read_trials(tmp_path / TRIALS)
+        for saved in done.heads:
+            trial = table.loc[saved.info.id]
+            loss = saved.info.curves["validation_loss"][saved.info.epoch]
+            assert loss == pytest.approx(trial["validation_loss"], rel=1e-4)
+
+    def test_again_nothing_is_trained(
+        self, done: HeadsRun, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        again = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
+        assert (again.tried, again.trained) == (0, 0)
+        assert (again.heads, again.ranked) == (done.heads, done.ranked)
+
+    def test_more_candidates_train_these_only(
+        self, done: HeadsRun, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        more = tuple(dataclasses.replace(c, weight_decay=0.01) for c in candidates()[::2])
+        wider = dataclasses.replace(sweep, candidates=(*sweep.candidates, *more))
+        assert train_heads(caches["cpu"], LABELS, "dataset", wider, tmp_path).tried == 6
+
+    def test_folds_judge_but_are_not_kept(self, caches: dict[str, Cache], tmp_path: Path) -> None:
+        one = Configuration("single", "sgd", epochs=3)
+        sweep = Sweep((one,), cv=5, repeats=2)
+        done = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
+        assert (done.tried, done.trained, len(find_heads(tmp_path))) == (10, 1, 1)
+        selection = done.heads[0].info.selection
+        assert selection.rule == "the only candidate"
+        assert selection.cv_accuracy == pytest.approx(done.ranked[0].score.accuracy, abs=1e-6)
+        plain = train_heads(caches["cpu"], LABELS, "dataset", Sweep((one,)), tmp_path)
+        assert plain.trained == 0
+        assert plain.heads[0].info.selection.cv_accuracy is None  # it says how it was chosen last
+
+    def test_all_diverged_leaves_nothing_and_is_told(
+        self, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        wild = Sweep((Configuration("multi", "sgd", 1e30), Configuration("single", "adam")))
+        done = train_heads(caches["cpu"], LABELS, "dataset", wild, tmp_path)
+        assert [c.head for c in done.diverged] == ["multi"]
+        assert [saved.info.configuration.head for saved in done.heads] == ["single"]
+        again = train_heads(caches["cpu"], LABELS, "dataset", wild, tmp_path)
+        assert (again.trained, again.diverged) == (0, done.diverged)
+
+    @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\xff\xfe"])
+    def test_a_damaged_table_is_named(
+        self, content: str, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        (tmp_path / TRIALS).write_text(content, encoding="latin-1")
+        with pytest.raises(HeadError, match=rf"{TRIALS} can't be read .* delete it"):
+            train_heads(caches["cpu"], LABELS, "dataset", Sweep(candidates()), tmp_path)
