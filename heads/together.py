@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax, one_hot
 
 from heads.architectures import HEADS
 from heads.configuration import Configuration
@@ -20,12 +20,13 @@ from heads.stacked import Stack, stack
 
 Curves = dict[str, list[float]]
 
-# Bytes of parameters, their gradient and the optimizer's memory that are worked on at once: a part
-# of the last level of a CPU's cache, which they then need not leave.
-WORKING_SET = 16 << 20
+# Bytes of parameters, their gradient and the optimizer's memory that are worked on at once. Smaller
+# sets stay in a CPU's cache, but one step's overhead is then shared by fewer heads.
+WORKING_SET = 64 << 20
 ON_ACCELERATOR = 1 << 30
 # Numbers that an optimizer's operations go over in turn, while they lie in a core's own cache.
-BLOCK = 1 << 17
+BLOCK = 1 << 18
+LARGE = 1 << 14  # parameters of a head, from which on it is updated alone
 ROWS_AT_ONCE = 4096  # of validation
 
 
@@ -66,6 +67,27 @@ class Trained:
     diverged: bool
 
 
+def chunks(these: Pass, rows: Labelled, device: str, workers: int) -> list[Pass]:
+    """Divide a pass into parts that are trained at a time, enough for all workers."""
+    first, count = these.configurations[0], len(these.configurations)
+    dim, numbers = rows.embeddings.shape[2], 0
+    for width in (*HEADS[first.head].hidden, rows.classes):
+        numbers, dim = numbers + (dim + 1) * width, width
+    tensors = 2 + OPTIMIZERS[first.optimizer].memory
+    budget = WORKING_SET if device == "cpu" else ON_ACCELERATOR
+    fit = budget // (numbers * tensors * rows.embeddings.element_size())
+    size = max(1, min(fit, ceil(count / workers)))
+    return [
+        replace(
+            these,
+            configurations=these.configurations[start : start + size],
+            training=these.training[start : start + size],
+            validation=these.validation[start : start + size],
+        )
+        for start in range(0, count, size)
+    ]
+
+
 def train_together(
     these: Pass,
     rows: Labelled,
@@ -79,34 +101,18 @@ def train_together(
     the epoch, dropout off. A head's numbers don't depend on its company, up to rounding. progress
     is told of epochs done, of one head each.
     """
-    done: list[Trained] = []
-    size = _chunk(these.configurations[0], rows, device)
-    for start in range(0, len(these.configurations), size):
-        run = _Run(these, slice(start, start + size), rows, device)
-        started = time.perf_counter()
-        for _ in run.epochs():
-            progress(len(run.configurations))
-        share = (time.perf_counter() - started) / len(run.configurations)
-        done += run.results(keep, share)
-    return done
-
-
-def _chunk(configuration: Configuration, rows: Labelled, device: str) -> int:
-    """Return how many heads are worked on at once."""
-    dim = rows.embeddings.shape[2]
-    size, numbers = dim, 0
-    for width in (*HEADS[configuration.head].hidden, rows.classes):
-        numbers, size = numbers + (size + 1) * width, width
-    tensors = 2 + OPTIMIZERS[configuration.optimizer].memory
-    budget = WORKING_SET if device == "cpu" else ON_ACCELERATOR
-    return max(1, budget // (numbers * tensors * rows.embeddings.element_size()))
+    started = time.perf_counter()
+    run = _Run(these, rows, device)
+    for _ in run.epochs():
+        progress(len(these.configurations))
+    return run.results(keep, (time.perf_counter() - started) / len(these.configurations))
 
 
 class _Run:
-    """Some heads of a pass, from their first to their last epoch."""
+    """The heads of a pass, from their first to their last epoch."""
 
-    def __init__(self, these: Pass, part: slice, rows: Labelled, device: str) -> None:
-        self.configurations = these.configurations[part]
+    def __init__(self, these: Pass, rows: Labelled, device: str) -> None:
+        self.configurations = these.configurations
         self.pool, self.batch_size, self.device = these.pool, these.batch_size, device
         self.embeddings, self.labels = rows.embeddings.to(device), rows.labels
         first, count = self.configurations[0], len(self.configurations)
@@ -114,13 +120,16 @@ class _Run:
         self.generator = torch.Generator().manual_seed(first.seed)
         dim = rows.embeddings.shape[2]
         self.heads = stack(first.head, dim, rows.classes, count, first.seed, self.embeddings)
+        # XLA keeps its memory itself.
+        mine = self.heads.parameters if device == "cpu" else ()
+        self.memory_of_slopes = [torch.empty_like(parameter) for parameter in mine]
         self.optimizer = OPTIMIZERS[first.optimizer]
         self.memory = [
-            [torch.zeros_like(parameter) for _ in range(self.optimizer.memory)]
-            for parameter in self.heads.parameters
+            [torch.zeros_like(parameter) for parameter in self.heads.parameters]
+            for _ in range(self.optimizer.memory)
         ]
-        self.weights = _row_weights(self.configurations, these.training[part], rows)  # [N, K]
-        self.validation = these.validation[part].t().to(rows.embeddings.dtype)
+        self.weights = _row_weights(self.configurations, these.training, rows)  # [N, K]
+        self.validation = these.validation.t().to(rows.embeddings.dtype)
         self.held_out = self.validation.any(1).nonzero()[:, 0]
         self.odds = _odds(rows.labels[these.pool]) if first.balance == "sampling" else None
         self.ending = Ending(self.configurations)
@@ -131,7 +140,8 @@ class _Run:
         """Train until all have ended; yield after each epoch."""
         while self.ending.active.any():
             epoch = len(self.points)
-            points = self._train(epoch) | self._validate()
+            with torch.no_grad():
+                points = self._train(epoch) | self._validate()
             self.points.append({name: value.double().cpu() for name, value in points.items()})
             self.ending.look(epoch, self.points[-1]["validation_loss"], self.heads.parameters)
             yield epoch
@@ -141,13 +151,14 @@ class _Run:
         final = self.ending.final(self.heads.parameters)
         heads = Stack(final, self.heads.names, self.heads.dropout)
         finite = torch.stack([p.flatten(1).isfinite().all(1) for p in final]).all(0)
+        curves_of_all = {
+            name: torch.stack([point[name] for point in self.points], 1).tolist()
+            for name in self.points[0]
+        }
         done = []
         for number in range(len(self.configurations)):
             epoch, epochs = self.ending.epoch_of(number), int(self.ending.epochs[number])
-            curves = {
-                name: [float(point[name][number]) for point in self.points[:epochs]]
-                for name in self.points[0]
-            }
+            curves = {name: values[number][:epochs] for name, values in curves_of_all.items()}
             fine = bool(finite[number]) and all(isfinite(v[epoch]) for v in curves.values())
             state = heads.state_of(number) if keep else None
             done.append(Trained(state, curves, epoch, seconds, not fine))
@@ -162,16 +173,15 @@ class _Run:
             batch = self.embeddings[views[rows].to(self.device), rows.to(self.device)]
             weights = self.weights[rows].to(self.device)
             labels = self.labels[rows].to(self.device)
-            for parameter in self.heads.parameters:
-                parameter.requires_grad_(True)
-            logits = self.heads.forward(batch, kept)
-            losses = _losses(logits, labels) * weights
-            whole = weights.sum(0)
+            inputs: list[Tensor] = []
+            logits = _classes_first(self.heads.forward(batch, kept, inputs))
+            losses, slopes = _losses(logits, labels)
             # No row of a head in this batch: a step with a gradient of zero.
-            loss = (losses.sum(0) / whole.clamp(min=torch.finfo(whole.dtype).tiny)).sum()
-            gradients = torch.autograd.grad(loss, self.heads.parameters)
-            self._update(gradients, rates)
-            _add(sums, losses.detach(), logits.detach(), labels, weights)
+            whole = weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
+            slopes *= weights / whole
+            slopes = slopes.permute(1, 2, 0)
+            self._update(self.heads.backward(slopes, batch, inputs, self.memory_of_slopes), rates)
+            _add(sums, losses, logits, labels, weights)
             _finish(self.device)
         return {f"training_{name}": value for name, value in _means(sums).items()}
 
@@ -199,6 +209,7 @@ class _Run:
             decay=self._column(decays) if any(decays) else None,
             momentum=self._column(momenta) if any(momenta) else None,
             nesterov=self.first.nesterov,
+            step=0,
             first=nothing,
             second=nothing,
         )
@@ -206,29 +217,32 @@ class _Run:
     def _column(self, numbers: Sequence[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64)[:, None].to(self.embeddings)
 
-    @torch.no_grad()
     def _update(self, gradients: Sequence[Tensor], rates: Rates) -> None:
         self.steps += 1
         corrections = (1 - BETAS[0] ** self.steps, (1 - BETAS[1] ** self.steps) ** 0.5)
         first, second = (self._column([number]) for number in corrections)
-        rates = replace(rates, first=first, second=second)
-        for parameter, gradient, memory in zip(
-            self.heads.parameters, gradients, self.memory, strict=True
-        ):
-            parameter.requires_grad_(False)
-            flat = [t.reshape(t.shape[0], -1) for t in (parameter, gradient, *memory)]
-            for heads, numbers in _blocks(flat[0], self.device):
-                weights, slope, *state = (t[heads, numbers] for t in flat)
-                self.optimizer.update(weights, slope, state, rates.of(heads))
+        rates = replace(rates, step=self.steps, first=first, second=second)
+        tensors = [self.heads.parameters, gradients, *self.memory]
+        numbers = sum(parameter[0].numel() for parameter in self.heads.parameters)
+        if self.device == "cpu" and numbers >= LARGE:
+            for head in range(len(self.configurations)):
+                of_head = [[t[head] for t in them] for them in tensors]
+                weights, slopes, *memory = of_head
+                self.optimizer.alone(weights, slopes, memory, rates, head)
+            return
+        for of_layer in zip(*tensors, strict=True):
+            flat = [tensor.reshape(len(tensor), -1) for tensor in of_layer]
+            for heads in _blocks(flat[0], self.device):
+                part, slope, *state = (tensor[heads] for tensor in flat)
+                self.optimizer.together(part, slope, state, rates.of(heads))
 
-    @torch.no_grad()
     def _validate(self) -> dict[str, Tensor]:
         sums = {name: torch.zeros(len(self.configurations)).to(self.embeddings) for name in _SUMS}
         for rows in torch.split(self.held_out, ROWS_AT_ONCE):
-            logits = self.heads.forward(self.embeddings[0, rows.to(self.device)])
+            logits = _classes_first(self.heads.forward(self.embeddings[0, rows.to(self.device)]))
             weights = self.validation[rows].to(self.device)
             labels = self.labels[rows].to(self.device)
-            _add(sums, _losses(logits, labels) * weights, logits, labels, weights)
+            _add(sums, _losses(logits, labels)[0], logits, labels, weights)
         _finish(self.device)
         return {f"validation_{name}": value for name, value in _means(sums).items()}
 
@@ -239,11 +253,16 @@ _SUMS = ("loss", "weight", "right", "rows")
 def _add(
     sums: dict[str, Tensor], losses: Tensor, logits: Tensor, labels: Tensor, weights: Tensor
 ) -> None:
-    """Add a batch's weighted losses [B, K] and right answers to the sums [K] of an epoch."""
+    """Add a batch's losses [B, K], weighted, and right answers to the sums [K] of an epoch."""
     counted = (weights > 0).to(weights.dtype)
-    sums["loss"] += losses.sum(0)
+    # Not argmax, which is far slower along this dimension. No answer, a tie, is no right one.
+    place = labels, torch.arange(len(labels), device=labels.device)
+    others = logits.clone()
+    others[place] = -torch.inf
+    right = logits[place] > others.amax(0)
+    sums["loss"] += (losses * weights).sum(0)
     sums["weight"] += weights.sum(0)
-    sums["right"] += ((logits.argmax(2) == labels[:, None]) * counted).sum(0)
+    sums["right"] += (right * counted).sum(0)
     sums["rows"] += counted.sum(0)
 
 
@@ -251,13 +270,19 @@ def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"loss": sums["loss"] / sums["weight"], "accuracy": sums["right"] / sums["rows"]}
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of logits [B, K, C], each alone: [B, K]."""
-    rows, heads, classes = logits.shape
-    everyones = labels.repeat_interleave(heads)
-    return cross_entropy(logits.reshape(rows * heads, classes), everyones, reduction="none").view(
-        rows, heads
-    )
+def _classes_first(logits: Tensor) -> Tensor:
+    """Turn [B, K, C] to [C, B, K]: over many heads, sums and maxima run along memory."""
+    return logits.permute(2, 0, 1).contiguous()
+
+
+def _losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of logits [C, B, K], each alone: [B, K], and its slope by them [C, B, K]."""
+    place = labels, torch.arange(len(labels), device=labels.device)
+    chances = log_softmax(logits, dim=0)
+    losses = -chances[place]
+    slopes = chances.exp_()
+    slopes[place] -= 1
+    return losses, slopes
 
 
 def _row_weights(
@@ -267,7 +292,7 @@ def _row_weights(
     mean class size by the size of its class.
     """
     weights = training.t().to(rows.embeddings.dtype)
-    ones = torch.nn.functional.one_hot(rows.labels, rows.classes).to(weights)
+    ones = one_hot(rows.labels, rows.classes).to(weights)
     for number, configuration in enumerate(configurations):
         if configuration.balance == "weights":
             sizes = weights[:, number] @ ones
@@ -283,19 +308,11 @@ def _odds(labels: Tensor) -> Tensor:
     return 1.0 / sizes[labels].double()
 
 
-def _blocks(parameters: Tensor, device: str) -> Iterator[tuple[slice, slice]]:
-    """Divide parameters [K, P] into contiguous parts of some BLOCK numbers."""
-    heads, numbers = parameters.shape
-    if device != "cpu":
-        yield slice(None), slice(None)
-    elif numbers >= BLOCK:
-        for head in range(heads):
-            for start in range(0, numbers, BLOCK):
-                yield slice(head, head + 1), slice(start, start + BLOCK)
-    else:
-        some = BLOCK // numbers
-        for start in range(0, heads, some):
-            yield slice(start, start + some), slice(None)
+def _blocks(parameters: Tensor, device: str) -> Iterator[slice]:
+    """Divide heads [K, P] into parts of some BLOCK numbers."""
+    some = max(1, BLOCK // parameters.shape[1]) if device == "cpu" else len(parameters)
+    for start in range(0, len(parameters), some):
+        yield slice(start, start + some)
 
 
 def _finish(device: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event, Lock
 
 import torch
 from torch import Tensor
@@ -13,9 +15,7 @@ from torch.nn.functional import cross_entropy
 from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
 from heads.splits import Split, split
-from heads.together import Curves, Labelled, Pass, Trained, train_together
-
-Done = Callable[[Sequence[Configuration], Sequence[Trained]], None]
+from heads.together import Curves, Labelled, Pass, Trained, chunks, train_together
 
 
 class Data:
@@ -59,12 +59,58 @@ def train(
     groups: dict[Hashable, list[Configuration]] = defaultdict(list)
     for configuration in configurations:
         groups[_shared(configuration)].append(configuration)
-    for group in groups.values():
-        if HEADS[group[0].head].fitted:
-            yield group, _fit(group, data, keep)
-            progress(len(group))
-        else:
-            yield group, train_together(_as_pass(group, data), data.rows, keep, device, progress)
+    fitted = [group for group in groups.values() if HEADS[group[0].head].fitted]
+    workers = torch.get_num_threads() if device == "cpu" else 1
+    parts = [
+        part
+        for group in groups.values()
+        if group not in fitted
+        for part in chunks(_as_pass(group, data), data.rows, device, workers)
+    ]
+    for group in fitted:
+        yield group, _fit(group, data, keep)
+        progress(len(group))
+    if workers == 1 or len(parts) == 1:
+        for part in parts:
+            done = train_together(part, data.rows, keep, device, progress)
+            yield part.configurations, done
+    else:
+        yield from _side_by_side(parts, data.rows, keep, workers, progress)
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the result any more."""
+
+
+def _side_by_side(
+    parts: Sequence[Pass],
+    rows: Labelled,
+    keep: bool,
+    workers: int,
+    progress: Callable[[int], None],
+) -> Iterator[tuple[Sequence[Configuration], Sequence[Trained]]]:
+    """Train on every core something of its own: no core waits for another after each operation,
+    and what it works on stays in its own cache.
+    """
+    stopped, telling = Event(), Lock()
+
+    def told(epochs: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        with telling:
+            progress(epochs)
+
+    pool = ThreadPoolExecutor(workers, "heads", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        under_way = {
+            pool.submit(train_together, part, rows, keep, "cpu", told): part for part in parts
+        }
+        for future in as_completed(under_way):
+            yield under_way[future].configurations, future.result()
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(workers)  # of MKL there is but one setting for all threads
 
 
 def _shared(configuration: Configuration) -> Hashable:

@@ -24,6 +24,9 @@ MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "trai
 COLUMNS = ("trial_id", "cache", "dataset", *FIELDS, "epoch", *MEASURED, "diverged", "seconds")
 TEXT = ("trial_id", "cache", "dataset", "head", "optimizer", "schedule", "balance", "fold")
 
+# With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
+ANY_NAME = pd.option_context("mode.string_storage", "python")
+
 Row = Mapping[Hashable, Any]  # of the table, by column
 
 
@@ -49,6 +52,7 @@ class Ranked:
     chosen: bool
 
 
+@ANY_NAME
 def read_trials(path: Path) -> pd.DataFrame:
     """Read `trials.csv`, by trial_id; empty where there is none.
 
@@ -68,6 +72,7 @@ def read_trials(path: Path) -> pd.DataFrame:
         ) from None
 
 
+@ANY_NAME
 def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
     """Add rows by trial_id; written whole or not at all, one process at a time.
 

@@ -47,7 +47,10 @@ def test_a_gamma_acts() -> None:
 
 
 def test_fitted_heads_bring_their_strengths_and_take_no_optimizer() -> None:
-    found = combinations({"head": ["ridge", "knn"], "optimizer": ["sgd"], "learning_rate": [1, 2]})
+    found = combinations(
+        {"head": ["single", "ridge", "knn"], "optimizer": ["sgd"], "learning_rate": [1, 2]}
+    )
+    assert sum(c.head == "single" for c in found) == 2
     ridge = [c for c in found if c.head == "ridge"]
     assert tuple(c.weight_decay for c in ridge) == HEADS["ridge"].strengths
     assert [c for c in found if c.head == "knn"] == [Configuration("knn", "none")]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,16 @@ def alone(configuration: Configuration, these: Pass, number: int, rows: Labelled
     return Trained(state, {"validation_loss": [validation]}, chosen, 0, False)
 
 
+def all_of(
+    configurations: Sequence[Configuration], data: Data, device: str = "cpu"
+) -> dict[Configuration, Trained]:
+    """Train them, and return each one's result in the order asked for."""
+    found: dict[Configuration, Trained] = {}
+    for group, results in train(configurations, data, keep=True, device=device):
+        found |= dict(zip(group, results, strict=True))
+    return {configuration: found[configuration] for configuration in configurations}
+
+
 def _batches(
     these: Pass, rows: Labelled, c: Configuration, generator: torch.Generator
 ) -> Sequence[Tensor]:
@@ -133,15 +144,18 @@ def test_trained_together_is_trained_alone(
 
     monkeypatch.setattr("heads.train.train_together", noted)
     together = [Configuration(head, optimizer, **values) for values in OPTIONS[option]]
-    (done,) = list(train(list(dict.fromkeys(together)), data, keep=True))
-    for number, (configuration, trained) in enumerate(zip(*done, strict=True)):
-        expected = alone(configuration, passes[0], number, data.rows)
-        assert trained.epoch == expected.epoch
-        assert trained.state
-        assert expected.state
-        for name, tensor in expected.state.items():
-            far = (trained.state[name] - tensor).abs().max() / tensor.abs().max()
-            assert far < 1e-5, (configuration, name)
+    results = all_of(list(dict.fromkeys(together)), data)
+    assert sum(len(these.configurations) for these in passes) == len(results)
+    for these in passes:
+        for number, configuration in enumerate(these.configurations):
+            trained = results[configuration]
+            expected = alone(configuration, these, number, data.rows)
+            assert trained.epoch == expected.epoch
+            assert trained.state
+            assert expected.state
+            for name, tensor in expected.state.items():
+                far = (trained.state[name] - tensor).abs().max() / tensor.abs().max()
+                assert far < 1e-5, (configuration, name)
 
 
 @pytest.mark.parametrize("head", TRAINED)
@@ -153,36 +167,43 @@ def test_every_device_trains_alike(head: str, optimizer: str, device: str, data:
     rows = dataclasses.replace(data.rows, embeddings=data.rows.embeddings.float())
     single = Data(data.labels, rows)
     wanted = [Configuration(head, optimizer, learning_rate=lr, epochs=3) for lr in (1e-2, 1e-3)]
-    (there,) = list(train(wanted, single, keep=True, device=torch_device(device)))
-    (here,) = list(train(wanted, data, keep=True))
-    for ours, theirs in zip(there[1], here[1], strict=True):
+    there, here = all_of(wanted, single, torch_device(device)), all_of(wanted, data)
+    for ours, theirs in zip(there.values(), here.values(), strict=True):
         assert ours.curves["validation_loss"] == pytest.approx(
             theirs.curves["validation_loss"], rel=1e-3
         )
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
-def test_company_changes_nothing(chunk: int, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are worked on at once."""
-    wanted = [Configuration("multi", "adam", learning_rate=lr, epochs=5) for lr in (1e-2, 1e-3, 1)]
-    (whole,) = list(train(wanted, data, keep=True))
-    monkeypatch.setattr("heads.together._chunk", lambda *arguments: chunk)
-    (parts,) = list(train(wanted, data, keep=True))
-    for one, other in zip(whole[1], parts[1], strict=True):
+@pytest.mark.parametrize("head", TRAINED)
+def test_company_changes_nothing(head: str, data: Data) -> None:
+    """However many are trained at once, on however many cores."""
+    wanted = [Configuration(head, "adam", learning_rate=lr, epochs=5) for lr in (1e-2, 1e-3, 1)]
+    whole = all_of(wanted, data)
+    parts = {c: all_of([c], data)[c] for c in wanted}
+    for one, other in zip(whole.values(), parts.values(), strict=True):
         assert one.state
         assert other.state
         for name, tensor in one.state.items():
             torch.testing.assert_close(tensor, other.state[name], rtol=1e-5, atol=1e-7)
 
 
-def test_blocks_change_nothing(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = [Configuration("multi", "adam", learning_rate=lr, epochs=2) for lr in (1e-2, 1e-3)]
-    curves = []
-    for block in (7, 1000, 1 << 17):
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("head", TRAINED)
+def test_how_parameters_are_divided_changes_nothing(
+    head: str, optimizer: str, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into blocks, or updated head by head."""
+    wanted = [
+        Configuration(head, optimizer, learning_rate=lr, epochs=2, weight_decay=0.1)
+        for lr in (1e-2, 1e-3, 1e-4)
+    ]
+    losses = []
+    for block, large in ((1, 1 << 60), (1 << 20, 1 << 60), (1, 1)):
         monkeypatch.setattr("heads.together.BLOCK", block)
-        (done,) = list(train(wanted, data, keep=False))
-        curves.append([trained.curves for trained in done[1]])
-    assert curves[0] == curves[1] == curves[2]
+        monkeypatch.setattr("heads.together.LARGE", large)
+        losses.append([r.curves["validation_loss"] for r in all_of(wanted, data).values()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -192,15 +213,14 @@ def test_a_diverged_head_is_marked_and_the_others_go_on(
 ) -> None:
     rates = (1e-3, 1e30, 1e-2)
     wanted = [Configuration(head, optimizer, learning_rate=lr, epochs=4) for lr in rates]
-    (done,) = list(train(wanted, data, keep=True))
-    assert not done[1][0].diverged
-    assert not done[1][2].diverged
+    first, wild, last = all_of(wanted, data).values()
+    assert not first.diverged
+    assert not last.diverged
     if head == "multi" and optimizer == "sgd":
-        assert done[1][1].diverged
-    (alone,) = list(train(wanted[:1], data, keep=True))
-    assert done[1][0].curves["validation_loss"] == pytest.approx(
-        alone[1][0].curves["validation_loss"], rel=1e-6
-    )
+        assert wild.diverged
+    (by_itself,) = all_of(wanted[:1], data).values()
+    for name, values in by_itself.curves.items():
+        assert first.curves[name] == pytest.approx(values, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
