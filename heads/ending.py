@@ -26,6 +26,10 @@ class Ending:
         self.best_loss = torch.full(self.allowed.shape, torch.inf, dtype=torch.float64)
         self.kept: list[Tensor] = []  # the parameters of the best epoch, of those with patience
 
+    def looks_at(self, epoch: int) -> bool:
+        """Whether the validation loss of this epoch can matter to any head."""
+        return bool(self.patient.any() or (self.allowed == epoch + 1).any())
+
     def look(self, epoch: int, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         """Take in an epoch's validation loss [K], and the parameters that gave it."""
         self.epochs[self.active] = epoch + 1

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, one_hot
 # (embeddings float64 [N, D], labels int64 [N], classes C, strengths) → a state_dict for each
 Fit = Callable[[Tensor, Tensor, int, tuple[float, ...]], list[dict[str, Tensor]]]
 NEIGHBOURS = 5
-MOST_ITERATIONS = 10_000
+MOST_ITERATIONS, TOLERANCE = 10_000, 1e-6  # of the gradient
 
 
 def logreg(
@@ -22,7 +22,7 @@ def logreg(
 
     features, targets = embeddings.numpy(), labels.numpy()
     # Each λ begins where the stronger one ended: a path, far shorter than so many ways from zero.
-    model = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
+    model = LogisticRegression(max_iter=MOST_ITERATIONS, tol=TOLERANCE, warm_start=True)
     found = {}
     for strength in sorted(strengths, reverse=True):
         model.set_params(C=1 / (strength * len(labels))).fit(features, targets)

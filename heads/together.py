@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 
 import torch
 from torch import Tensor
@@ -97,13 +97,14 @@ def train_together(
 ) -> list[Trained]:
     """Train the heads of a pass with cross entropy, deterministically by their seed.
 
-    Curves: of training, the mean over an epoch's batches as they were seen; of validation, after
-    the epoch, dropout off. A head's numbers don't depend on its company, up to rounding. progress
-    is told of epochs done, of one head each.
+    keep: return their tensors and whole curves: of training, the mean over an epoch's batches as
+    they were seen; of validation, after the epoch, dropout off. Else validation is measured when a
+    head ends only, NaN before, unless patience needs it. A head's numbers don't depend on its
+    company, up to rounding. progress is told of epochs done, of one head each.
     """
     started = time.perf_counter()
     run = _Run(these, rows, device)
-    for _ in run.epochs():
+    for _ in run.epochs(keep):
         progress(len(these.configurations))
     return run.results(keep, (time.perf_counter() - started) / len(these.configurations))
 
@@ -136,12 +137,17 @@ class _Run:
         self.points: list[dict[str, Tensor]] = []
         self.steps = 0
 
-    def epochs(self) -> Iterator[int]:
-        """Train until all have ended; yield after each epoch."""
+    def epochs(self, watched: bool) -> Iterator[int]:
+        """Train until all have ended; yield after each epoch. watched: see `keep` above."""
         while self.ending.active.any():
             epoch = len(self.points)
             with torch.no_grad():
-                points = self._train(epoch) | self._validate()
+                points = self._train(epoch)
+                if watched or self.ending.looks_at(epoch):
+                    points |= self._validate()
+                else:
+                    unknown = torch.full_like(points["training_loss"], nan)
+                    points |= dict.fromkeys(_VALIDATION, unknown)
             self.points.append({name: value.double().cpu() for name, value in points.items()})
             self.ending.look(epoch, self.points[-1]["validation_loss"], self.heads.parameters)
             yield epoch
@@ -247,6 +253,7 @@ class _Run:
         return {f"validation_{name}": value for name, value in _means(sums).items()}
 
 
+_VALIDATION = ("validation_loss", "validation_accuracy")
 _SUMS = ("loss", "weight", "right", "rows")
 
 
