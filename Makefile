@@ -17,7 +17,7 @@ soak: $(INSTALLED)  ## the cache's long tests, with figures: kills, flipped bits
 		tests/test_cache_properties.py tests/test_odd_images.py
 
 bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
-	for part in engines extraction cache; do $(BIN)/python benchmarks/$$part.py && echo; done \
+	for part in engines extraction cache heads; do $(BIN)/python benchmarks/$$part.py && echo; done \
 		| tee benchmarks/RESULTS.md
 
 lint: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Training heads: all at once against a plain loop, and against what the machine can do."""
+"""Many heads: all at once against a plain loop, and against what the machine can do."""
 
 import argparse
 import sys

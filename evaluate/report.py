@@ -19,6 +19,7 @@ from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.printable import printable
 from evaluate.results import Row, read_results
 from evaluate.workspace import Workspace
+from heads.configuration import NO_OPTIMIZER
 from heads.files import HeadInfo, head_path, read_info
 
 # What can tell two rows of one backbone, device, head and optimizer apart, and its short name.
@@ -65,6 +66,8 @@ class Study:
         """Name the settings in which a row differs from others of its device: `lr 0.01, seed 3`."""
         others = [r for r in self.rows if r["hardware_type"] == row["hardware_type"]]
         varying = {name for name in SETTINGS if len({r[name] for r in others}) > 1}
+        if row["opt_alg"] == NO_OPTIMIZER:
+            varying -= {"learning_rate", "epochs", "batch_size"}
         return ", ".join(f"{SETTINGS[name]} {row[name]}" for name in SETTINGS if name in varying)
 
 

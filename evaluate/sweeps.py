@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evaluate.terminal import say, warn
+from heads.configuration import NO_OPTIMIZER, Configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,11 +70,11 @@ def best_of_each(ranked: Sequence[Ranked]) -> Table:
     for group, members in groups.items():
         for each in members[:SHOWN]:
             score = each.score
-            settings = [_short(getattr(each.candidate, field)) for field in varying]
+            settings = [_setting(each.candidate, field) for field in varying]
             numbers = [
                 "diverged" if not score.judges else f"{score.accuracy:.3f}",
                 "" if score.spread != score.spread else f"{score.spread:.3f}",
-                "" if not score.judges else f"{score.loss:.4f}",
+                "" if not score.judges else f"{score.loss:.3g}",
                 str(score.judges),
             ]
             style = "bold" if each.chosen else None
@@ -101,6 +102,12 @@ def table_of_effects(ranked: Sequence[Ranked]) -> Table:
         table.add_row(name, _short(effect.level), f"{effect.accuracy:.4f}", str(effect.candidates))
         last = effect.factor
     return table
+
+
+def _setting(candidate: Configuration, field: str) -> str:
+    """Return a field's value, if it means anything to this head."""
+    means = candidate.optimizer != NO_OPTIMIZER or field in ("weight_decay", "val_fraction")
+    return _short(getattr(candidate, field)) if means else ""
 
 
 def _short(value: object) -> str:

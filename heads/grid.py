@@ -117,6 +117,8 @@ def combinations(values: Values) -> list[Configuration]:
                 given = {"schedule": ["exponential"]} | given
         for choice in product(*given.values()):
             found[Configuration(**dict(zip(given, choice, strict=True)))] = None
+    if len({configuration.val_fraction for configuration in found}) > 1:
+        raise GridError("val_fraction: validated on different images, heads can't be compared")
     _check_meaning(values, list(found))
     return list(found)
 

@@ -28,6 +28,7 @@ ON_ACCELERATOR = 1 << 30
 BLOCK = 1 << 18
 LARGE = 1 << 14  # parameters of a head, from which on it is updated alone
 ROWS_AT_ONCE = 4096  # of validation
+LARGEST = 1e6  # of parameters: beyond, float32 keeps no fraction of a logit
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Pass:
 @dataclass(frozen=True)
 class Trained:
     """One head: its tensors (None if they were not to be kept), its curves (a number per epoch),
-    the epoch whose weights these are, and its share of the seconds. diverged: NaN or infinity.
+    the epoch whose weights these are, and its share of the seconds. diverged: NaN, infinity, or
+    parameters beyond LARGEST.
     """
 
     state: dict[str, Tensor] | None
@@ -156,7 +158,7 @@ class _Run:
         """Return each head as it was when it ended, or at its best epoch if it had patience."""
         final = self.ending.final(self.heads.parameters)
         heads = Stack(final, self.heads.names, self.heads.dropout)
-        finite = torch.stack([p.flatten(1).isfinite().all(1) for p in final]).all(0)
+        sound = torch.stack([(p.flatten(1).abs() < LARGEST).all(1) for p in final]).all(0)
         curves_of_all = {
             name: torch.stack([point[name] for point in self.points], 1).tolist()
             for name in self.points[0]
@@ -165,7 +167,7 @@ class _Run:
         for number in range(len(self.configurations)):
             epoch, epochs = self.ending.epoch_of(number), int(self.ending.epochs[number])
             curves = {name: values[number][:epochs] for name, values in curves_of_all.items()}
-            fine = bool(finite[number]) and all(isfinite(v[epoch]) for v in curves.values())
+            fine = bool(sound[number]) and all(isfinite(v[epoch]) for v in curves.values())
             state = heads.state_of(number) if keep else None
             done.append(Trained(state, curves, epoch, seconds, not fine))
         return done

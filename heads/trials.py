@@ -155,9 +155,16 @@ def effects(ranked: Sequence[Ranked]) -> list[Effect]:
         [dataclasses.asdict(r.candidate) | {"accuracy": r.score.accuracy} for r in ranked]
     )
     varying = [name for name in FIELDS if table[name].nunique() > 1]
+
+    def follows(one: str, other: str) -> bool:
+        """Whether each level of the other has its one level of this, as a gamma its schedule."""
+        return one != other and bool((table.groupby(other)[one].nunique() == 1).all())
+
     found = []
     for factor in varying:
-        others = [name for name in varying if name != factor]
+        if any(follows(factor, other) and not follows(other, factor) for other in varying):
+            continue  # the other says all that there is to say
+        others = [name for name in varying if name != factor and not follows(name, factor)]
         levels = table[factor].nunique()
         if others:
             there = table.groupby(others)["accuracy"].transform("count")  # without the diverged

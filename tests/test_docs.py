@@ -13,7 +13,9 @@ from extract.backbones import ALIASES, BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES
 from heads.architectures import HEADS
+from heads.configuration import BALANCES
 from heads.optimizers import OPTIMIZERS
+from heads.schedules import SCHEDULES
 from tests.conftest import ROOT
 
 COMMANDS: dict[str, click.Command] = {
@@ -21,7 +23,7 @@ COMMANDS: dict[str, click.Command] = {
     **{f"cache {name}": command for name, command in caches.commands.items()},
 }
 README = (ROOT / "README.md").read_text()
-TABLES = (BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, METRICS)
+TABLES = (*(BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, SCHEDULES, BALANCES, METRICS),)
 
 
 @pytest.mark.parametrize("name", [name for table in TABLES for name in table])

@@ -97,6 +97,7 @@ def test_folds_judge_and_seeds_are_kept() -> None:
             "[grid]\nschedule = 'cosine'\ngamma = [0.5]\n",
             "line 3: gamma = 0.5 means nothing to any",
         ),
+        ("[grid]\nval_fraction = [0.1, 0.2]\n", "line 2: val_fraction: validated on different"),
         ("[grid]\nhead = 'logreg'\nweight_decay = 0\n", "line 3: weight_decay: logreg needs"),
     ],
 )

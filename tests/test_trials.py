@@ -12,7 +12,7 @@ from cache.store import Cache
 from extract.scan import scan
 from heads.configuration import Configuration
 from heads.files import find_heads
-from heads.grid import Sweep
+from heads.grid import Sweep, combinations
 from heads.run import TRIALS, HeadsRun, train_heads
 from heads.trials import effects, rank, read_trials
 from tests.conftest import ROOT
@@ -69,6 +69,17 @@ class TestEffects:
         assert [(e.level, e.candidates) for e in of_decay] == [(0.0, 2), (0.1, 2)]
         assert [e.accuracy for e in of_decay] == pytest.approx([0.65, 0.65])
         assert not [e for e in effects(ranked) if e.factor == "learning_rate"]
+
+    def test_a_schedule_that_follows_from_its_gamma_is_no_factor(self) -> None:
+        sweep = Sweep(tuple(combinations({
+            "head": ["single"], "optimizer": ["sgd"], "gamma": [1.0, 0.9, 0.5],
+            "learning_rate": [0.1, 0.01],
+        })))  # fmt: skip
+        scores = iter((0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
+        ranked = rank(sweep, {c: result(next(scores), 0.1) for c in sweep.candidates})
+        found = effects(ranked)
+        assert {effect.factor for effect in found} == {"learning_rate", "gamma"}
+        assert {effect.candidates for effect in found if effect.factor == "gamma"} == {2}
 
     def test_nothing_varies(self) -> None:
         sweep = Sweep(candidates()[:1], cv=2)
