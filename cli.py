@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from extract.scan import ImageSet
     from extract.target import Target
     from heads.files import SavedHead
+    from heads.grid import Sweep
 
 
 class Frostline(click.Group):
@@ -59,15 +60,17 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     from cache.store import open_cache
     from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
+    from heads.grid import asked
     from heads.splits import check_trainable
 
-    place = Workspace(workspace)
+    place, sweep = Workspace(workspace), asked(choices)
     training, testing = _scan(dataset, place), _scan(test, place)
-    check_trainable(training.labels)
+    check_trainable(training.labels, sweep.cv)
     check_classes(set(training.labels.values()), testing)
-    targets = _extract([training, testing], place, **_only(choices, _EXTRACT))
+    views = max(candidate.views for candidate in sweep.candidates)
+    targets = _extract([training, testing], place, **_only(choices, _EXTRACT), augmented=views)
     caches = [open_cache(place.cache, target.identity) for target in targets]
-    heads = _train(caches, training, place, choices)
+    heads = _train(caches, training, place, sweep, choices["train_on"])
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
@@ -77,7 +80,8 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
 
 @cli.command()
 @takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine",
-       "fast_decode", "workers", "images_at_once", "seed", "strict", "max_pixels")  # fmt: skip
+       "fast_decode", "workers", "images_at_once", "augmented", "seed", "strict",
+       "max_pixels")  # fmt: skip
 @click.pass_context
 def extract(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, **choices: Any
@@ -97,14 +101,15 @@ def train_heads(
     """Train every head with every optimizer on every cache found."""
     from evaluate.select import Wanted, select_caches
     from evaluate.workspace import Workspace
+    from heads.grid import asked
 
-    place = Workspace(workspace)
+    place, sweep = Workspace(workspace), asked(choices)
     place.require()
     training = _scan(dataset, place)
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    _train(caches, training, place, choices)
+    _train(caches, training, place, sweep, choices["train_on"])
 
 
 @cli.command()
@@ -285,7 +290,7 @@ def _scan(folder: Path, place: Workspace) -> ImageSet:
 def _extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
     weights: str, precision: str, engine: str | None, fast_decode: bool, seed: int, strict: bool,
-    workers: int | None = None, images_at_once: int | None = None,
+    workers: int | None = None, images_at_once: int | None = None, augmented: int = 0,
 ) -> list[Target]:  # fmt: skip
     from extract.load import load_backbone
     from extract.run import extract
@@ -317,21 +322,28 @@ def _extract(
         targets = [calibrated(target, images, shelf) for target in targets]
     with bar("Embedding", "rows") as progress:
         done = extract(
-            targets, images, place.cache, progress, strict, workers, images_at_once, shelf
+            targets,
+            images,
+            place.cache,
+            progress,
+            strict,
+            workers,
+            images_at_once,
+            shelf,
+            augmented,
         )
     tell_extractions(done, len(images), failed, place.failures)
     return targets
 
 
 def _train(
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, choices: dict[str, Any]
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep, train_on: str
 ) -> list[SavedHead]:
     from evaluate.sweeps import tell_heads
     from extract.devices import torch_device
-    from heads.grid import asked
     from heads.run import train_heads
 
-    sweep, device = asked(choices), torch_device(choices["train_on"])
+    device = torch_device(train_on)
     heads: list[SavedHead] = []
     for cache in caches:
         with bar(f"Heads on {cache.identity.name}", "epochs") as progress:

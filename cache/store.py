@@ -206,6 +206,25 @@ def as_s32(hashes: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     return strings
 
 
+def row_key(sha256: bytes, view: int) -> bytes:
+    """Name a row by its image and view; a clean one by its image alone."""
+    return sha256 + view.to_bytes(2, "big") if view else sha256
+
+
+def of_row_key(key: bytes) -> tuple[bytes, int]:
+    """Return the image and view of a `row_key`."""
+    return key[:32], int.from_bytes(key[32:], "big")
+
+
+def row_keys(header: Header) -> list[bytes]:
+    """Return the key of every row of a segment."""
+    return [
+        row_key(key, int(view))
+        for view in np.unique(header.views)
+        for key in as_keys(header.hashes[header.views == view])
+    ]
+
+
 def as_keys(hashes: NDArray[np.uint8]) -> list[bytes]:
     """Return uint8 [N, 32] as N keys of 32 bytes (a string would lose its last zeros)."""
     keys: list[bytes] = np.ascontiguousarray(hashes).reshape(-1).view("V32").tolist()

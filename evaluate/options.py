@@ -121,6 +121,10 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--batch-size", "images_at_once", type=click.IntRange(min=1),
         help="Images that the backbone takes at once [default: the device's].",
     ),
+    "augmented": click.option(
+        "--views", "augmented", type=click.IntRange(0, 65535), default=0, show_default=True,
+        help="Augmented views of each image to embed, besides the clean one.",
+    ),
     "fast_decode": click.option(
         "--fast-decode", is_flag=True,
         help="Decode large JPEG files at a fraction of their size: faster, other pixels.",

@@ -78,9 +78,10 @@ def tell_extractions(
         for trouble in each.trouble:
             warn(f"{trouble}; {each.engine} computed instead")
         far = f", within {each.deviation:.1g} of torch's at fp32" if each.deviation else ""
+        what = f"row(s) of {each.views + 1} views" if each.views else "image(s)"
         by = f" (computed by {each.engine}{far})" if each.engine else ""
         say(
-            f"{identity.backbone} on {identity.device}: {each.computed} image(s) computed, "
+            f"{identity.backbone} on {identity.device}: {each.computed} {what} computed, "
             f"{each.present} already in {each.cache.folder}{by}"
         )
     _tell_stages(done)

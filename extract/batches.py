@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,12 @@ class Decoded:
     read_seconds: float
     decode_seconds: float
 
+    def view(self, number: int) -> "Decoded":
+        """Return the same file with one of its augmented views as its picture; 0: as it is."""
+        if number == 0 or isinstance(self.picture, str):
+            return self
+        return replace(self, picture=Picture(self.picture.views[number - 1], False))
+
     @property
     def failure(self) -> Failure:
         """Say why there is no picture."""
@@ -51,17 +57,17 @@ class Batch:
 
 
 def decoded(
-    paths: Iterable[Path], workers: int, ahead: int, fast: bool = False
+    paths: Iterable[Path], workers: int, ahead: int, fast: bool = False, views: int = 0
 ) -> Generator[Decoded]:
     """Read and decode files in `workers` threads, at most `ahead` of the caller; yield in order.
 
-    Each path is taken as late as possible. fast: see `decode_gray`.
+    Each path is taken as late as possible. fast, views: see `decode_gray`.
     """
     queue: deque[Future[Decoded]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL
     try:
         for path in paths:
-            queue.append(pool.submit(_decode, path, fast))
+            queue.append(pool.submit(_decode, path, fast, views))
             if len(queue) > ahead:
                 yield queue.popleft().result()
         while queue:
@@ -96,7 +102,7 @@ def batch(images: Iterable[Decoded]) -> Batch:
     )
 
 
-def _decode(path: Path, fast: bool) -> Decoded:
+def _decode(path: Path, fast: bool, views: int) -> Decoded:
     started = time.perf_counter()
     try:
         data = path.read_bytes()
@@ -106,7 +112,7 @@ def _decode(path: Path, fast: bool) -> Decoded:
     read = time.perf_counter()
     picture: Picture | str
     try:
-        picture = decode_gray(data, fast)
+        picture = decode_gray(data, fast, views)
     except UnreadableImageError as error:
         picture = str(error)
     key = sha256(data).digest()

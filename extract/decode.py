@@ -4,6 +4,7 @@ The rules below are part of every cache's identity: change a rule, change its na
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
+from extract.views import rendered
 
 SIZE = 224
 GRAY_RULE = "JPEG: luma as stored; else ITU-R 601 luma; alpha on white; EXIF rotation applied"
@@ -46,18 +48,21 @@ SAMPLE_FORMAT_TAG = 339
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this."""
+    """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this.
+    views: augmented ones, from number 1 on, of the same shape.
+    """
 
     pixels: NDArray[np.uint8]
     several_pages: bool
+    views: tuple[NDArray[np.uint8], ...] = ()
 
 
-def decode_gray(data: bytes, fast: bool = False) -> Picture:
+def decode_gray(data: bytes, fast: bool = False, views: int = 0) -> Picture:
     """Decode an image file's bytes; of several pages or frames, the first.
 
     More pixels than `PIL.Image.MAX_IMAGE_PIXELS` are refused undecoded, as a decompression bomb.
     fast: by FAST_INTERPOLATION_RULE, which changes the pixels of JPEG files (3 levels on average
-    at hard edges).
+    at hard edges). views: how many augmented ones to render besides.
 
     Raises:
         UnreadableImageError: the bytes are no picture that Pillow can decode whole.
@@ -69,6 +74,8 @@ def decode_gray(data: bytes, fast: bool = False) -> Picture:
             _check_size(image)
             several_pages = _has_several_pages(image)
             gray = _to_gray(image, fast)
+        key = sha256(data).digest() if views else b""
+        augmented = tuple(rendered(gray, key, number, SIZE) for number in range(1, views + 1))
         gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     except UnreadableImageError:
         raise
@@ -79,7 +86,7 @@ def decode_gray(data: bytes, fast: bool = False) -> Picture:
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
-    return Picture(np.array(gray)[np.newaxis], several_pages)
+    return Picture(np.array(gray)[np.newaxis], several_pages, augmented)
 
 
 def _check_size(image: Image.Image) -> None:

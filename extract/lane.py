@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.segments import Failure
-from cache.store import Cache
+from cache.store import Cache, row_key
 from extract.batches import Decoded, batch
 from extract.check import deviation_from_torch
 from extract.engines import ENGINES, Built, build_engine
@@ -41,7 +41,9 @@ class Lane:
         self.batch_size = batch_size or target.batch_size
         self.writer = SegmentWriter(cache, {"weights": target.backbone.weights}, pool)
         self.missing: frozenset[bytes] = frozenset()
+        self.numbers = range(1)
         self.pending: list[Decoded] = []
+        self.views: list[int] = []  # of the pending
         self.built: Built | None = None
         self.deviation: float | None = None
         self.done = self.computed = 0
@@ -58,29 +60,42 @@ class Lane:
         self.writer.close()
         self.spent["write"] = self.writer.write_seconds
 
-    def look_for(self, keys: Collection[bytes]) -> None:
-        """Find out which of these images have no row yet."""
-        self.missing = frozenset(keys) - self.writer.stored
+    def look_for(self, images: Iterable[bytes], views: int) -> None:
+        """Find out which rows of these images are not there yet: clean, and of so many views."""
+        self.numbers = range(views + 1)
+        wanted = {row_key(image, number) for image in images for number in self.numbers}
+        self.missing = frozenset(wanted) - self.writer.stored
 
-    def wants(self, key: bytes) -> bool:
-        """Whether this image has no row yet; others may have written it meanwhile."""
-        return key in self.missing and key not in self.writer.stored
+    def wants(self, image: bytes) -> list[int]:
+        """Return the views of an image without a row; others may have written it meanwhile."""
+        keys = ((number, row_key(image, number)) for number in self.numbers)
+        return [n for n, key in keys if key in self.missing and key not in self.writer.stored]
 
-    def take(self, image: Decoded, waited: float, share: float) -> None:
-        """Take one file that is wanted; compute if it completes a batch.
+    def take(self, image: Decoded, key: bytes, waited: float, share: float) -> None:
+        """Take the wanted views of one file; compute if a batch is complete.
 
-        waited: seconds for it. share: of what it cost, as others may take it too.
+        key: the image that it was. waited: seconds for it. share: of what it cost, as others may
+        take it too.
         """
         cost = {"read": image.read_seconds, "decode": image.decode_seconds, "waiting": waited}
         self._spend(**{stage: seconds * share for stage, seconds in cost.items()})
-        self.pending.append(image)
-        if len(self.pending) >= self.batch_size:
-            self.compute()
+        numbers = self.wants(key)
+        if isinstance(image.picture, str):  # it is dealt with, in all views
+            self.done += len(numbers) - 1
+            numbers = [0]
+        for number in numbers:
+            self.pending.append(image.view(number))
+            self.views.append(number)
+            if len(self.pending) >= self.batch_size:
+                self.compute()
 
     def compute(self) -> None:
         """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
         images, self.pending = self.pending, []
+        numbers, self.views = self.views, []
         gathered = batch(images)
+        pictures = zip(images, numbers, strict=True)
+        keys = [row_key(i.sha256, n) for i, n in pictures if not isinstance(i.picture, str)]
         embeddings = np.empty((0, self.writer.cache.identity.embedding_dim), np.float32)
         if gathered.hashes:
             if self.built is None:
@@ -95,7 +110,7 @@ class Lane:
         for i in np.flatnonzero(~finite):
             reason = f"{self.target.backbone.name} gave NaN or infinity for it"
             failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
-        kept = [gathered.hashes[i] for i in np.flatnonzero(finite)]
+        kept = [keys[i] for i in np.flatnonzero(finite)]
         self.writer.add(kept, embeddings[finite], failed)
         self.failed += failed
         self.several_pages += gathered.several_pages

@@ -13,7 +13,7 @@ from cache.errors import UnreadableImageError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from cache.sharing import sharing
-from cache.store import Cache, open_cache
+from cache.store import Cache, open_cache, row_key
 from extract.batches import BATCHES_AHEAD, decoded
 from extract.devices import usable_cores
 from extract.kept import Shelf
@@ -27,12 +27,14 @@ from extract.target import Target
 class Extraction:
     """What one pass did for one target.
 
-    present: images that had a row, or were given one by another process meanwhile. failed: every
-    image of this call that has no row, and why. several_pages: files of which one page was used.
-    engine: what computed, None if nothing was to be. deviation: its largest distance from torch at
-    fp32, as a share of an embedding's length, where that was measured. trouble: the engines that
-    should have been used, and why they were not. spent: seconds by stage; those of reading and
-    decoding, which are of all threads, and of waiting are shared out among the targets.
+    computed, present: rows computed now, and those that were there or were given by another
+    process meanwhile; of clean views alone, as many as images. failed: every image of this call
+    that has no row, and why. several_pages: files of which one page was used. engine: what
+    computed, None if nothing was to be. deviation: its largest distance from torch at fp32, as a
+    share of an embedding's length, where that was measured. trouble: the engines that should have
+    been used, and why they were not. views: augmented ones that were asked for. spent: seconds by
+    stage; those of reading and decoding, which are of all threads, and of waiting are shared out
+    among the targets.
     """
 
     cache: Cache
@@ -43,6 +45,7 @@ class Extraction:
     engine: str | None
     deviation: float | None
     trouble: tuple[str, ...]
+    views: int
     spent: dict[str, float]
 
 
@@ -55,6 +58,7 @@ def extract(
     workers: int | None = None,
     batch_size: int | None = None,
     shelf: Shelf | None = None,
+    views: int = 0,
 ) -> list[Extraction]:
     """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
 
@@ -62,7 +66,8 @@ def extract(
     targets that lack it. Segments are committed as the run goes on and whenever it ends: finished,
     asked to stop (after the batch it is at), or stopped by an error. Other processes may fill the
     same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
-    strict: stop at the first unreadable image. progress counts rows.
+    strict: stop at the first unreadable image. views: augmented ones of each image, besides the
+    clean one. progress counts rows.
 
     Raises:
         CacheError: a segment is damaged.
@@ -80,13 +85,13 @@ def extract(
             cache = open_cache(root, target.identity)
             alone &= stack.enter_context(sharing(cache.folder))
             lane = stack.enter_context(Lane(target, cache, batch_size, shelf, pool))
-            lane.look_for(unique)
+            lane.look_for(unique, views)
             lanes.append(lane)
         files = [file for key, file in unique.items() if any(lane.wants(key) for lane in lanes)]
         if not alone:  # two that go the same way would do the same work
             random.shuffle(files)
         total, shown = sum(len(lane.missing) for lane in lanes), 0
-        for _ in _filled(lanes, files, workers or usable_cores()):
+        for _ in _filled(lanes, files, workers or usable_cores(), views):
             if (done := sum(lane.done for lane in lanes)) != shown:
                 progress(shown := done, total)
             failed = next((failure for lane in lanes for failure in lane.failed), None)
@@ -94,10 +99,12 @@ def extract(
                 raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
             if asked_to_stop():
                 break
-    return [_summary(lane, len(unique)) for lane in lanes]
+    return [_summary(lane, len(unique) * (views + 1)) for lane in lanes]
 
 
-def _filled(lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int) -> Iterator[None]:
+def _filled(
+    lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int, views: int
+) -> Iterator[None]:
     """Decode the files and fill the lanes; yield after each step that dealt with some images."""
     under_way: deque[ImageFile] = deque()
 
@@ -112,14 +119,14 @@ def _filled(lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int) -> 
 
     ahead = BATCHES_AHEAD * max(lane.batch_size for lane in lanes)
     fast = any(lane.target.fast for lane in lanes)
-    with closing(decoded(paths(), workers, ahead, fast)) as source:
+    with closing(decoded(paths(), workers, ahead, fast, views)) as source:
         started = time.perf_counter()
         for image in source:
             waited = time.perf_counter() - started
             file = under_way.popleft()
             takers = [lane for lane in lanes if lane.wants(file.sha256)]
             for lane in takers:
-                lane.take(image, waited, share=1 / len(takers))
+                lane.take(image, file.sha256, waited, share=1 / len(takers))
             _skip([lane for lane in lanes if lane not in takers], file)
             yield
             started = time.perf_counter()
@@ -130,19 +137,20 @@ def _filled(lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int) -> 
 
 def _skip(lanes: Sequence[Lane], file: ImageFile) -> None:
     for lane in lanes:
-        if file.sha256 in lane.missing:
-            lane.done += 1
+        keys = [row_key(file.sha256, number) for number in lane.numbers]
+        lane.done += sum(key in lane.missing for key in keys)
 
 
-def _summary(lane: Lane, images: int) -> Extraction:
+def _summary(lane: Lane, rows: int) -> Extraction:
     return Extraction(
         cache=lane.writer.cache,
         computed=lane.computed,
-        present=images - lane.computed - len(lane.failed),
+        present=rows - lane.computed - len(lane.failed) * len(lane.numbers),
         failed=tuple(lane.failed),
         several_pages=tuple(lane.several_pages),
         engine=lane.built.name if lane.built else None,
         deviation=lane.deviation,
         trouble=lane.built.trouble if lane.built else (),
+        views=len(lane.numbers) - 1,
         spent=dict(lane.spent),
     )

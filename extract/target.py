@@ -10,6 +10,7 @@ from extract.backbones import BACKBONES
 from extract.devices import DEVICES
 from extract.kept import Shelf, Slot
 from extract.load import LoadedBackbone
+from extract.views import VIEWS_RULE
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def identity_of(
         size=decode.SIZE,
         mean=entry.mean,
         std=entry.std,
-        views="0: clean",
+        views=VIEWS_RULE,
         precision=precision,
         calibration=calibration,
         device=device,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.segments import Failure, Rows, read_header, write_segment
-from cache.store import Cache, as_keys, contents
+from cache.store import Cache, contents, of_row_key, row_keys
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
 SEGMENT_SECONDS = 60.0
@@ -22,8 +22,8 @@ class SegmentWriter:
     """Keeps rows until they make a segment; knows which rows the cache already has.
 
     A segment is written in `pool`, while the next one's rows gather: one at a time, so that at
-    most two are in memory. stored: SHA-256 of every image with a row, as of the last commit,
-    whoever wrote it. note: goes into each segment's provenance. spent: seconds by stage, of the
+    most two are in memory. stored: the `row_key` of every row, as of the last commit, whoever
+    wrote it. note: goes into each segment's provenance. spent: seconds by stage, of the
     rows gathered now.
     """
 
@@ -33,19 +33,21 @@ class SegmentWriter:
         self.write_seconds = self.noted_write_seconds = 0.0
         self.seen = set(cache.segments)
         held = contents(cache)
-        self.stored = set(held.stored)
+        self.stored = {key for path in self.seen for key in _rows_of(path)}
         self.known_failures = set(held.failures)
         self._clear()
 
     def add(
         self,
-        hashes: Iterable[bytes],
+        keys: Iterable[bytes],
         embeddings: NDArray[np.float32],
         failed: Iterable[Failure],
     ) -> None:
-        """Keep a batch, float32 [n, D]; commit if it is time to. Raises as `commit` does."""
+        """Keep a batch of rows, by `row_key`, float32 [n, D]; commit if it is time to. Raises as
+        `commit` does.
+        """
         # One update, so that a Ctrl-C finds a batch kept whole or not at all.
-        self.rows.update(zip(hashes, embeddings, strict=True))
+        self.rows.update(zip(keys, embeddings, strict=True))
         self.failures.update((f.sha256, f) for f in failed if f.sha256)
         due = time.perf_counter() - self.started >= SEGMENT_SECONDS
         if due or len(self.rows) >= SEGMENT_ROWS:
@@ -85,10 +87,11 @@ class SegmentWriter:
         new = [failure for key, failure in failures.items() if key not in self.known_failures]
         if not rows and not new:
             return
-        hashes = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
+        images, views = zip(*map(of_row_key, rows), strict=True) if rows else ((), ())
+        hashes = np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32)
         shape = (len(rows), self.cache.identity.embedding_dim)
         embeddings = np.array(list(rows.values()), np.float32).reshape(shape)
-        segment = Rows(hashes, np.zeros(len(rows), np.uint16), embeddings)
+        segment = Rows(hashes, np.array(views, np.uint16), embeddings)
         # Of one pass for several backbones, each has what it computed and its share of waiting.
         # How long writing takes is known only afterwards: it goes into the next segment's note.
         note = {
@@ -107,7 +110,7 @@ class SegmentWriter:
         """Learn which rows other processes have committed meanwhile."""
         for path in set(self.cache.segments) - self.seen:
             self.seen.add(path)
-            self.stored.update(_hashes(path))
+            self.stored.update(_rows_of(path))
 
     def _clear(self) -> None:
         self.started = time.perf_counter()
@@ -116,11 +119,11 @@ class SegmentWriter:
         self.spent: dict[str, float] = defaultdict(float)
 
 
-def _hashes(path: Path) -> list[bytes]:
+def _rows_of(path: Path) -> list[bytes]:
     try:
         header = read_header(path)
     except CacheError:
         # Compacted away, or damaged. Whoever reads it next is told; here a row twice does no harm,
         # and an error would cost the rows not yet written.
         return []
-    return as_keys(header.hashes[header.views == 0])
+    return row_keys(header)

@@ -184,9 +184,12 @@ class _Run:
 
     def _read(self, views: int) -> Data:
         hashes = tuple(self.usable)
-        embeddings = torch.stack(
-            [torch.tensor(read(self.cache, hashes, view)) for view in range(views + 1)]
-        )
+        clean = torch.tensor(read(self.cache, hashes))
+        try:
+            augmented = [torch.tensor(read(self.cache, hashes, v + 1)) for v in range(views)]
+        except CacheError as error:
+            raise CacheError(f"{error} (run extract --views {views})") from None
+        embeddings = torch.stack([clean, *augmented])
         if not embeddings.isfinite().all():
             raise CacheError(f"{self.cache.folder} holds NaN or infinity: run `cache verify`")
         labels = torch.tensor([self.classes.index(label) for label in self.usable.values()])

@@ -37,9 +37,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
 
-    def counted(data: bytes, fast: bool) -> object:
+    def counted(data: bytes, fast: bool, views: int) -> object:
         seen.append(data)
-        return decode_gray(data, fast)
+        return decode_gray(data, fast, views)
 
     monkeypatch.setattr(batches_module, "decode_gray", counted)
     return seen

@@ -1,0 +1,131 @@
+"""Augmented views: the same for the same image, different from one another, rows like any other."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache.errors import CacheError
+from cache.store import contents, read
+from extract.decode import SIZE, decode_gray
+from extract.load import LoadedBackbone, load_backbone
+from extract.run import extract
+from extract.scan import scan
+from extract.target import Target
+from extract.views import rendered
+from heads.configuration import Configuration
+from heads.grid import Sweep
+from heads.run import train_heads
+from tests.conftest import ROOT
+from tests.toy import extract_one
+
+Few = Callable[[int, int], Path]
+PATH = sorted((ROOT / "dataset" / "gel").iterdir())[0]
+
+
+def picture(width: int = 300, height: int = 200) -> Image.Image:
+    """Bright above, dark below, on a border of 90."""
+    pixels = np.full((height, width), 90, np.uint8)
+    pixels[20 : height // 2, 20:-20], pixels[height // 2 : -20, 20:-20] = 200, 30
+    return Image.fromarray(pixels)
+
+
+def test_an_image_has_always_the_same_views_all_different() -> None:
+    data = PATH.read_bytes()
+    first, again = decode_gray(data, views=6), decode_gray(data, views=6)
+    views = [first.pixels, *first.views]
+    assert {view.shape for view in views} == {(1, SIZE, SIZE)}
+    assert all(view.dtype == np.uint8 for view in views)
+    assert all(np.array_equal(a, b) for a, b in zip(first.views, again.views, strict=True))
+    assert len({view.tobytes() for view in views}) == 7
+    assert np.array_equal(first.pixels, decode_gray(data).pixels)
+    fewer = decode_gray(data, views=3).views
+    assert all(np.array_equal(a, b) for a, b in zip(fewer, first.views, strict=False))
+
+
+def test_another_image_has_other_views() -> None:
+    keys = [sha256(bytes([number])).digest() for number in range(2)]
+    one, other = (rendered(picture(), key, 1, SIZE) for key in keys)
+    assert not np.array_equal(one, other)
+
+
+def test_every_kind_of_change_occurs_and_none_goes_too_far() -> None:
+    """Over many draws: half of them are inverted, none is empty."""
+    key, inverted, seen = b"k" * 32, 0, []
+    count = 200
+    for number in range(1, count + 1):
+        view = rendered(picture(), key, number, 64)[0].astype(float)
+        above, below = view[16:24, 20:44].mean(), view[44:52, 20:44].mean()
+        inverted += bool(above < below)
+        seen.append(view.std())
+    assert 0.35 * count < inverted < 0.65 * count
+    assert min(seen) > 20
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (40, 40)])
+def test_any_shape_can_be_rendered(size: tuple[int, int]) -> None:
+    for number in range(1, 20):
+        assert rendered(Image.new("L", size, 7), b"x" * 32, number, SIZE).shape == (1, SIZE, SIZE)
+
+
+def test_views_are_rows_of_the_same_cache(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:
+    files = scan(few(3, 1) / "dataset").files
+    clean = extract_one(toy, files, tmp_path)
+    more = extract_one(toy, files, tmp_path, views=2, batch_size=4)
+    assert (clean.computed, more.computed, more.present) == (6, 12, 6)
+    assert more.cache == clean.cache
+    again = extract_one(toy, files, tmp_path, views=2)
+    assert (again.computed, again.present) == (0, 18)
+    third = extract_one(toy, files, tmp_path, views=3)
+    assert (third.computed, third.present) == (6, 18)
+    assert contents(clean.cache).stored == {file.sha256 for file in files}
+
+
+def test_a_view_is_embedded_as_it_is_rendered(
+    toy: LoadedBackbone, few: Few, tmp_path: Path
+) -> None:
+    files = scan(few(2, 1) / "dataset").files
+    done = extract_one(toy, files, tmp_path, views=2)
+    for file in files:
+        views = decode_gray(file.path.read_bytes(), views=2).views
+        pixels = torch.from_numpy(np.stack(views))
+        expected = toy.module(pixels).numpy()
+        rows = np.concatenate([read(done.cache, [file.sha256], number) for number in (1, 2)])
+        np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_backbone_gets_only_the_views_that_it_lacks(
+    toy: LoadedBackbone, few: Few, tmp_path: Path
+) -> None:
+    files, other = scan(few(3, 1) / "dataset").files, load_backbone("toy", "random", 1)
+    targets = [Target(each, "cpu", ("torch",), "fp32") for each in (toy, other)]
+    extract(targets[:1], files, tmp_path, views=1)
+    first, second = extract(targets, files, tmp_path, views=2)
+    assert (first.computed, second.computed) == (6, 18)
+
+
+def test_an_unreadable_image_fails_once(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:
+    data = few(2, 1) / "dataset"
+    (data / "gel" / "broken.png").write_bytes(b"no picture")
+    done = extract_one(toy, scan(data).files, tmp_path, views=2)
+    assert (len(done.failed), done.computed, done.present) == (1, 12, 0)
+
+
+def test_training_draws_from_views_and_says_what_is_missing(
+    toy: LoadedBackbone, few: Few, tmp_path: Path
+) -> None:
+    images = scan(few(6, 1) / "dataset")
+    cache = extract_one(toy, images.files, tmp_path / "cache", views=2).cache
+    losses = []
+    for views in (0, 1, 2):
+        sweep = Sweep((Configuration("single", "adam", views=views),))
+        (saved,) = train_heads(cache, images.labels, "few", sweep, tmp_path / "heads").heads
+        losses.append(saved.info.curves["training_loss"])
+    assert losses[0] != losses[1] != losses[2]
+    with pytest.raises(CacheError, match=r"run extract --views 3"):
+        wanted = Sweep((Configuration("single", "adam", views=3),))
+        train_heads(cache, images.labels, "few", wanted, tmp_path / "heads")
