@@ -174,8 +174,9 @@ class _Run:
         if not todo:
             return
         self.total += sum(c.epochs for c in todo)
-        if self._data is None:
-            self._data = self._read(max(c.views for c in todo))
+        views = max(c.views for c in todo)
+        if self._data is None or self._data.views < views:
+            self._data = self._read(views)
         yield from train(todo, self._data, keep, self.device, self._advance)
 
     def _advance(self, epochs: int) -> None:

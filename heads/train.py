@@ -28,6 +28,11 @@ class Data:
         self.labels, self.rows = labels, rows
         self._position = {key: i for i, key in enumerate(labels)}
 
+    @property
+    def views(self) -> int:
+        """How many augmented views there are of each image."""
+        return self.rows.embeddings.shape[0] - 1
+
     def split(self, configuration: Configuration) -> Split:
         """Return who is trained on, and who is validated on."""
         c = configuration

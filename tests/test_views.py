@@ -126,6 +126,11 @@ def test_training_draws_from_views_and_says_what_is_missing(
         (saved,) = train_heads(cache, images.labels, "few", sweep, tmp_path / "heads").heads
         losses.append(saved.info.curves["training_loss"])
     assert losses[0] != losses[1] != losses[2]
+    plain, augmented = (Configuration("single", "adam", views=views, epochs=2) for views in (0, 2))
+    heads = tmp_path / "more heads"
+    train_heads(cache, images.labels, "few", Sweep((augmented,), cv=2), heads)
+    both = train_heads(cache, images.labels, "few", Sweep((plain, augmented), cv=2), heads)
+    assert both.tried == 2  # the clean ones only; if the other is chosen, its views are read
     with pytest.raises(CacheError, match=r"run extract --views 3"):
         wanted = Sweep((Configuration("single", "adam", views=3),))
         train_heads(cache, images.labels, "few", wanted, tmp_path / "heads")
