@@ -319,7 +319,8 @@ def _extract(
     if precision == "int8":
         from extract.int8 import calibrated
 
-        targets = [calibrated(target, images, shelf) for target in targets]
+        first = sets[0].files  # not the test images, which take no part in any choice
+        targets = [calibrated(target, first, shelf) for target in targets]
     with bar("Embedding", "rows") as progress:
         done = extract(
             targets,

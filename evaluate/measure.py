@@ -119,19 +119,16 @@ def measure(
         if len(first.pixels):
             embeddings = built.forward(first.pixels)
             for head in heads:
-                _answer(head, embeddings)
+                _answer(head, [embeddings])
     warm = time.perf_counter()
-    done = list[Batch]()
-    answers: list[list[tuple[NDArray[np.float32], float]]] = [[] for _ in heads]
+    done, rows = list[Batch](), list[NDArray[np.float32]]()
     for batch in _batches(paths, batch_size, target.fast):
         if len(batch.pixels):
-            embeddings = built.forward(batch.pixels)
-            for head, given in zip(heads, answers, strict=True):
-                given.append(_answer(head, embeddings))
+            rows.append(built.forward(batch.pixels))
         done.append(batch)
         progress(min(len(done) * batch_size, len(paths)), len(paths))
     seconds = time.perf_counter() - warm
-    if not any(len(batch.pixels) for batch in done):
+    if not rows:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     return Measurement(
         engine=built.name,
@@ -139,21 +136,19 @@ def measure(
         paths=tuple(path for batch in done for path in batch.paths),
         hashes=tuple(key for batch in done for key in batch.hashes),
         failed=tuple(failure for batch in done for failure in batch.failed),
-        seconds=seconds - sum(spent for given in answers for _, spent in given),
+        seconds=seconds,
         warmup_seconds=warm - started,
-        answers=tuple(
-            Answers(np.concatenate([logits for logits, _ in given]), sum(s for _, s in given))
-            for given in answers
-        ),
+        # Afterwards, so that no head is timed beside the decoding of the next batch.
+        answers=tuple(_answer(head, rows) for head in heads),
     )
 
 
-def _answer(head: nn.Module, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return a head's logits for a batch, and how many seconds they took."""
+def _answer(head: nn.Module, batches: Sequence[NDArray[np.float32]]) -> Answers:
+    """Return a head's logits for some batches of embeddings, and how many seconds they took."""
     started = time.perf_counter()
     with torch.inference_mode():
-        logits: NDArray[np.float32] = head(torch.from_numpy(embeddings)).numpy()
-    return logits, time.perf_counter() - started
+        logits = [head(torch.from_numpy(batch)).numpy() for batch in batches]
+    return Answers(np.concatenate(logits), time.perf_counter() - started)
 
 
 def _batches(paths: Sequence[Path], batch_size: int, fast: bool) -> Iterator[Batch]:

@@ -39,7 +39,10 @@ def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
     classes = probabilities.shape[1]
     if len(np.unique(labels)) < classes:
         return float("nan")
-    scores = probabilities[:, 1] if classes == 2 else probabilities
+    scores = probabilities
+    if classes == 2:  # as log odds: far from the border, the larger one is 1 for all alike
+        odds = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        scores = odds[:, 1] - odds[:, 0]
     return float(sk.roc_auc_score(labels, scores, multi_class="ovr", labels=range(classes)))
 
 

@@ -28,6 +28,9 @@ SETTINGS = {
     "weight_decay": "decay",
     "schedule": "schedule",
     "gamma": "gamma",
+    "momentum": "momentum",
+    "nesterov": "nesterov",
+    "warmup": "warm-up",
     "patience": "patience",
     "balance": "balance",
     "views": "views",
@@ -67,7 +70,7 @@ class Study:
         others = [r for r in self.rows if r["hardware_type"] == row["hardware_type"]]
         varying = {name for name in SETTINGS if len({r[name] for r in others}) > 1}
         if row["opt_alg"] == NO_OPTIMIZER:
-            varying -= {"learning_rate", "epochs", "batch_size"}
+            varying &= {"weight_decay", "n_validation", "seed", "engine", "numeric_precision"}
         return ", ".join(f"{SETTINGS[name]} {row[name]}" for name in SETTINGS if name in varying)
 
 

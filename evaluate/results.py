@@ -48,7 +48,7 @@ COLUMNS: dict[str, str] = {
     "weights": "of the backbone: imagenet, random:SEED, file:NAME",
     "engine": "what ran the whole model",
     "numeric_precision": "fp32 or bf16",
-    "learning_rate": "of the optimizer",
+    "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",
     "weight_decay": "of the optimizer; the strength of fitted heads",

@@ -36,6 +36,10 @@ SETTINGS = (
 )
 
 
+# Of these, the ones that a fitted head has not.
+NUMBERS = ("learning_rate", "momentum", "gamma", "warmup", "epochs", "patience", "batch_size")
+
+
 def check_classes(classes: Collection[str], test: ImageSet) -> None:
     """Make sure that the test folder can be answered by a model of these classes.
 
@@ -135,7 +139,10 @@ def unmeasured(
 
     def measured(saved: SavedHead) -> bool:
         key = (saved.info.id, known, _first_engine(saved, engine))
-        row_is_there = bool(matching(results, *key).any())
+        rows = results[matching(results, *key)]
+        same_choice = rows["selected_by"] == saved.info.selection.rule
+        same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
+        row_is_there = bool((same_choice & same_folds).any())
         return row_is_there and predictions_path(workspace.heads, *key).exists()
 
     return [saved for saved in heads if not measured(saved)]
@@ -222,6 +229,8 @@ def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any
         "weights": info.weights,
         "numeric_precision": info.identity.precision,
         **{name: getattr(configuration, name) for name in SETTINGS},
+        **dict.fromkeys(NUMBERS if HEADS[configuration.head].fitted else ()),
+        "weight_decay": configuration.weight_decay,
         "nesterov": int(configuration.nesterov),
         "embedding_time_mins": round(info.embedding_seconds / 60, 6),
         "warmup_time_secs": round(measured.warmup_seconds, 6),

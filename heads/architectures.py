@@ -26,8 +26,8 @@ class Head:
     standard: bool = False
 
 
-# λ of (mean loss) + λ/2 |W|², from almost nothing to almost everything.
-PATH = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# λ of (mean loss) + λ/2 |W|², from next to nothing to almost everything.
+PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 HEADS: dict[str, Head] = {
     "single": Head("one linear layer", standard=True),

@@ -55,10 +55,11 @@ class Configuration:
         for field in dataclasses.fields(self):
             if field.type in (float, "float"):  # 0 and 0.0 are one training: one key
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
-        for name in self._meaningless():
+        for name in self.meaningless():
             object.__setattr__(self, name, NEUTRAL[name])
 
-    def _meaningless(self) -> list[str]:
+    def meaningless(self) -> list[str]:
+        """Return the fields that make no difference to this head."""
         head = HEADS[self.head]
         if head.fitted:
             kept = ("weight_decay",) if len(head.strengths) > 1 else ()

@@ -86,8 +86,12 @@ def save_head(root: Path, info: HeadInfo, state: dict[str, Tensor]) -> Path:
 
 
 def reselect_head(saved: SavedHead, selection: Selection) -> None:
-    """Let a kept head say how it was chosen this time. Raises HeadError on a damaged file."""
-    if saved.info.selection == selection:
+    """Let a kept head say how it was chosen this time, unless there was nothing to choose from.
+
+    Raises:
+        HeadError: the file is damaged.
+    """
+    if selection in (saved.info.selection, Selection()):
         return
     try:
         state = load_file(saved.path)

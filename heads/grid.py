@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.errors import GridError
 from heads.architectures import HEADS
-from heads.configuration import BALANCES, NO_OPTIMIZER, Configuration
+from heads.configuration import BALANCES, NEUTRAL, NO_OPTIMIZER, Configuration
 from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES
 
@@ -41,6 +41,7 @@ class Limits:
         )
 
 
+LARGEST_SEED = 2**32 - 1  # scikit-learn's
 LIMITS: dict[str, Limits] = {
     "learning_rate": Limits(0, low_open=True),
     "momentum": Limits(0, 1, high_open=True),
@@ -52,7 +53,7 @@ LIMITS: dict[str, Limits] = {
     "batch_size": Limits(1, whole=True),
     "views": Limits(0, whole=True),
     "val_fraction": Limits(0, 1, low_open=True, high_open=True),
-    "seed": Limits(0, 2**32 - 1, whole=True),
+    "seed": Limits(0, LARGEST_SEED, whole=True),
     "seeds": Limits(1, whole=True),
     "cv": Limits(2, whole=True),
     "repeats": Limits(1, whole=True),
@@ -78,6 +79,12 @@ class Sweep:
     seeds: int = 1
     cv: int = 0
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seed + max(self.seeds, self.repeats) - 1 > LARGEST_SEED:
+            raise GridError(
+                f"seed = {self.seed}: with all that follow it goes beyond {LARGEST_SEED}"
+            )
 
     def finals(self, candidate: Configuration) -> list[Configuration]:
         """Return the heads that are kept if this candidate is chosen: one for each seed."""
@@ -117,22 +124,36 @@ def combinations(values: Values) -> list[Configuration]:
                 given = {"schedule": ["exponential"]} | given
         for choice in product(*given.values()):
             found[Configuration(**dict(zip(given, choice, strict=True)))] = None
-    if len({configuration.val_fraction for configuration in found}) > 1:
-        raise GridError("val_fraction: validated on different images, heads can't be compared")
     _check_meaning(values, list(found))
     return list(found)
 
 
 def _check_meaning(values: Values, found: Sequence[Configuration]) -> None:
-    for name in ("momentum", "nesterov", "gamma", "schedule", "optimizer"):
-        wanted = [value for value in values.get(name) or () if value or name == "optimizer"]
-        used = {getattr(configuration, name) for configuration in found}
-        neutral = {"momentum": (), "gamma": (1, 1.0), "schedule": ("constant",)}.get(name, ())
-        if lost := [value for value in wanted if value not in used and value not in neutral]:
+    for name in NEUTRAL:
+        wanted = [value for value in values.get(name) or () if value != NEUTRAL[name]]
+        able = [c for c in found if name not in c.meaningless()]
+        if wanted and not able:
             raise GridError(
-                f"{name} = {lost[0]} means nothing to any of these heads: leave it out, or choose "
-                "a head, optimizer or schedule that has it"
+                f"{name} = {wanted[0]} means nothing to any of these heads: leave it out, or "
+                "choose a head, optimizer or schedule that has it"
             )
+    for configuration in found:
+        if configuration.warmup >= configuration.epochs:
+            raise GridError(
+                f"warmup = {configuration.warmup} of {configuration.epochs} epochs: it must be less"
+            )
+
+
+def _check_comparable(found: Sequence[Configuration]) -> None:
+    """Make sure that candidates can be judged by the same images in the same way."""
+    if len({configuration.val_fraction for configuration in found}) > 1:
+        raise GridError("val_fraction: validated on different images, heads can't be compared")
+    patient = {c.patience for c in found if not HEADS[c.head].fitted}
+    if len(patient) > 1:
+        raise GridError(
+            "patience: it chooses the epoch by the very images that judge a head, so that heads of "
+            "different patience can't be compared"
+        )
 
 
 def asked(choices: Mapping[str, Any]) -> Sweep:
@@ -154,6 +175,7 @@ def asked(choices: Mapping[str, Any]) -> Sweep:
     if plan["repeats"] > 1 and not plan["cv"]:
         raise GridError("--repeats says how often --cv divides the images: give --cv too")
     candidates = combinations(values)
+    _check_comparable(candidates)
     return Sweep(
         tuple(candidates), choices["seed"], plan["seeds"], plan["cv"] or 0, plan["repeats"]
     )
@@ -184,9 +206,14 @@ def read_grid(path: Path, seed: int = 0) -> Sweep:
             _check(path, text, name, given, FIELDS, number)
         try:
             candidates += combinations(values)
+            _check_comparable(candidates)
         except GridError as error:
             key = str(error).partition(":")[0].partition(" ")[0]
             raise GridError(f"{path}, line {_line(text, key, number)}: {error}") from None
+    if seed and "seed" in content:
+        raise GridError(
+            f"{path}, line {_line(text, 'seed', -1)}: it says the seed: leave out --seed"
+        )
     if "repeats" in content and "cv" not in content:
         raise GridError(f"{path}, line {_line(text, 'repeats', 0)}: repeats needs cv")
     return Sweep(tuple(dict.fromkeys(candidates)), **{"seed": seed, **content})
@@ -221,10 +248,10 @@ def _in_words(limits: Limits) -> str:
 
 
 def _line(text: str, key: str, number: int) -> int:
-    """Find the line of a key, in the grid of this number if it is there several times."""
-    found = [
-        line
-        for line, content in enumerate(text.splitlines(), start=1)
-        if re.match(rf"\s*['\"]?{re.escape(key)}['\"]?\s*=", content)
-    ]
-    return found[min(number, len(found) - 1)] if found else 1
+    """Find the line of a key in the grid of this number, or else above all grids."""
+    lines, grids, found = text.splitlines(), -1, 1
+    for line, content in enumerate(lines, start=1):
+        grids += bool(re.match(r"\s*\[\[?\s*grid\s*\]", content))
+        if re.match(rf"\s*['\"]?{re.escape(key)}['\"]?\s*=", content) and grids in (-1, number):
+            found = line
+    return found

@@ -67,7 +67,8 @@ def train_heads(
     """
     held = contents(cache)
     unreadable = (held.failures.keys() & labels.keys()) - held.stored
-    usable = {key: label for key, label in labels.items() if key not in unreadable}
+    # In an order of their content: files may be renamed or moved, and heads stay the same.
+    usable = {key: labels[key] for key in sorted(labels) if key not in unreadable}
     check_trainable(usable, sweep.cv)
     run = _Run(cache, held, usable, dataset, fingerprint(labels), root, device, progress)
     ranked = run.judge(sweep) if _contested(sweep) else []

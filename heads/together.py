@@ -106,8 +106,12 @@ def train_together(
     """
     started = time.perf_counter()
     run = _Run(these, rows, device)
+    told = 0
     for _ in run.epochs(keep):
-        progress(len(these.configurations))
+        done = int(run.ending.epochs.sum())
+        progress(done - told)
+        told = done
+    progress(sum(c.epochs for c in these.configurations) - told)  # what patience has spared
     return run.results(keep, (time.perf_counter() - started) / len(these.configurations))
 
 
@@ -150,7 +154,7 @@ class _Run:
                 else:
                     unknown = torch.full_like(points["training_loss"], nan)
                     points |= dict.fromkeys(_VALIDATION, unknown)
-            self.points.append({name: value.double().cpu() for name, value in points.items()})
+            self.points.append(points)
             self.ending.look(epoch, self.points[-1]["validation_loss"], self.heads.parameters)
             yield epoch
 
@@ -276,7 +280,9 @@ def _add(
 
 
 def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {"loss": sums["loss"] / sums["weight"], "accuracy": sums["right"] / sums["rows"]}
+    """Divide in float64: equal shares of images must be equal numbers."""
+    exact = {name: value.cpu().double() for name, value in sums.items()}
+    return {"loss": exact["loss"] / exact["weight"], "accuracy": exact["right"] / exact["rows"]}
 
 
 def _classes_first(logits: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def train(
     """Train heads on the same images, as many at once as can be; yield them as they are ready.
 
     keep: their tensors too. progress is told of epochs done, of one head each; a fitted head
-    counts as one.
+    counts as many as its configuration has.
     """
     groups: dict[Hashable, list[Configuration]] = defaultdict(list)
     for configuration in configurations:
@@ -74,7 +74,7 @@ def train(
     ]
     for group in fitted:
         yield group, _fit(group, data, keep)
-        progress(len(group))
+        progress(sum(c.epochs for c in group))
     if workers == 1 or len(parts) == 1:
         for part in parts:
             done = train_together(part, data.rows, keep, device, progress)

@@ -119,7 +119,7 @@ def rank(sweep: Sweep, trials: Mapping[Configuration, Row]) -> list[Ranked]:
     a head diverged is last, and never chosen.
     """
     scored = [(c, _score([trials[judge] for judge in sweep.judges(c)])) for c in sweep.candidates]
-    scored.sort(key=lambda pair: (-pair[1].accuracy, pair[1].loss) if pair[1].judges else (1, 0))
+    scored.sort(key=lambda pair: _order(pair[1]))
     ranked, groups = [], set[tuple[str, str]]()
     for candidate, score in scored:
         group = (candidate.head, candidate.optimizer)
@@ -127,6 +127,11 @@ def rank(sweep: Sweep, trials: Mapping[Configuration, Row]) -> list[Ranked]:
         groups |= {group} if chosen else set()
         ranked.append(Ranked(candidate, score, chosen))
     return ranked
+
+
+def _order(score: Score) -> tuple[float, float]:
+    """Sort the best first. Rounded: a mean's last digits must not decide before the loss does."""
+    return (-round(score.accuracy, 9), score.loss) if score.judges else (1.0, 0.0)
 
 
 def _score(rows: Sequence[Row]) -> Score:
@@ -150,27 +155,39 @@ class Effect:
 
 
 def effects(ranked: Sequence[Ranked]) -> list[Effect]:
-    """Return the main effect of each factor that varies, over matched candidates."""
-    table = pd.DataFrame(
-        [dataclasses.asdict(r.candidate) | {"accuracy": r.score.accuracy} for r in ranked]
-    )
-    varying = [name for name in FIELDS if table[name].nunique() > 1]
-
-    def follows(one: str, other: str) -> bool:
-        """Whether each level of the other has its one level of this, as a gamma its schedule."""
-        return one != other and bool((table.groupby(other)[one].nunique() == 1).all())
-
+    """Return the main effect of each factor that varies, over matched candidates of those to which
+    it means anything.
+    """
+    table = pd.DataFrame([_levels(r.candidate) | {"accuracy": r.score.accuracy} for r in ranked])
     found = []
-    for factor in varying:
-        if any(follows(factor, other) and not follows(other, factor) for other in varying):
-            continue  # the other says all that there is to say
-        others = [name for name in varying if name != factor and not follows(name, factor)]
-        levels = table[factor].nunique()
+    for factor in FIELDS:
+        having = table[table[factor].notna()]
+        varying = [name for name in FIELDS if having[name].nunique(dropna=False) > 1]
+        if factor not in varying or any(
+            _follows(having, factor, other) and not _follows(having, other, factor)
+            for other in varying
+        ):
+            continue  # nothing to compare, or the other factor says all that there is to say
+        others = [o for o in varying if o != factor and not _follows(having, o, factor)]
+        there = having["accuracy"].notna()  # without the diverged
         if others:
-            there = table.groupby(others)["accuracy"].transform("count")  # without the diverged
-            matched = table[there == levels]
-        else:
-            matched = table[table["accuracy"].notna()]
-        for level, group in matched.groupby(factor):
+            counts = having.groupby(others, dropna=False)["accuracy"].transform("count")
+            there = counts == having[factor].nunique()
+        for level, group in having[there].groupby(factor):
             found.append(Effect(factor, level, group["accuracy"].mean(), len(group)))
     return found
+
+
+def _levels(candidate: Configuration) -> dict[str, object]:
+    """Return the fields of a candidate, None where they mean nothing; momentum none at all is."""
+    nothing = candidate.meaningless()
+    levels = dataclasses.asdict(candidate) | dict.fromkeys(nothing)
+    return levels | {"optimizer": candidate.optimizer, "schedule": candidate.schedule}
+
+
+def _follows(table: pd.DataFrame, one: str, other: str) -> bool:
+    """Whether each level of the other has its one level of this, as a gamma its schedule."""
+    if one == other:
+        return False
+    counts = table.groupby(other, dropna=False)[one].nunique(dropna=False)
+    return bool((counts == 1).all())

@@ -90,6 +90,19 @@ def test_folds_judge_and_seeds_are_kept() -> None:
             "line 6: epochs = 0",
         ),
         (
+            "[[grid]]\nhead = 'single'\n[[grid]]\nepochs = 0\n[[grid]]\nepochs = 1\n",
+            "line 4: epochs = 0",
+        ),
+        (
+            "[[grid]]\nval_fraction = 0.1\n[[grid]]\nval_fraction = 0.5\n",
+            "line 4: val_fraction: validated on different",
+        ),
+        ("[grid]\npatience = [0, 3]\n", "line 2: patience: it chooses the epoch"),
+        ("[grid]\nwarmup = 20\n", "line 2: warmup = 20 of 20 epochs"),
+        ("[grid]\nhead = 'ridge'\nviews = 2\n", "line 3: views = 2 means nothing"),
+        ("[grid]\nhead = 'knn'\nweight_decay = 0.1\n", "line 3: weight_decay = 0.1 means"),
+        ("[grid]\nhead = 'logreg'\nepochs = 9\n", "line 3: epochs = 9 means nothing"),
+        (
             "[grid]\noptimizer = 'adam'\nmomentum = 0.5\n",
             "line 3: momentum = 0.5 means nothing to any",
         ),
@@ -116,6 +129,11 @@ def test_options_beside_a_file_contradict_it() -> None:
     for given in ({"learning_rate": [0.1]}, {"cv": 5}, {"seeds": 2}, {"nesterov": True}):
         with pytest.raises(GridError, match=rf"leave out {next(iter(given))}"):
             asked(NOTHING | {"grid": path} | given)
+
+
+def test_the_last_seed_is_one() -> None:
+    with pytest.raises(GridError, match="goes beyond"):
+        Sweep((Configuration("single", "sgd"),), seed=2**32 - 1, seeds=2)
 
 
 def test_repeats_without_folds_mean_nothing() -> None:

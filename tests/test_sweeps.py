@@ -48,7 +48,7 @@ def test_repeated_options_are_a_grid(place: Path) -> None:
     done = train(place, "--head", "ridge", "--head", "single", "--optimizer", "sgd", "--lr", 0.1,
                  "--lr", 0.01, "--epochs", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert len(pd.read_csv(place / "heads" / TRIALS)) == 2 + 8
+    assert len(pd.read_csv(place / "heads" / TRIALS)) == 2 + 6
     assert {saved.info.configuration.head for saved in find_heads(place / "heads")} == {
         "ridge",
         "single",

@@ -42,6 +42,16 @@ class TestRank:
         assert order == [2, 1, 0, 3]
         assert [each.chosen for each in ranked] == [True, False, False, False]
 
+    def test_equal_shares_are_equal_whatever_their_last_digit(self) -> None:
+        """Two seeds of 13 and 11 of 14 images are as good as twice 12: the loss decides."""
+        sweep = Sweep(candidates()[:2], seeds=2)
+        judges = [judge for c in sweep.candidates for judge in sweep.judges(c)]
+        scores = (13 / 14, 11 / 14, 12 / 14, 12 / 14)
+        losses = (0.1, 0.1, 0.2, 0.2)
+        found = [result(*pair) for pair in zip(scores, losses, strict=True)]
+        ranked = rank(sweep, dict(zip(judges, found, strict=True)))
+        assert ranked[0].candidate == sweep.candidates[0]
+
     def test_over_folds_and_seeds_by_the_mean(self) -> None:
         sweep = Sweep(candidates()[:2], cv=2)
         scores = iter((0.5, 1.0, 0.7, 0.7))
@@ -80,6 +90,21 @@ class TestEffects:
         found = effects(ranked)
         assert {effect.factor for effect in found} == {"learning_rate", "gamma"}
         assert {effect.candidates for effect in found if effect.factor == "gamma"} == {2}
+
+    def test_what_means_nothing_is_no_level(self) -> None:
+        """Adam's missing momentum is none, nor the learning rate of what has none."""
+        sweep = Sweep(tuple(combinations({
+            "head": ["single", "ridge"], "optimizer": ["sgd", "adam"],
+            "learning_rate": [0.1, 0.01], "weight_decay": [0.1, 0.2],
+        })))  # fmt: skip
+        scores = iter(range(100))
+        ranked = rank(sweep, {c: result(next(scores) / 100, 0.1) for c in sweep.candidates})
+        levels = [(e.factor, e.level, e.candidates) for e in effects(ranked)]
+        assert ("learning_rate", 0.001) not in [level[:2] for level in levels]
+        assert "momentum" not in {factor for factor, *_ in levels}
+        assert [level for level in levels if level[0] == "learning_rate"] == [
+            ("learning_rate", 0.01, 4), ("learning_rate", 0.1, 4),
+        ]  # fmt: skip
 
     def test_nothing_varies(self) -> None:
         sweep = Sweep(candidates()[:1], cv=2)
@@ -120,6 +145,36 @@ class TestRun:
             loss = saved.info.curves["validation_loss"][saved.info.epoch]
             assert loss == pytest.approx(trial["validation_loss"], rel=1e-4)
 
+    def test_the_order_of_the_images_means_nothing(
+        self, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        """Nor where they lie: heads of one id are one head."""
+        sweep = Sweep((Configuration("multi", "sgd", epochs=3),), cv=3)
+        found = []
+        for name, labels in (("a", LABELS), ("b", dict(reversed(LABELS.items())))):
+            done = train_heads(caches["cpu"], labels, "dataset", sweep, tmp_path / name)
+            found.append((done.ranked, [saved.info.curves for saved in done.heads]))
+        assert found[0] == found[1]
+
+    def test_a_choice_once_made_is_not_forgotten(
+        self, done: HeadsRun, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
+        """When the winner is asked for alone, it still is the best of so many."""
+        winner = Sweep((done.heads[0].info.configuration,))
+        again = train_heads(caches["cpu"], LABELS, "dataset", winner, tmp_path)
+        assert again.heads[0].info.selection == done.heads[0].info.selection
+
+    def test_progress_ends_at_its_total(self, caches: dict[str, Cache], tmp_path: Path) -> None:
+        told: list[tuple[int, int]] = []
+        values: dict[str, list[Any]] = {"head": ["single", "ridge"], "epochs": [3, 7]}
+        sweep = Sweep((*combinations(values), Configuration("multi", "sgd", patience=1)))
+        train_heads(
+            caches["cpu"], LABELS, "dataset", sweep, tmp_path, lambda *pair: told.append(pair)
+        )
+        done, total = told[-1]
+        assert done == total
+        assert [pair[0] for pair in told] == sorted(pair[0] for pair in told)
+
     def test_again_nothing_is_trained(
         self, done: HeadsRun, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
@@ -144,7 +199,8 @@ class TestRun:
         assert selection.cv_accuracy == pytest.approx(done.ranked[0].score.accuracy, abs=1e-6)
         plain = train_heads(caches["cpu"], LABELS, "dataset", Sweep((one,)), tmp_path)
         assert plain.trained == 0
-        assert plain.heads[0].info.selection.cv_accuracy is None  # it says how it was chosen last
+        # What folds said stays said, as long as nothing else is chosen from.
+        assert plain.heads[0].info.selection == selection
 
     def test_all_diverged_leaves_nothing_and_is_told(
         self, caches: dict[str, Cache], tmp_path: Path
