@@ -26,7 +26,8 @@ class Lane:
     """Takes decoded files, and fills the cache of one target with their rows.
 
     The engine is built when the first batch is there. On leaving, whatever was computed is
-    committed. done: files dealt with; spent: seconds by stage; trouble: what the user should know.
+    committed. done: rows dealt with; lost: of these, the ones that can't be had; spent: seconds by
+    stage.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Lane:
         self.views: list[int] = []  # of the pending
         self.built: Built | None = None
         self.deviation: float | None = None
-        self.done = self.computed = 0
+        self.done = self.computed = self.lost = 0
         self.failed: list[Failure] = []
         self.several_pages: list[Path] = []
         self.spent: dict[str, float] = defaultdict(float)
@@ -82,6 +83,7 @@ class Lane:
         numbers = self.wants(key)
         if isinstance(image.picture, str):  # it is dealt with, in all views
             self.done += len(numbers) - 1
+            self.lost += len(numbers)
             numbers = [0]
         for number in numbers:
             self.pending.append(image.view(number))
@@ -110,6 +112,8 @@ class Lane:
         for i in np.flatnonzero(~finite):
             reason = f"{self.target.backbone.name} gave NaN or infinity for it"
             failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
+        self.lost += int((~finite).sum())
+        failed = list({(failure.sha256, failure.path): failure for failure in failed}.values())
         kept = [keys[i] for i in np.flatnonzero(finite)]
         self.writer.add(kept, embeddings[finite], failed)
         self.failed += failed

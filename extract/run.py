@@ -145,7 +145,7 @@ def _summary(lane: Lane, rows: int) -> Extraction:
     return Extraction(
         cache=lane.writer.cache,
         computed=lane.computed,
-        present=rows - lane.computed - len(lane.failed) * len(lane.numbers),
+        present=rows - lane.computed - lane.lost,
         failed=tuple(lane.failed),
         several_pages=tuple(lane.several_pages),
         engine=lane.built.name if lane.built else None,

@@ -1,5 +1,6 @@
 """Augmented views: the same for the same image, different from one another, rows like any other."""
 
+import dataclasses
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_an_unreadable_image_fails_once(toy: LoadedBackbone, few: Few, tmp_path:
     (data / "gel" / "broken.png").write_bytes(b"no picture")
     done = extract_one(toy, scan(data).files, tmp_path, views=2)
     assert (len(done.failed), done.computed, done.present) == (1, 12, 0)
+
+
+def test_a_view_that_gives_nan_is_counted_as_such(
+    few: Few, tmp_path: Path, toy: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sick(torch.nn.Module):
+        """Gives NaN for what is bright: for some views and not for others."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            mean = images.float().mean((1, 2, 3))
+            rows = mean[:, None].repeat(1, 8)
+            return torch.where(rows > 128, torch.nan, rows)
+
+    sick = dataclasses.replace(toy, make=Sick)
+    done = extract_one(sick, scan(few(4, 1) / "dataset").files, tmp_path, views=3)
+    assert 0 < done.computed < 32
+    assert done.present == 0
+    assert len({failure.path for failure in done.failed}) <= 8
 
 
 def test_training_draws_from_views_and_says_what_is_missing(
