@@ -23,9 +23,9 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompr
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-def _distinct(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> list[str]:
-    """Take each name once, by the table's own name."""
-    return list(dict.fromkeys(ALIASES.get(name, name) for name in names))
+def _distinct(ctx: click.Context, parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
+    """Take each value once, a name by the table's own name."""
+    return list(dict.fromkeys(ALIASES.get(value, value) for value in values))
 
 
 def _many(flag: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
@@ -57,19 +57,21 @@ class Finite(click.FloatRange):
         return number
 
 
-def _swept(flag: str, name: str, text: str) -> Callable[..., Any]:
+def _number(name: str) -> click.ParamType[Any]:
+    """Return the type of a number of head training, within the limits that grid files have too."""
     limits = LIMITS[name]
     bounds: dict[str, Any] = {"min_open": limits.low_open, "max_open": limits.high_open}
     kind: Any = click.IntRange if limits.whole else Finite
+    number: click.ParamType[Any] = kind(limits.low, limits.high, **bounds)
+    return number
+
+
+def _swept(flag: str, name: str, text: str) -> Callable[..., Any]:
     default = Configuration.__dataclass_fields__[name].default
     return click.option(
-        flag, name, type=kind(limits.low, limits.high, **bounds), multiple=True,
-        callback=_once, help=f"{text}; repeatable. [default: {default:g}]",
+        flag, name, type=_number(name), multiple=True, callback=_distinct,
+        help=f"{text}; repeatable. [default: {default:g}]",
     )  # fmt: skip
-
-
-def _once(ctx: click.Context, parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
 
 
 OPTIONS: dict[str, Callable[..., Any]] = {
@@ -130,7 +132,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         help="Decode large JPEG files at a fraction of their size: faster, other pixels.",
     ),
     "seed": click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+        "--seed", type=_number("seed"), default=0, show_default=True,
         help="Of everything random: weights, split, heads, batches.",
     ),
     "learning_rate": _swept("--lr", "learning_rate", "Learning rate"),
@@ -151,14 +153,14 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "views": _swept("--views", "views", "Augmented views to draw from, as far as extracted"),
     "val_fraction": _swept("--val-fraction", "val_fraction", "Share kept for validation"),
     "seeds": click.option(
-        "--seeds", type=click.IntRange(1), default=1, show_default=True,
+        "--seeds", type=_number("seeds"), default=1, show_default=True,
         help="Heads of each configuration, from --seed on.",
     ),
     "cv": click.option(
-        "--cv", type=click.IntRange(2), help="Judge each configuration by so many folds."
+        "--cv", type=_number("cv"), help="Judge each configuration by so many folds."
     ),
     "repeats": click.option(
-        "--repeats", type=click.IntRange(1), default=1, show_default=True,
+        "--repeats", type=_number("repeats"), default=1, show_default=True,
         help="How often --cv divides the images anew.",
     ),
     "grid": click.option(

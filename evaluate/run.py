@@ -97,6 +97,7 @@ def evaluate(
     """
     ids, refused = list[int](), list[str]()
     images, shelf = len(test.unique), engines_folder(workspace.cache)
+    leaked = sum(file.sha256 in training_hashes for file in test.unique)
     groups = [list(them) for _, them in groupby(in_reference_order(heads), _cache_of)]
     for number, group in enumerate(groups):
         info = group[0].info
@@ -111,9 +112,8 @@ def evaluate(
         engines = usable_engines(info.identity.device, engine, info.identity.precision)
         within = partial(_within, progress, number * images, len(groups) * images)
         target = target_of(info.identity, backbone, engines)
-        rows = _measured(group, target, test, workspace, within, remark)
-        for row in rows:
-            row["n_leaked"] = sum(file.sha256 in training_hashes for file in test.unique)
+        for row in _measured(group, target, test, workspace, within, remark):
+            row["n_leaked"] = leaked
             entry = {name: row[name] for name in list(COLUMNS)[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from evaluate.terminal import say, warn
-from heads.configuration import NO_OPTIMIZER, Configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.table import Table
 
+    from heads.configuration import Configuration
     from heads.run import HeadsRun
     from heads.trials import Ranked
 
@@ -106,8 +106,7 @@ def table_of_effects(ranked: Sequence[Ranked]) -> Table:
 
 def _setting(candidate: Configuration, field: str) -> str:
     """Return a field's value, if it means anything to this head."""
-    means = candidate.optimizer != NO_OPTIMIZER or field in ("weight_decay", "val_fraction")
-    return _short(getattr(candidate, field)) if means else ""
+    return "" if field in candidate.meaningless() else _short(getattr(candidate, field))
 
 
 def _short(value: object) -> str:

@@ -40,7 +40,7 @@ class Slot:
         """Return what its builder noted; None if it isn't there, or not whole (then removed)."""
         try:
             note: dict[str, Any] = json.loads((self.folder / NOTE).read_text())
-            whole = all(_found_whole(self.folder / name, it) for name, it in note["files"].items())
+            whole = all(sha256_of(self.folder / name) == it for name, it in note["files"].items())
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -61,7 +61,7 @@ class Slot:
             temporary.mkdir()
             try:
                 write(temporary)
-                note["files"] = {path.name: _sha256(path) for path in temporary.iterdir()}
+                note["files"] = {path.name: sha256_of(path) for path in temporary.iterdir()}
                 (temporary / NOTE).write_text(json.dumps(note))
                 if not self.folder.exists():  # else another process was faster, with the same
                     os.replace(temporary, self.folder)  # noqa: PTH105
@@ -69,17 +69,17 @@ class Slot:
                 rmtree(temporary, ignore_errors=True)
 
 
-def _found_whole(path: Path, sha256: str) -> bool:
-    """Hash a file once per process, unless it changes."""
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; computed once per process, unless the file changes.
+
+    Raises:
+        OSError: it can't be read.
+    """
     status = path.stat()
-    return _sha256_as_of(path, status.st_size, status.st_mtime_ns) == sha256
+    return _sha256_as_of(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
 def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
-    return _sha256(path)
-
-
-def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

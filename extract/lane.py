@@ -43,8 +43,7 @@ class Lane:
         self.writer = SegmentWriter(cache, {"weights": target.backbone.weights}, pool)
         self.missing: frozenset[bytes] = frozenset()
         self.numbers = range(1)
-        self.pending: list[Decoded] = []
-        self.views: list[int] = []  # of the pending
+        self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
         self.built: Built | None = None
         self.deviation: float | None = None
         self.done = self.computed = self.lost = 0
@@ -86,18 +85,15 @@ class Lane:
             self.lost += len(numbers)
             numbers = [0]
         for number in numbers:
-            self.pending.append(image.view(number))
-            self.views.append(number)
+            self.pending.append((image.view(number), number))
             if len(self.pending) >= self.batch_size:
                 self.compute()
 
     def compute(self) -> None:
         """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
         images, self.pending = self.pending, []
-        numbers, self.views = self.views, []
-        gathered = batch(images)
-        pictures = zip(images, numbers, strict=True)
-        keys = [row_key(i.sha256, n) for i, n in pictures if not isinstance(i.picture, str)]
+        gathered = batch(image for image, _ in images)
+        keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
         embeddings = np.empty((0, self.writer.cache.identity.embedding_dim), np.float32)
         if gathered.hashes:
             if self.built is None:

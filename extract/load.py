@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from cache.errors import WeightsError
 from extract.backbones import BACKBONES
-from extract.sources import Source, find_weights, sha256_of
+from extract.kept import sha256_of
+from extract.sources import Source, find_weights
 
 # torch and the module are loaded only if something is to be computed with them.
 if TYPE_CHECKING:

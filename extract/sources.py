@@ -2,7 +2,6 @@
 is to be fetched: a run with nothing to compute must not wait for its import.
 """
 
-import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from urllib.error import URLError
 
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
+from extract.kept import sha256_of
 
 CONNECT_TIMEOUT_S = 10
 
@@ -94,12 +94,6 @@ def hub_folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", f"{caches}/torch")
     return Path(home).expanduser() / "hub" / "checkpoints"
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fetch(name: str, file: Path) -> None:

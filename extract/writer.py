@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.segments import Failure, Rows, read_header, write_segment
-from cache.store import Cache, contents, of_row_key, row_keys
+from cache.store import Cache, of_row_key, read_headers, row_keys, summed_up
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
 SEGMENT_SECONDS = 60.0
@@ -31,10 +31,10 @@ class SegmentWriter:
         self.cache, self.note, self.pool = cache, note, pool
         self.writing: Future[None] | None = None
         self.write_seconds = self.noted_write_seconds = 0.0
-        self.seen = set(cache.segments)
-        held = contents(cache)
-        self.stored = {key for path in self.seen for key in _rows_of(path)}
-        self.known_failures = set(held.failures)
+        found = read_headers(cache)
+        self.seen = {path for path, _ in found}
+        self.stored = {key for _, header in found for key in row_keys(header)}
+        self.known_failures = set(summed_up(found).failures)
         self._clear()
 
     def add(

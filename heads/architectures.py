@@ -14,14 +14,14 @@ class Head:
     """A classifier on an embedding: float32 [B, D] → logits [B, C].
 
     Trained by an optimizer: layers of `hidden` units with ReLU and `dropout`, and a linear one.
-    Or fitted at once, by the function of this name in heads/fitted.py: fitted. strengths: of
+    Or fitted at once, by the function of its name in heads/fitted.py. strengths: of
     regularisation, from which validation chooses. standard: used unless others are asked for.
     """
 
     summary: str
     hidden: tuple[int, ...] = ()
     dropout: tuple[float, ...] = ()
-    fitted: str | None = None
+    fitted: bool = False
     strengths: tuple[float, ...] = (0.0,)
     standard: bool = False
 
@@ -34,10 +34,10 @@ HEADS: dict[str, Head] = {
     "multi": Head(
         "512 → 256 → classes, ReLU, dropout 0.25 / 0.5", (512, 256), (0.25, 0.5), standard=True
     ),
-    "logreg": Head("logistic regression, to convergence", fitted="logreg", strengths=PATH),
-    "ridge": Head("least squares on ±1, in closed form", fitted="ridge", strengths=PATH),
-    "prototype": Head("the nearest class mean", fitted="prototype"),
-    "knn": Head("vote of the 5 nearest images by cosine", fitted="knn"),
+    "logreg": Head("logistic regression, to convergence", fitted=True, strengths=PATH),
+    "ridge": Head("least squares on ±1, in closed form", fitted=True, strengths=PATH),
+    "prototype": Head("the nearest class mean", fitted=True),
+    "knn": Head("vote of the 5 nearest images by cosine", fitted=True),
 }
 
 

@@ -1,9 +1,8 @@
 """The training run on one cache: candidates are judged, the chosen ones trained and kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -171,7 +170,9 @@ class _Run:
                     kept += 1
         return kept
 
-    def _train(self, todo: Sequence[Configuration], keep: bool) -> Any:
+    def _train(
+        self, todo: Sequence[Configuration], keep: bool
+    ) -> Iterator[tuple[Sequence[Configuration], Sequence[Trained]]]:
         if not todo:
             return
         self.total += sum(c.epochs for c in todo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, isfinite, nan
 
 import torch
@@ -206,8 +207,11 @@ class _Run:
             )
         return torch.split(self.pool[order], self.batch_size)
 
-    def _rates(self, epoch: int) -> Rates:
-        """Return the rates of an epoch; heads that have ended have a learning rate of 0."""
+    def _rates(self, epoch: int) -> Callable[..., Rates]:
+        """Return the rates of an epoch, but for what is of a step; see `_update`.
+
+        Heads that have ended have a learning rate of 0.
+        """
         active = self.ending.active.tolist()
         speeds = [
             c.learning_rate * factor(c.schedule, c.gamma, c.warmup, epoch, c.epochs) if on else 0.0
@@ -215,25 +219,22 @@ class _Run:
         ]
         decays = [c.weight_decay for c in self.configurations]
         momenta = [c.momentum for c in self.configurations]
-        nothing = self._column([0.0])
-        return Rates(
+        return partial(
+            Rates,
             learning_rate=self._column(speeds),
             decay=self._column(decays) if any(decays) else None,
             momentum=self._column(momenta) if any(momenta) else None,
             nesterov=self.first.nesterov,
-            step=0,
-            first=nothing,
-            second=nothing,
         )
 
     def _column(self, numbers: Sequence[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64)[:, None].to(self.embeddings)
 
-    def _update(self, gradients: Sequence[Tensor], rates: Rates) -> None:
+    def _update(self, gradients: Sequence[Tensor], of_epoch: Callable[..., Rates]) -> None:
         self.steps += 1
         corrections = (1 - BETAS[0] ** self.steps, (1 - BETAS[1] ** self.steps) ** 0.5)
         first, second = (self._column([number]) for number in corrections)
-        rates = replace(rates, step=self.steps, first=first, second=second)
+        rates = of_epoch(step=self.steps, first=first, second=second)
         tensors = [self.heads.parameters, gradients, *self.memory]
         numbers = sum(parameter[0].numel() for parameter in self.heads.parameters)
         if self.device == "cpu" and numbers >= LARGE:

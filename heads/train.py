@@ -64,17 +64,14 @@ def train(
     groups: dict[Hashable, list[Configuration]] = defaultdict(list)
     for configuration in configurations:
         groups[_shared(configuration)].append(configuration)
-    fitted = [group for group in groups.values() if HEADS[group[0].head].fitted]
     workers = torch.get_num_threads() if device == "cpu" else 1
-    parts = [
-        part
-        for group in groups.values()
-        if group not in fitted
-        for part in chunks(_as_pass(group, data), data.rows, device, workers)
-    ]
-    for group in fitted:
-        yield group, _fit(group, data, keep)
-        progress(sum(c.epochs for c in group))
+    parts: list[Pass] = []
+    for group in groups.values():
+        if HEADS[group[0].head].fitted:
+            yield group, _fit(group, data, keep)
+            progress(sum(c.epochs for c in group))
+        else:
+            parts += chunks(_as_pass(group, data), data.rows, device, workers)
     if workers == 1 or len(parts) == 1:
         for part in parts:
             done = train_together(part, data.rows, keep, device, progress)
@@ -157,8 +154,9 @@ def _fit(group: Sequence[Configuration], data: Data, keep: bool) -> list[Trained
     clean = rows.embeddings[0]
     training, validation = data.places(parts.training), data.places(parts.validation)
     strengths = tuple(c.weight_decay for c in group)
-    fit = FITS[HEADS[first.head].fitted or ""]
-    states = fit(clean[training].double(), rows.labels[training], rows.classes, strengths)
+    states = FITS[first.head](
+        clean[training].double(), rows.labels[training], rows.classes, strengths
+    )
     share = (time.perf_counter() - started) / len(group)
     done = []
     for state in states:

@@ -179,9 +179,10 @@ def effects(ranked: Sequence[Ranked]) -> list[Effect]:
 
 
 def _levels(candidate: Configuration) -> dict[str, object]:
-    """Return the fields of a candidate, None where they mean nothing; momentum none at all is."""
-    nothing = candidate.meaningless()
-    levels = dataclasses.asdict(candidate) | dict.fromkeys(nothing)
+    """Return the fields of a candidate, None where they mean nothing; but no optimizer and no
+    schedule are levels too.
+    """
+    levels = dataclasses.asdict(candidate) | dict.fromkeys(candidate.meaningless())
     return levels | {"optimizer": candidate.optimizer, "schedule": candidate.schedule}
 
 
