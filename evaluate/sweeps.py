@@ -89,7 +89,8 @@ def table_of_effects(ranked: Sequence[Ranked]) -> Table:
 
     from heads.trials import effects
 
-    table = Table(title="What each choice is worth, all others equal", title_justify="left")
+    title = "What each choice is worth, all others equal"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     for column in ("factor", "level"):
         table.add_column(column, no_wrap=True)
     for column in ("mean val acc", "over"):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from cache.atomic import replacing
 from cache.errors import HeadError
+from heads.architectures import HEADS
 from heads.configuration import Configuration
 from heads.grid import Sweep
 from heads.together import Trained
@@ -179,11 +180,14 @@ def effects(ranked: Sequence[Ranked]) -> list[Effect]:
 
 
 def _levels(candidate: Configuration) -> dict[str, object]:
-    """Return the fields of a candidate, None where they mean nothing; but no optimizer and no
-    schedule are levels too.
+    """Return the fields of a candidate, None where they mean nothing; but no optimizer, no schedule
+    and the gamma of 1 that comes to the same are levels too.
     """
     levels = dataclasses.asdict(candidate) | dict.fromkeys(candidate.meaningless())
-    return levels | {"optimizer": candidate.optimizer, "schedule": candidate.schedule}
+    levels |= {"optimizer": candidate.optimizer, "schedule": candidate.schedule}
+    if candidate.schedule == "constant" and not HEADS[candidate.head].fitted:
+        levels["gamma"] = candidate.gamma
+    return levels
 
 
 def _follows(table: pd.DataFrame, one: str, other: str) -> bool:

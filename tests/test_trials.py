@@ -89,7 +89,8 @@ class TestEffects:
         ranked = rank(sweep, {c: result(next(scores), 0.1) for c in sweep.candidates})
         found = effects(ranked)
         assert {effect.factor for effect in found} == {"learning_rate", "gamma"}
-        assert {effect.candidates for effect in found if effect.factor == "gamma"} == {2}
+        of_gamma = [(e.level, e.candidates) for e in found if e.factor == "gamma"]
+        assert of_gamma == [(0.5, 2), (0.9, 2), (1.0, 2)]
 
     def test_what_means_nothing_is_no_level(self) -> None:
         """Adam's missing momentum is none, nor the learning rate of what has none."""
