@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cache.errors import CacheError, FrostlineError, HeadError, UnreadableImageError, WeightsError
+from cache.errors import CacheError, FrostlineError
+from evaluate import steps
 from evaluate.options import TRAINING, takes
 from evaluate.printable import printable
-from evaluate.terminal import bar, say, show_findings, tell_extractions, warn
-from extract.backbones import BACKBONES, WEIGHTS_WORDS
-from extract.devices import present_devices, require_device
-from extract.engines import usable_engines
+from evaluate.terminal import bar, say, show_findings, warn
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
-if TYPE_CHECKING:
-    from cache.store import Cache
-    from evaluate.workspace import Workspace
-    from extract.scan import ImageSet
-    from extract.target import Target
-    from heads.files import SavedHead
-    from heads.grid import Sweep
 
 
 class Frostline(click.Group):
@@ -64,18 +56,20 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     from heads.splits import check_trainable
 
     place, sweep = Workspace(workspace), asked(choices)
-    training, testing = _scan(dataset, place), _scan(test, place)
+    training, testing = steps.scan(dataset, place), steps.scan(test, place)
     check_trainable(training.labels, sweep.cv)
     check_classes(set(training.labels.values()), testing)
     views = max(candidate.views for candidate in sweep.candidates)
-    targets = _extract([training, testing], place, **_only(choices, _EXTRACT), augmented=views)
+    targets = steps.extract([training, testing], place, **_only(choices, _EXTRACT), augmented=views)
     caches = [open_cache(place.cache, target.identity) for target in targets]
-    heads = _train(caches, training, place, sweep, choices["train_on"])
+    audit = steps.look_over(training, testing, place)
+    groups = {} if choices["no_group"] else audit.group_of
+    heads = steps.train(caches, training, place, sweep, choices["train_on"], groups)
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
-    _evaluate(new, training, testing, place, choices["engine"], choices["weights"])
-    _report(place)
+    steps.evaluate(new, training, testing, audit, place, choices["engine"], choices["weights"])
+    steps.report(place)
 
 
 @cli.command()
@@ -90,7 +84,7 @@ def extract(
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    _extract(_scan_present(ctx, dataset, test, place), place, **choices)
+    steps.extract(steps.scan_present(ctx, dataset, test, place), place, **choices)
 
 
 @cli.command("train-heads")
@@ -105,11 +99,12 @@ def train_heads(
 
     place, sweep = Workspace(workspace), asked(choices)
     place.require()
-    training = _scan(dataset, place)
+    training = steps.scan(dataset, place)
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    _train(caches, training, place, sweep, choices["train_on"])
+    groups = {} if choices["no_group"] else steps.look_over(training, None, place).group_of
+    steps.train(caches, training, place, sweep, choices["train_on"], groups)
 
 
 @cli.command()
@@ -122,21 +117,59 @@ def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None
 
     place = Workspace(workspace)
     place.require()
-    training, testing = _scan(dataset, place), _scan(test, place)
+    training, testing = steps.scan(dataset, place), steps.scan(test, place)
     wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
     heads, remarks = select_heads(training, place, wanted)
     for remark in remarks:
         warn(remark)
-    _evaluate(heads, training, testing, place, choices["engine"], choices["weights"])
+    audit = steps.look_over(training, testing, place)
+    steps.evaluate(heads, training, testing, audit, place, choices["engine"], choices["weights"])
 
 
 @cli.command()
-@takes("workspace")
-def report(workspace: Path) -> None:
+@takes("workspace", "baseline")
+def report(workspace: Path, baseline: Path | None) -> None:
     """Show the ranked results and write report/index.html."""
     from evaluate.workspace import Workspace
 
-    _report(Workspace(workspace))
+    steps.report(Workspace(workspace), baseline)
+
+
+@cli.command()
+@takes("dataset", "test", "workspace", "html", "audit_format", "fail_on", "max_pixels")
+@click.pass_context
+def audit(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,
+    audit_format: str, fail_on: list[str],
+) -> None:  # fmt: skip
+    """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
+    from evaluate.findings import FINDINGS, as_json, in_words
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    training = steps.scan(dataset, place)
+    testing = steps.scan_if_there(ctx, "test", test, place)
+    found = steps.look_over(training, testing, place, anew=True)
+    say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
+    if html:
+        from evaluate.report import write_audit_page
+
+        warn(f"Page: {write_audit_page(found, html)}")
+    if failed := [name for name in fail_on if FINDINGS[name].count(found)]:
+        warn(f"--fail-on {' '.join(failed)}: found")
+        ctx.exit(1)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes("model", "workspace", "answers", "heatmap", "weights", "engine", "max_pixels")
+def predict(paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any) -> None:
+    """Classify files, folders, or the paths on standard input (-), and say where there is doubt."""
+    from evaluate.workspace import Workspace
+
+    if paths == (Path("-"),):
+        paths = tuple(Path(line) for line in sys.stdin.read().splitlines() if line)
+    steps.predict(paths, model, Workspace(workspace), **choices)
 
 
 @cli.command()
@@ -159,7 +192,7 @@ def ls(workspace: Path) -> None:
     from evaluate.inventory import describe
     from evaluate.workspace import Workspace
 
-    for cache in _find(Workspace(workspace)):
+    for cache in steps.find(Workspace(workspace)):
         say("\n".join(describe(cache)))
 
 
@@ -193,7 +226,7 @@ def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
     from cache.compact import compact
     from evaluate.workspace import Workspace
 
-    for cache in _find(Workspace(workspace), arch, device):
+    for cache in steps.find(Workspace(workspace), arch, device):
         before = len(cache.segments)
         with bar(f"Compacting {cache.identity.name}", "rows") as progress:
             path = compact(cache, progress=progress)
@@ -213,8 +246,8 @@ def prune(
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    found = _find(place, arch, device)
-    there = images_there(_scan_present(ctx, dataset, test, place), place.scan_table)
+    found = steps.find(place, arch, device)
+    there = images_there(steps.scan_present(ctx, dataset, test, place), place.scan_table)
     drop = {cache.folder: gone(cache, there) for cache in found}
     for cache in found:
         say(f"{cache.identity.name}: {len(drop[cache.folder])} image(s) are gone")
@@ -240,8 +273,8 @@ def export_rows(
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    found = _find(place, arch, device)
-    images = {f.sha256: f for s in _scan_present(ctx, dataset, test, place) for f in s.unique}
+    found = steps.find(place, arch, device)
+    images = {f.sha256: f for s in steps.scan_present(ctx, dataset, test, place) for f in s.unique}
     for path in export(found, images, out):
         say(f"Written: {path}")
 
@@ -251,140 +284,6 @@ _EXTRACT = ("arch", "device", "weights", "precision", "engine", "fast_decode", "
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: choices[name] for name in names}
-
-
-def _find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
-    from evaluate.select import Wanted, find_wanted
-
-    place.require()
-    found = find_wanted(place, Wanted(arch, device))
-    if not found:
-        raise CacheError(f"{place.cache} has no such cache: run extract first, or see --workspace")
-    return found
-
-
-def _scan_present(
-    ctx: click.Context, dataset: Path, test: Path, place: Workspace
-) -> list[ImageSet]:
-    """Scan both folders; one that is missing is left out, unless it was asked for."""
-    given = {"dataset": dataset, "test": test}
-    default = click.core.ParameterSource.DEFAULT
-    missing = [
-        name
-        for name, folder in given.items()
-        if ctx.get_parameter_source(name) == default and not folder.exists()
-    ]
-    return [_scan(folder, place) for name, folder in given.items() if name not in missing]
-
-
-def _scan(folder: Path, place: Workspace) -> ImageSet:
-    from extract.scan import scan
-
-    with bar(f"Reading {folder}", "files") as progress:
-        images = scan(folder, progress, place.scan_table)
-    for remark in images.remarks:
-        warn(remark)
-    return images
-
-
-def _extract(
-    sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
-    weights: str, precision: str, engine: str | None, fast_decode: bool, seed: int, strict: bool,
-    workers: int | None = None, images_at_once: int | None = None, augmented: int = 0,
-) -> list[Target]:  # fmt: skip
-    from extract.load import load_backbone
-    from extract.run import extract
-    from extract.target import Target, engines_folder
-
-    if weights not in WEIGHTS_WORDS and len(arch) != 1:
-        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
-    devices = list(device) or present_devices()
-    for name in devices:
-        require_device(name)
-    engines = {name: usable_engines(name, engine, precision) for name in devices}
-    place.prepare()
-    images = [file for images in sets for file in images.files]
-    failed = [failure for images in sets for failure in images.unopened]
-    if strict and failed:
-        raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    targets, shelf = list[Target](), engines_folder(place.cache)
-    for name in arch or BACKBONES:
-        backbone = load_backbone(name, weights, seed, shelf)
-        if backbone.notice:
-            warn(backbone.notice)
-        targets += [
-            Target(backbone, where, chosen, precision, fast_decode)
-            for where, chosen in engines.items()
-        ]
-    if precision == "int8":
-        from extract.int8 import calibrated
-
-        first = sets[0].files  # not the test images, which take no part in any choice
-        targets = [calibrated(target, first, shelf) for target in targets]
-    with bar("Embedding", "rows") as progress:
-        done = extract(
-            targets,
-            images,
-            place.cache,
-            progress,
-            strict,
-            workers,
-            images_at_once,
-            shelf,
-            augmented,
-        )
-    tell_extractions(done, len(images), failed, place.failures)
-    return targets
-
-
-def _train(
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep, train_on: str
-) -> list[SavedHead]:
-    from evaluate.sweeps import tell_heads
-    from extract.devices import torch_device
-    from heads.run import train_heads
-
-    device = torch_device(train_on)
-    heads: list[SavedHead] = []
-    for cache in caches:
-        with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
-            done = train_heads(
-                cache, training.labels, training.name, sweep, place.heads, progress, device
-            )
-        tell_heads(cache.identity.name, done, place.heads, len(training.labels))
-        heads += done.heads
-    if not heads:
-        raise HeadError("no head is left: every training diverged; give a smaller --lr")
-    return heads
-
-
-def _evaluate(
-    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, place: Workspace,
-    engine: str | None, weights: str,
-) -> None:  # fmt: skip
-    from evaluate.run import evaluate
-
-    if not heads:
-        return
-    with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, training.labels, place, engine, weights, progress, warn)
-    say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
-
-
-def _report(place: Workspace) -> None:
-    from rich.console import Console
-
-    from evaluate.report import cautions, describe_best, studies, write_report
-    from evaluate.terminal import ranked_table
-
-    path = write_report(place)
-    console = Console(width=None if Console().is_terminal else 160)
-    for study in reversed(studies(place.results)):
-        console.print(ranked_table(study, console.width))
-        for caution in cautions(study):
-            warn(caution)
-        say(f"Best: {describe_best(study)}")
-    say(f"Report: {path}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import gels, pixels  # noqa: E402
 from extract.backbones import BACKBONES  # noqa: E402
+from extract.decode import decode_gray  # noqa: E402
 from extract.devices import require_device  # noqa: E402
 from extract.engines import build_engine  # noqa: E402
 from extract.int8 import calibrated  # noqa: E402
@@ -30,6 +31,7 @@ from extract.load import LoadedBackbone, load_backbone  # noqa: E402
 from extract.openvino_graph import HINTS, convert, import_openvino  # noqa: E402
 from extract.scan import ImageFile  # noqa: E402
 from extract.target import Target  # noqa: E402
+from heads.architectures import build_head  # noqa: E402
 
 BATCH = 16  # of the peers: what people write
 ASKED = {  # times eager fp32
@@ -38,7 +40,11 @@ ASKED = {  # times eager fp32
     "mobilenet_v3_large": {"fp32": 3, "bf16": 4.8},
     "efficientnet_lite0": {"fp32": 4.3, "bf16": 8, "int8": 13},
 }
+ASKED_LATENCY = {  # of a single image, times eager fp32
+    "resnet18": 1.3, "vgg16": 1.3, "mobilenet_v3_large": 2.5, "efficientnet_lite0": 2.5
+}  # fmt: skip
 IMAGES = 96
+IN_TURN = 12  # single images
 GEMM = 2048  # rows and columns
 Images = NDArray[np.uint8]
 
@@ -103,6 +109,36 @@ def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path
         "ONNX Runtime fp32": plain_onnxruntime(backbone, folder, images),
     }
     return {key: len(images) / seconds for key, seconds in medians(contenders).items()}
+
+
+def latencies(name: str, paths: list[Path], shelf: Shelf) -> tuple[str, ...]:
+    """Measure a whole model on single images, from file to label, in turns; format its row."""
+    backbone, head = load_backbone(name, "auto"), build_head("single", BACKBONES[name].dim, 2)
+    module: Any = deepcopy(backbone.module)
+    engine = build_engine(Target(backbone, "cpu", ("openvino",), "fp32"), 1, shelf).forward
+
+    def eager(image: Images) -> torch.Tensor:
+        three = (torch.from_numpy(image).float() / 255).repeat(1, 3, 1, 1)
+        embedding: torch.Tensor = module.network((three - module.mean) / module.std)
+        return embedding
+
+    contenders: dict[str, Callable[[Images], torch.Tensor]] = {
+        "eager": eager,
+        "ours": lambda image: torch.from_numpy(engine(image)),
+    }
+    seconds: dict[str, list[float]] = {key: [] for key in contenders}
+    # A dozen each, not one: torch's threads spin on for a while, and would slow the other down.
+    parts = [paths[i : i + IN_TURN] for i in range(0, len(paths), IN_TURN)]
+    for part in [parts[0], *parts]:  # the first warms up
+        for key, embed in contenders.items():
+            for path in part:
+                started = time.perf_counter()
+                with torch.inference_mode():
+                    head(embed(decode_gray(path.read_bytes()).pixels[np.newaxis])).argmax().item()
+                seconds[key].append(time.perf_counter() - started)
+    p50 = {key: 1e3 * float(np.median(taken[len(parts[0]) :])) for key, taken in seconds.items()}
+    ratio = f"{p50['eager'] / p50['ours']:.2f}× (≥ {ASKED_LATENCY[name]:g})"
+    return name, f"{p50['eager']:.1f}", f"{p50['ours']:.1f}", ratio
 
 
 def on_cuda(images: Images) -> list[tuple[str, ...]]:
@@ -181,10 +217,13 @@ def main() -> None:
          "fp32 against the faster of OpenVINO and ONNX Runtime (≥ 0.97)",
          "bf16 against OpenVINO (≥ 0.97)", "ours, images/s")
     ]  # fmt: skip
+    single: list[tuple[str, ...]] = [("backbone", "eager, ms", "ours, ms", "ours against eager")]
     with tempfile.TemporaryDirectory() as folder:
         for name in BACKBONES:
-            rates[name] = one_backbone(name, files, few.get(name, images), Path(folder))
+            some = few.get(name, images)
+            rates[name] = one_backbone(name, files, some, Path(folder))
             lines.append(speeds(name, rates[name]))
+            single.append(latencies(name, paths[: len(some)], Shelf(Path(folder) / "engines")))
     print("## Engines\n")
     packages = ("torch", "openvino", "onnxruntime", "nncf")
     print(
@@ -192,7 +231,9 @@ def main() -> None:
     )
     print("repeated three times, fp32, batches of 16.\n")
     print(table(lines) + "\n")
-    print(table(arithmetic(rates)))
+    print(table(arithmetic(rates)) + "\n")
+    print(f"A single image from file to label, fp32: medians, {IN_TURN} in turn, decoded alike.\n")
+    print(table(single))
 
 
 if __name__ == "__main__":

@@ -1,139 +1,152 @@
-"""The report's pictures, as SVG in a data URI: nothing is fetched, nothing can run in them."""
+"""The geometry of the report's charts: axes, ticks, lines and marks, in an SVG's units.
 
-from base64 import b64encode
-from collections.abc import Sequence
-from io import BytesIO
-from typing import Any
+The template draws them as inline SVG: text stays text, every mark says its numbers when pointed
+at, and a chart takes some kilobytes. Whatever is a row of a table is drawn in the table.
+"""
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
-from sklearn.metrics import auc, roc_curve
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
 
-from evaluate.metrics import METRICS
-from evaluate.predictions import Predictions
-from evaluate.results import Row
-from extract.decode import decode_gray
-from heads.files import HeadInfo
+WIDTH, HEIGHT = 400, 300  # of a chart, about pixels on a phone
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42  # margins
+COLOURS = 8  # told apart by the style sheet
+STEPS = (1, 2, 5, 10)  # of ticks, times a power of ten
+ROOM = 0.04  # beyond the outermost values, as a share of the axis
 
-INK = "#1d2b3a"
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.edgecolor": "#9aa7b3",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.parse_math": False,  # a class may be called $x$
-    "svg.hashsalt": "frostline",  # the same figure gives the same bytes
-}
-THUMBNAIL_PX = 160
-MAX_LABELLED = 20  # classes; above, cells and curves bear no text
-MAX_ROWS = 64  # of the heat map
+Point = tuple[float, float]
 
 
-def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Draw a confusion matrix: rows true, columns predicted, coloured by share of the row."""
-    counts = np.array(matrix)
-    side = min(max(2.8, 0.6 * len(classes) + 1.2), 12)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.subplots()
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        _cells(axes, shares, "Blues", [[str(count) for count in row] for row in matrix])
-        axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true")
-        return _data_uri(figure)
+@dataclass(frozen=True)
+class Axis:
+    """From `low` to `high`, with ticks as (value, text). log: of powers of ten."""
+
+    label: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """Return where on the axis a value lies, 0 to 1 from its low end."""
+        if self.log:
+            return log10(value / self.low) / log10(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
 
-def roc(predictions: Predictions, classes: Sequence[str]) -> str:
-    """Draw the ROC curve; above two classes one curve for each against the rest."""
-    shown = [1] if len(classes) == 2 else range(len(classes))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.6, 3.2), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color="#b9c3cc", linestyle=":")
-        for i in shown:
-            positive = predictions.labels == i
-            if 0 < positive.sum() < len(positive):
-                x, y, _ = roc_curve(positive, predictions.probabilities[:, i])
-                axes.plot(x, y, label=f"{classes[i]} {auc(x, y):.3f}", linewidth=2)
-        axes.set(
-            xlabel="false positive rate",
-            ylabel="true positive rate",
-            xlim=(-0.02, 1.02),
-            ylim=(0, 1.03),
-        )
-        if 1 < len(axes.lines) <= MAX_LABELLED:  # the diagonal is one
-            axes.legend(loc="lower right", frameon=False, title="area under curve")
-        return _data_uri(figure)
+@dataclass(frozen=True)
+class Line:
+    """A line through points. style: full, dashed or dotted."""
+
+    points: tuple[Point, ...]
+    colour: int
+    name: str
+    style: str = "full"
 
 
-def curves(heads: Sequence[HeadInfo]) -> str:
-    """Draw loss and accuracy per epoch: a line per head, dashed training, full validation."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for number, head in enumerate(heads):
-                for part, line in (("training", "--"), ("validation", "-")):
-                    values = head.curves[f"{part}_{measure}"]
-                    label = _head_name(head) if part == "validation" else None
-                    epochs = range(1, len(values) + 1)
-                    axes.plot(epochs, values, line, color=f"C{number}", label=label, linewidth=1.3)
-            axes.set(xlabel="epoch", ylabel=measure)
-            axes.set_ylim(bottom=0, top=1.02 if measure == "accuracy" else None)
-        axes.legend(frameon=False, fontsize=7)
-        return _data_uri(figure)
+@dataclass(frozen=True)
+class Mark:
+    """A disc. size: its area, 1 for the ordinary one. interval: of y. hollow: only its rim."""
+
+    x: float
+    y: float
+    colour: int
+    name: str
+    size: float = 1.0
+    interval: Point | None = None
+    hollow: bool = False
 
 
-def heat_map(rows: Sequence[Row]) -> str:
-    """Draw every metric of the first `MAX_ROWS` configurations, a row each, in the order given."""
-    names, rows = list(METRICS), rows[:MAX_ROWS]
-    values = np.array([[row[name] for name in names] for row in rows])
-    labels = [
-        "{model_id}  {pretrained_model} · {hardware_type} · {classifier_head} · {opt_alg}".format(
-            **r
-        )
-        for r in rows
-    ]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.24 * len(rows) + 0.8), layout="constrained")
-        axes = figure.subplots()
-        _cells(axes, values, "YlGnBu", [[f"{value:.2f}" for value in row] for row in values])
-        axes.set_xticks(range(len(names)), names)
-        axes.set_yticks(range(len(labels)), labels, fontsize=7)
-        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        return _data_uri(figure)
+@dataclass(frozen=True)
+class Chart:
+    """title: what it shows, for those who can't see it. legend: (colour, style, text)."""
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    legend: tuple[tuple[int, str, str], ...] = ()
+
+    def across(self, x: float) -> float:
+        """Return an x value's place, in units from the left."""
+        return round(LEFT + self.x.share(x) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(self, y: float) -> float:
+        """Return a y value's place, in units from the top."""
+        return round(HEIGHT - BOTTOM - self.y.share(y) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def path(self, line: Line) -> str:
+        """Return a line as an SVG path."""
+        return "M" + "L".join(f"{self.across(x):g},{self.down(y):g}" for x, y in line.points)
 
 
-def thumbnail(data: bytes) -> str:
-    """Show an image file as the backbone sees it, small. Raises UnreadableImageError."""
-    image = Image.fromarray(decode_gray(data).pixels[0]).resize((THUMBNAIL_PX, THUMBNAIL_PX))
-    buffer = BytesIO()
-    image.save(buffer, "WEBP", quality=70)
-    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"
+def linear(
+    label: str, values: Iterable[float], low: float | None = None, high: float | None = None
+) -> Axis:
+    """Make an axis that holds some values; `low` and `high` are its ends where they are given."""
+    finite = [value for value in values if isfinite(value)] or [0.0]
+    first = min(finite) if low is None else low
+    last = max(finite) if high is None else high
+    if last <= first:
+        last = first + 1
+    room = (last - first) * ROOM
+    first, last = first - (room if low is None else 0), last + (room if high is None else 0)
+    return Axis(label, first, last, tuple((v, f"{v:g}") for v in ticks(first, last)))
 
 
-def _cells(axes: Axes, shades: NDArray[Any], cmap: str, texts: Sequence[Sequence[str]]) -> None:
-    """Draw a matrix of shades 0…1 with a text in each cell, readable on its shade."""
-    axes.imshow(shades, cmap=cmap, vmin=0, vmax=1.1, aspect="auto")
-    for y, row in enumerate(texts if len(texts[0]) <= MAX_LABELLED else ()):
-        for x, text in enumerate(row):
-            ink = "white" if shades[y, x] > 0.55 else INK
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
+def shares(label: str, values: Iterable[float] = (0.0,)) -> Axis:
+    """Make an axis of shares up to 100 %, from 0 or from the nearest ten below the values."""
+    low = max(0.0, floor(min(v for v in values if isfinite(v)) * 10 - 1e-9) / 10)
+    marks = [low + (1 - low) * i / 5 for i in range(6)] if low in (0, 0.5) else ticks(low, 1)
+    return Axis(label, low, 1 + (1 - low) * 0.03, tuple((v, f"{v:.0%}") for v in marks))
 
 
-def _head_name(head: HeadInfo) -> str:
-    return f"{head.configuration.head} · {head.configuration.optimizer}"
+def logarithmic(label: str, values: Iterable[float], unit: str) -> Axis:
+    """Make an axis of powers of ten that holds some values above 0."""
+    above = [value for value in values if isfinite(value) and value > 0] or [1.0]
+    low, high = min(above) / 1.25, max(above) * 1.25
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    found = [step * 10.0**power for power in powers for step in STEPS[:3]]
+    inside = [value for value in found if low <= value <= high]
+    if len(inside) < 2:
+        inside = list(ticks(low, high))
+    return Axis(label, low, high, tuple((v, f"{v:g} {unit}") for v in inside), log=True)
 
 
-def _data_uri(figure: Figure) -> str:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{b64encode(buffer.getvalue()).decode()}"
+def ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
+    """Return about so many round numbers from `low` to `high`."""
+    raw = (high - low) / about
+    power = 10.0 ** floor(log10(raw))
+    step = next(step * power for step in STEPS if step * power >= raw * 0.999)
+    first = ceil(low / step - 1e-9)
+    return tuple(round(i * step, 12) for i in range(first, floor(high / step + 1e-9) + 1))
+
+
+def thinned(points: Sequence[Point], most: int = 120) -> tuple[Point, ...]:
+    """Leave out points of a long line, evenly; its ends stay."""
+    if len(points) <= most:
+        return tuple(points)
+    kept = sorted({round(i * (len(points) - 1) / (most - 1)) for i in range(most)})
+    return tuple(points[i] for i in kept)
+
+
+def front(points: Sequence[Point]) -> list[int]:
+    """Return the points that none beats: none has a smaller x with at least its y, or its x with
+    a larger y; by x. Of equal points, the first.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    kept: list[int] = []
+    for i in order:
+        if not kept or points[i][1] > points[kept[-1]][1]:
+            kept.append(i)
+    return kept
+
+
+def shade(share: float) -> str:
+    """Return a colour from white (0) over blue to dark blue (1), as CSS; None of NaN."""
+    stops = ((247, 250, 252), (190, 216, 234), (74, 144, 190), (15, 62, 108))
+    place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
+    i = min(int(place), len(stops) - 2)
+    mixed = (round(a + (b - a) * (place - i)) for a, b in zip(stops[i], stops[i + 1], strict=True))
+    return "#" + "".join(f"{part:02x}" for part in mixed)

@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import nn
 
-from cache.errors import DatasetError, WeightsError
-from cache.identity import Identity
+from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
-from extract.backbones import WEIGHTS_WORDS
 from extract.batches import BATCHES_AHEAD, Batch, batches, decoded
 from extract.devices import usable_cores
 from extract.engines import build_engine
 from extract.kept import Shelf
-from extract.load import LoadedBackbone, load_backbone
-from extract.target import Target, target_of
+from extract.target import Target
 
 WARM_UP = 4  # images, before anything is timed
 
@@ -58,42 +55,6 @@ class Measurement:
     seconds: float
     warmup_seconds: float
     answers: tuple[Answers, ...]
-
-
-def reload_backbone(
-    identity: Identity, weights_label: str, weights: str, shelf: Shelf | None = None
-) -> LoadedBackbone:
-    """Load the very backbone that an identity was made with.
-
-    weights_label: where the weights came from then. weights: the `--weights` of now; a path there
-    is where weights from a file are looked for.
-
-    Raises:
-        WeightsError: those weights can't be had, or are others than then.
-    """
-    kind, _, detail = weights_label.partition(":")
-    if weights in ("imagenet", "random") and weights != kind:
-        raise WeightsError(
-            f"--weights {weights}: {identity.backbone} was extracted with {weights_label}: leave "
-            "the option out, or run extract and train-heads with other weights"
-        )
-    if kind == "file":
-        if weights in WEIGHTS_WORDS:
-            raise WeightsError(
-                f"{identity.backbone} was extracted with weights from a file ({detail}): "
-                f"say where it lies with --weights PATH/{detail}"
-            )
-        loaded = load_backbone(identity.backbone, weights, shelf=shelf)
-    else:
-        loaded = load_backbone(identity.backbone, kind, int(detail or 0), shelf)
-    now = target_of(identity, loaded, ()).identity
-    if differences := identity.differences(now):
-        raise WeightsError(
-            f"{identity.backbone}: its heads were trained on a cache ({weights_label}) that is not "
-            f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
-            "Give --weights, or run extract and train-heads again"
-        )
-    return loaded
 
 
 def measure(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 Labels = NDArray[np.int64]
@@ -39,11 +38,17 @@ def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
     classes = probabilities.shape[1]
     if len(np.unique(labels)) < classes:
         return float("nan")
-    scores = probabilities
-    if classes == 2:  # as log odds: far from the border, the larger one is 1 for all alike
-        odds = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-        scores = odds[:, 1] - odds[:, 0]
+    scores = log_odds(probabilities) if classes == 2 else probabilities
     return float(sk.roc_auc_score(labels, scores, multi_class="ovr", labels=range(classes)))
+
+
+def log_odds(probabilities: Probabilities) -> NDArray[np.float64]:
+    """Return the log odds [N] of the second of two classes, by which images are ranked.
+
+    Far from the border, the larger probability is 1 for all alike.
+    """
+    odds = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return np.asarray(odds[:, 1] - odds[:, 0])
 
 
 METRICS: dict[str, Metric] = {
@@ -64,9 +69,3 @@ def confusion_matrix(labels: Labels, probabilities: Probabilities) -> list[list[
         labels, probabilities.argmax(1), labels=classes
     ).tolist()
     return matrix
-
-
-def accuracy_interval(right: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of an accuracy (Wilson 1927), as two fractions."""
-    interval = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from evaluate.findings import FINDINGS
 from extract.backbones import ALIASES, BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
@@ -90,6 +91,33 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "out": click.option(
         "--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
         help="File to write, .npz or .parquet.",
+    ),
+    "baseline": click.option(
+        "--baseline", type=click.Path(dir_okay=False, exists=True, path_type=Path),
+        help="A published results.csv to set ours beside.",
+    ),
+    "html": click.option(
+        "--html", type=click.Path(dir_okay=False, path_type=Path),
+        help="File to write what was found into, as a page with pictures.",
+    ),
+    "audit_format": click.option(
+        "--format", "audit_format", type=click.Choice(["text", "json"]), default="text",
+        show_default=True, help="How what was found is printed.",
+    ),
+    "fail_on": _many("--fail-on", list(FINDINGS), "Exit with 1 if this is found"),
+    "no_group": click.option(
+        "--no-group", is_flag=True, help="Let splits and folds divide near duplicates."
+    ),
+    "model": click.option(
+        "--model", default="best", show_default=True, metavar="ID|best",
+        help="A model_id of results.csv, or the best one on validation.",
+    ),
+    "answers": click.option(
+        "--out", type=click.Path(dir_okay=False, path_type=Path),
+        help="File to write, .csv or .json [default: CSV on standard output].",
+    ),
+    "heatmap": click.option(
+        "--heatmap", type=FOLDER, help="Folder to write activation maps into."
     ),
     "yes": click.option("--yes", is_flag=True, help="Don't ask."),
     "strict": click.option(
@@ -174,7 +202,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 PLAN = ("seed", "seeds", "cv", "repeats")
 TRAINING = (*(name for name in FIELDS if name not in ("head", "optimizer")), *PLAN, "grid",
-            "train_on")  # fmt: skip
+            "no_group", "train_on")  # fmt: skip
 
 
 def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -12,17 +12,32 @@ from cache.atomic import replacing
 from cache.errors import ResultsError
 from evaluate.results import ANY_NAME
 
-FIXED = ["path", "sha256", "label"]
+FIXED = ["path", "sha256", "label"]  # columns of words
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """paths and hashes of N images; labels: int [N], indices of classes; probabilities: [N, C]."""
+    """paths and hashes of N images; labels: int [N], indices of classes; probabilities: [N, C], as
+    the head gives them. leaked: bool [N], which are copies or near duplicates of training images.
+    """
 
     paths: tuple[Path, ...]
     hashes: tuple[bytes, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
+    leaked: NDArray[np.bool_]
+
+    @property
+    def clean(self) -> "Predictions":
+        """Those of images that are not leaked: what scores are made from."""
+        kept = np.flatnonzero(~self.leaked)
+        return Predictions(
+            tuple(self.paths[i] for i in kept),
+            tuple(self.hashes[i] for i in kept),
+            self.labels[kept],
+            self.probabilities[kept],
+            self.leaked[kept],
+        )
 
 
 def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: str) -> Path:
@@ -32,12 +47,15 @@ def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: s
 
 @ANY_NAME
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
-    """Write one row per image: path, SHA-256, true class, then each class's probability."""
+    """Write one row per image: path, SHA-256, true class, whether it is leaked (0, 1), then each
+    class's probability.
+    """
     table = pd.DataFrame(
         {
             "path": [str(p) for p in predictions.paths],
             "sha256": [key.hex() for key in predictions.hashes],
             "label": [classes[i] for i in predictions.labels],
+            "leaked": predictions.leaked.astype(int),
             **{f"p({c})": predictions.probabilities[:, i] for i, c in enumerate(classes)},
         }
     )
@@ -64,6 +82,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
             tuple(bytes.fromhex(key) for key in table["sha256"]),
             np.array([list(classes).index(label) for label in table["label"]], dtype=np.int64),
             table[[f"p({c})" for c in classes]].to_numpy(dtype=np.float64),
+            table["leaked"].to_numpy(dtype=np.int64) == 1,
         )
     except (KeyError, ValueError, pd.errors.ParserError) as error:
         raise ResultsError(f"{path} is damaged ({error}): run evaluate again") from None

@@ -30,11 +30,16 @@ COLUMNS: dict[str, str] = {
     "conf_mat": "confusion matrix as JSON: rows true, columns predicted, in the order of `classes`",
     "roc_auc": METRICS["roc_auc"].summary,
     **{name: metric.summary for name, metric in METRICS.items() if name not in REFERENCE_METRICS},
+    "accuracy_with_leaked": "the same, with the test images that are left out as leaked",
+    "temperature": "by which logits are divided to give calibrated probabilities; from validation",
+    "ece": "expected calibration error of the probabilities, on the test images",
+    "ece_calibrated": "the same, after division by the temperature",
     "val_accuracy": "share of validation images classified rightly",
     "val_loss": "cross entropy on the validation images",
     "selected_by": "why this head was kept; never by its test score",
     "cv_accuracy": "mean validation accuracy over folds, where some judged the configuration",
     "cv_spread": "its standard deviation",
+    "cv_accuracy_ungrouped": "the same over folds that divide near duplicates: too good",
     "dataset": "folder trained on",
     "dataset_fingerprint": "hash of its images and their class names; file names don't count",
     "test": "folder tested on",
@@ -42,8 +47,9 @@ COLUMNS: dict[str, str] = {
     "classes": "class names as JSON",
     "n_training": "images trained on",
     "n_validation": "images validated on",
-    "n_test": "images tested on",
-    "n_leaked": "test images that are also in the training folder, byte for byte",
+    "n_groups": "groups of near duplicates that no split divides; 0: none, or --no-group",
+    "n_test": "images tested on, without the leaked ones",
+    "n_leaked": "test images left out, being copies or near duplicates of training images",
     "n_unreadable": "test images that could not be read, left out of every figure",
     "weights": "of the backbone: imagenet, random:SEED, file:NAME",
     "engine": "what ran the whole model",
@@ -62,6 +68,16 @@ COLUMNS: dict[str, str] = {
     "batch_size": "of head training",
     "seed": "of split, initial weights and batches",
     "embedding_time_mins": "minutes to extract the training embeddings, once for all heads",
+    "latency_p50_ms": "median milliseconds for a single image, file to label, after warm-up",
+    "latency_p90_ms": "the 90th percentile",
+    "latency_p99_ms": "the 99th percentile",
+    "stages_ms": "where a single image's median time goes, as JSON by stage",
+    "throughput": "images per second of the backbone and head, as JSON by batch size",
+    "threads": "threads that computed",
+    "peak_memory_mib": "largest memory of the process (on a GPU: of torch) while measuring",
+    "size_mib": "backbone and head, as fp32 on disk and in memory",
+    "parameters": "of backbone and head",
+    "flops": "floating-point operations for one image",
     "warmup_time_secs": "seconds to build the engine and run the first batch, compilation included",
     "cached_difference": "largest relative difference between the whole model's logits and the "
     "head's on cached embeddings",
@@ -74,6 +90,7 @@ TEXT = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg", "conf_mat", "dataset"),
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
     *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
+    *("stages_ms", "throughput"),
 )
 
 LOCK_TIMEOUT_S = 60
@@ -161,7 +178,7 @@ def _fault(table: pd.DataFrame) -> str | None:
         if name in TEXT and (table[name] == "").any():
             return f"column {name} is empty in a row"
     try:
-        for name in ("conf_mat", "classes"):
+        for name in ("conf_mat", "classes", "stages_ms", "throughput"):
             table[name].map(loads)
     except ValueError:
         return f"column {name} holds no JSON in a row"

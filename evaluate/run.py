@@ -1,43 +1,36 @@
 """The evaluation run: every head put on its backbone again, tested, timed, and entered."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from json import dumps
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from cache.errors import DatasetError, WeightsError
 from cache.progress import Progress, silent
-from cache.store import Cache, contents, open_cache, read
-from evaluate.measure import Answers, Measurement, measure, reload_backbone
-from evaluate.metrics import METRICS, confusion_matrix
+from cache.store import open_cache
+from evaluate import rows
+from evaluate.activation import Maps, activation_maps, maps_path, write_maps
+from evaluate.measure import Answers, Measurement, measure
 from evaluate.predictions import Predictions, predictions_path, write_predictions
+from evaluate.reload import reload_backbone
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
+from evaluate.timing import time_models
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
-from extract.devices import DEVICES, require_device
+from extract.batches import batch, decoded
+from extract.devices import DEVICES, require_device, usable_cores
 from extract.engines import usable_engines
 from extract.scan import ImageSet
 from extract.target import Target, engines_folder, target_of
 from heads.architectures import HEADS
 from heads.configuration import NO_OPTIMIZER, fingerprint
-from heads.files import HeadInfo, SavedHead, load_head
+from heads.files import SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
 
-# Fields of a configuration that are columns of the same name.
-SETTINGS = (
-    *("learning_rate", "momentum", "weight_decay", "schedule", "gamma", "warmup", "epochs"),
-    *("patience", "batch_size", "balance", "views", "seed"),
-)
-
-
-# Of these, the ones that a fitted head has not.
-NUMBERS = ("learning_rate", "momentum", "gamma", "warmup", "epochs", "patience", "batch_size")
+MAPPED = 8  # test images, the mistakes first, of which the best model's activation is mapped
 
 
 def check_classes(classes: Collection[str], test: ImageSet) -> None:
@@ -76,7 +69,7 @@ def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
 def evaluate(
     heads: Sequence[SavedHead],
     test: ImageSet,
-    training_hashes: Collection[bytes],
+    leaked: Collection[bytes],
     workspace: Workspace,
     engine: str | None = None,
     weights: str = "auto",
@@ -85,19 +78,23 @@ def evaluate(
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv`.
 
-    Heads of one cache are measured behind the same run of their backbone, then entered. Returns the
-    rows' model_ids, in the reference study's order. progress counts images. remark: is told of
-    engines that gave way. A backbone whose weights can't be had costs its own models only; the
-    error comes at the end.
+    Heads of one cache are measured behind the same run of their backbone, then entered; of the best
+    of them, activation is mapped. leaked: test images that are left out of every score.
+    Returns the rows' model_ids, in the reference study's order. progress counts images. remark: is
+    told of engines that gave way. A backbone whose weights can't be had costs its own models only;
+    the error comes at the end.
 
     Raises:
-        DatasetError: the test folder has a class that a head has not, or no readable image.
+        DatasetError: the test folder has a class that a head has not, or no image to test on.
         DeviceError: a head's device or the engine can't be used here.
         WeightsError: a head's backbone can't be had again.
     """
     ids, refused = list[int](), list[str]()
     images, shelf = len(test.unique), engines_folder(workspace.cache)
-    leaked = sum(file.sha256 in training_hashes for file in test.unique)
+    if all(file.sha256 in leaked for file in test.unique):
+        raise DatasetError(
+            f"{test.folder}: every image there is in training too: nothing to test on"
+        )
     groups = [list(them) for _, them in groupby(in_reference_order(heads), _cache_of)]
     for number, group in enumerate(groups):
         info = group[0].info
@@ -112,8 +109,7 @@ def evaluate(
         engines = usable_engines(info.identity.device, engine, info.identity.precision)
         within = partial(_within, progress, number * images, len(groups) * images)
         target = target_of(info.identity, backbone, engines)
-        for row in _measured(group, target, test, workspace, within, remark):
-            row["n_leaked"] = leaked
+        for row in _measured(group, target, test, leaked, workspace, within, remark):
             entry = {name: row[name] for name in list(COLUMNS)[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:
@@ -157,99 +153,67 @@ def _measured(
     heads: Sequence[SavedHead],
     target: Target,
     test: ImageSet,
+    leaked: Collection[bytes],
     workspace: Workspace,
     progress: Progress,
     remark: Callable[[str], None],
 ) -> list[Row]:
-    """Measure the heads of one cache, keep their predictions, return their rows but `n_leaked`."""
-    modules = [load_head(saved) for saved in heads]
+    """Measure the heads of one cache, keep their predictions, return their rows."""
+    modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
     paths = [file.path for file in test.unique]
-    measured = measure(target, modules, paths, progress, engines_folder(workspace.cache))
+    measured = measure(target, modules, paths, progress, shelf)
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
-    cached = _cached(measured, open_cache(workspace.cache, target.identity))
-    rows = []
-    for saved, module, answers in zip(heads, modules, measured.answers, strict=True):
+    as_measured = replace(target, engines=(measured.engine,))
+    timings = time_models(as_measured, modules, measured.paths, shelf)
+    cached = rows.cached_rows(measured, open_cache(workspace.cache, target.identity))
+    done, said = list[Row](), list[Predictions]()
+    for saved, module, answers, timing in zip(
+        heads, modules, measured.answers, timings, strict=True
+    ):
         info = saved.info
-        predictions = _predictions(info, test, measured, answers)
-        row = _row(info, test, measured) | _scores(predictions)
+        predictions = _predictions(info.classes, test, leaked, measured, answers)
+        row = rows.origin(info) | rows.measured(test, measured, answers)
         path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
         write_predictions(path, predictions, info.classes)
-        rows.append(
-            row
-            | {
-                "engine": measured.engine,
-                "inference_time_secs": round(measured.seconds + answers.seconds, 6),
-                "cached_difference": _difference(module, answers, cached),
-            }
-        )
-    return rows
+        row |= rows.scores(predictions, info.temperature)
+        row |= rows.costs(timing, info.identity.backbone, module)
+        row["cached_difference"] = rows.difference(module, answers, cached)
+        done.append(row)
+        said.append(predictions)
+    best = min(range(len(heads)), key=lambda i: (-done[i]["val_accuracy"], done[i]["val_loss"]))
+    _map_activation(target, heads[best], said[best], workspace)
+    return done
 
 
 def _predictions(
-    info: HeadInfo, test: ImageSet, measured: Measurement, answers: Answers
+    classes: Sequence[str],
+    test: ImageSet,
+    leaked: Collection[bytes],
+    measured: Measurement,
+    answers: Answers,
 ) -> Predictions:
     label_of = {file.path: file.label for file in test.unique}
-    labels = [info.classes.index(label_of[path]) for path in measured.paths]
+    labels = [classes.index(label_of[path]) for path in measured.paths]
+    in_training = [key in leaked for key in measured.hashes]
     return Predictions(
-        measured.paths, measured.hashes, np.array(labels, np.int64), answers.probabilities
+        measured.paths,
+        measured.hashes,
+        np.array(labels, np.int64),
+        answers.probabilities,
+        np.array(in_training, np.bool_),
     )
 
 
-def _scores(predictions: Predictions) -> dict[str, Any]:
-    labels, probabilities = predictions.labels, predictions.probabilities
-    scores: dict[str, Any] = {
-        name: round(metric.score(labels, probabilities), 6) for name, metric in METRICS.items()
-    }
-    return scores | {"conf_mat": dumps(confusion_matrix(labels, probabilities))}
-
-
-def _row(info: HeadInfo, test: ImageSet, measured: Measurement) -> dict[str, Any]:
-    configuration = info.configuration
-    return {
-        "hardware_type": info.identity.device,
-        "pretrained_model": info.identity.backbone,
-        "classifier_head": configuration.head,
-        "opt_alg": configuration.optimizer,
-        "training_time_mins": round(info.training_seconds / 60, 6),
-        "val_accuracy": round(info.curves["validation_accuracy"][info.epoch], 6),
-        "val_loss": round(info.curves["validation_loss"][info.epoch], 6),
-        "selected_by": info.selection.rule,
-        "cv_accuracy": info.selection.cv_accuracy,
-        "cv_spread": info.selection.cv_spread,
-        "dataset": info.dataset,
-        "dataset_fingerprint": info.dataset_fingerprint,
-        "test": test.name,
-        "test_fingerprint": fingerprint(test.labels),
-        "classes": dumps(info.classes),
-        "n_training": info.n_training,
-        "n_validation": info.n_validation,
-        "n_test": len(measured.paths),
-        "n_unreadable": len(measured.failed) + len(test.unopened),
-        "weights": info.weights,
-        "numeric_precision": info.identity.precision,
-        **{name: getattr(configuration, name) for name in SETTINGS},
-        **dict.fromkeys(NUMBERS if HEADS[configuration.head].fitted else ()),
-        "weight_decay": configuration.weight_decay,
-        "nesterov": int(configuration.nesterov),
-        "embedding_time_mins": round(info.embedding_seconds / 60, 6),
-        "warmup_time_secs": round(measured.warmup_seconds, 6),
-        "head_id": info.id,
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cached(measured: Measurement, cache: Cache) -> torch.Tensor | None:
-    """Return the cached rows of what was measured, or None: the images were never extracted."""
-    if not contents(cache).stored.issuperset(measured.hashes):
-        return None
-    return torch.tensor(read(cache, measured.hashes))
-
-
-def _difference(head: nn.Module, answers: Answers, cached: torch.Tensor | None) -> float | None:
-    """Largest difference to the head's logits on the cached rows, relative to the largest logit."""
-    if cached is None:
-        return None
-    with torch.inference_mode():
-        expected = head(cached).numpy()
-    return float(f"{np.abs(answers.logits - expected).max() / np.abs(expected).max():.3g}")
+def _map_activation(
+    target: Target, saved: SavedHead, predictions: Predictions, workspace: Workspace
+) -> None:
+    """Map what a model looked at in some test images, the mistakes first; keep the maps."""
+    chances = predictions.probabilities
+    right = chances.argmax(1) == predictions.labels
+    order = np.lexsort((chances.max(1), right))[:MAPPED]
+    some = batch(
+        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, target.fast)
+    )
+    maps = activation_maps(target.backbone, load_head(saved), some.pixels)
+    write_maps(maps_path(workspace.heads, saved.info.id), Maps(some.hashes, maps))

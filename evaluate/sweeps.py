@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evaluate.terminal import say, warn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # of each head and optimizer
 DIVERGED = 3  # heads that are named
+NOTHING: Mapping[Configuration, float] = {}
 
 
 def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
@@ -38,13 +39,18 @@ def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
         )
     if done.ranked:
         console = Console(width=None if Console().is_terminal else 160)
-        for table in (best_of_each(done.ranked), table_of_effects(done.ranked)):
+        for table in (best_of_each(done.ranked, done.ungrouped), table_of_effects(done.ranked)):
             if table.row_count:
                 console.print(table)
 
 
-def best_of_each(ranked: Sequence[Ranked]) -> Table:
-    """Show the best candidates of each head and optimizer, the chosen one in bold."""
+def best_of_each(
+    ranked: Sequence[Ranked], ungrouped: Mapping[Configuration, float] = NOTHING
+) -> Table:
+    """Show the best candidates of each head and optimizer, the chosen one in bold.
+
+    ungrouped: what some would have had if near duplicates could be on both sides of a fold.
+    """
     from rich.table import Table
 
     from heads.trials import FIELDS
@@ -62,7 +68,7 @@ def best_of_each(ranked: Sequence[Ranked]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("head", "optimizer", *(field.replace("_", " ") for field in varying)):
         table.add_column(column, no_wrap=True)
-    for column in ("val acc", "spread", "val loss", "of"):
+    for column in ("val acc", "spread", "val loss", "of", *(["ungrouped"] if ungrouped else [])):
         table.add_column(column, justify="right", no_wrap=True)
     groups: dict[tuple[str, str], list[Ranked]] = {}
     for each in ranked:
@@ -77,6 +83,9 @@ def best_of_each(ranked: Sequence[Ranked]) -> Table:
                 "" if not score.judges else f"{score.loss:.3g}",
                 str(score.judges),
             ]
+            if ungrouped:
+                naive = ungrouped.get(each.candidate)
+                numbers.append("" if naive is None else f"{naive:.3f}")
             style = "bold" if each.chosen else None
             table.add_row(*group, *settings, *numbers, style=style)
         table.add_section()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from cache.progress import Progress
     from cache.segments import Failure
-    from evaluate.report import Study
     from evaluate.results import Row
+    from evaluate.study import Study
     from extract.doctor import Finding
     from extract.run import Extraction
 
@@ -28,9 +28,9 @@ NARROW = ("id", "backbone", "device", "head", "optim", "val acc", "test acc")  #
 NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
-def say(text: str) -> None:
-    """Print a result."""
-    click.echo(printable(text))
+def say(text: str, err: bool = False) -> None:
+    """Print a result. err: on standard error, where standard output is for a program."""
+    click.echo(printable(text), err=err)
 
 
 def warn(text: str) -> None:

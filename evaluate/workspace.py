@@ -35,6 +35,16 @@ class Workspace:
         return self.cache / "scan.sqlite"
 
     @property
+    def looks(self) -> Path:
+        """The table of what images look like."""
+        return self.cache / "looks.sqlite"
+
+    @property
+    def audits(self) -> Path:
+        """Where it is kept what audits have found."""
+        return self.root / "audit"
+
+    @property
     def failures(self) -> Path:
         """The images that the last extraction could not read."""
         return self.root / "failures.csv"

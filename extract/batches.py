@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cache.errors import UnreadableImageError
 from cache.segments import Failure
 from extract.decode import SIZE, Picture, decode_gray
+from extract.look import Look, look_of
 
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images
 
@@ -22,12 +23,13 @@ BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 
 @dataclass(frozen=True)
 class Decoded:
     """One file: SHA-256 of its bytes (b"" if there were none to read), and the picture they hold,
-    or why there is none. read_seconds, decode_seconds: of one thread.
+    or why there is none. look: what it looks like. read_seconds, decode_seconds: of one thread.
     """
 
     path: Path
     sha256: bytes
     picture: Picture | str
+    look: Look | None
     read_seconds: float
     decode_seconds: float
 
@@ -35,7 +37,8 @@ class Decoded:
         """Return the same file with one of its augmented views as its picture; 0: as it is."""
         if number == 0 or isinstance(self.picture, str):
             return self
-        return replace(self, picture=Picture(self.picture.views[number - 1], False))
+        view = replace(self.picture, pixels=self.picture.views[number - 1], several_pages=False)
+        return replace(self, picture=view)
 
     @property
     def failure(self) -> Failure:
@@ -108,12 +111,14 @@ def _decode(path: Path, fast: bool, views: int) -> Decoded:
         data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        return Decoded(path, b"", reason, time.perf_counter() - started, 0.0)
+        return Decoded(path, b"", reason, None, time.perf_counter() - started, 0.0)
     read = time.perf_counter()
     picture: Picture | str
+    look = None
     try:
         picture = decode_gray(data, fast, views)
+        look = look_of(picture)
     except UnreadableImageError as error:
         picture = str(error)
     key = sha256(data).digest()
-    return Decoded(path, key, picture, read - started, time.perf_counter() - read)
+    return Decoded(path, key, picture, look, read - started, time.perf_counter() - read)

@@ -49,11 +49,15 @@ SAMPLE_FORMAT_TAG = 339
 @dataclass(frozen=True)
 class Picture:
     """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this.
-    views: augmented ones, from number 1 on, of the same shape.
+    width, height: as stored, in pixels; mode: Pillow's name of how. views: augmented ones, from
+    number 1 on, of the shape of `pixels`.
     """
 
     pixels: NDArray[np.uint8]
     several_pages: bool
+    width: int
+    height: int
+    mode: str
     views: tuple[NDArray[np.uint8], ...] = ()
 
 
@@ -73,6 +77,7 @@ def decode_gray(data: bytes, fast: bool = False, views: int = 0) -> Picture:
         with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
             _check_size(image)
             several_pages = _has_several_pages(image)
+            stored = (image.width, image.height, image.mode)
             gray = _to_gray(image, fast)
         key = sha256(data).digest() if views else b""
         augmented = tuple(rendered(gray, key, number, SIZE) for number in range(1, views + 1))
@@ -86,7 +91,7 @@ def decode_gray(data: bytes, fast: bool = False, views: int = 0) -> Picture:
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
-    return Picture(np.array(gray)[np.newaxis], several_pages, augmented)
+    return Picture(np.array(gray)[np.newaxis], several_pages, *stored, augmented)
 
 
 def _check_size(image: Image.Image) -> None:

@@ -74,7 +74,7 @@ def _build_openvino(
 ) -> Forward:
     from extract.openvino_graph import build
 
-    return build(backbone, precision, slot)
+    return build(backbone, precision, batch_size, slot)
 
 
 def _build_xla(
@@ -170,6 +170,8 @@ def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str
 
 def build_engine(target: Target, batch_size: int, shelf: Shelf | None = None) -> Built:
     """Build the first of a target's engines that can be built.
+
+    batch_size: images that it is given at once, at most; built for 1, it answers soonest.
 
     Raises:
         DeviceError: none of them can be.

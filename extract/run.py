@@ -18,6 +18,7 @@ from extract.batches import BATCHES_AHEAD, decoded
 from extract.devices import usable_cores
 from extract.kept import Shelf
 from extract.lane import Lane
+from extract.looks import Looks
 from extract.scan import ImageFile
 from extract.stopping import stoppable
 from extract.target import Target
@@ -59,6 +60,7 @@ def extract(
     batch_size: int | None = None,
     shelf: Shelf | None = None,
     views: int = 0,
+    looks: Path | None = None,
 ) -> list[Extraction]:
     """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
 
@@ -67,7 +69,8 @@ def extract(
     asked to stop (after the batch it is at), or stopped by an error. Other processes may fill the
     same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
     strict: stop at the first unreadable image. views: augmented ones of each image, besides the
-    clean one. progress counts rows.
+    clean one. looks: the table where it is noted what decoded images look like. progress counts
+    rows.
 
     Raises:
         CacheError: a segment is damaged.
@@ -91,7 +94,8 @@ def extract(
         if not alone:  # two that go the same way would do the same work
             random.shuffle(files)
         total, shown = sum(len(lane.missing) for lane in lanes), 0
-        for _ in _filled(lanes, files, workers or usable_cores(), views):
+        seen = stack.enter_context(Looks(looks))
+        for _ in _filled(lanes, files, workers or usable_cores(), views, seen):
             if (done := sum(lane.done for lane in lanes)) != shown:
                 progress(shown := done, total)
             failed = next((failure for lane in lanes for failure in lane.failed), None)
@@ -103,7 +107,7 @@ def extract(
 
 
 def _filled(
-    lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int, views: int
+    lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int, views: int, seen: Looks
 ) -> Iterator[None]:
     """Decode the files and fill the lanes; yield after each step that dealt with some images."""
     under_way: deque[ImageFile] = deque()
@@ -124,6 +128,7 @@ def _filled(
         for image in source:
             waited = time.perf_counter() - started
             file = under_way.popleft()
+            seen.add(image)
             takers = [lane for lane in lanes if lane.wants(file.sha256)]
             for lane in takers:
                 lane.take(image, file.sha256, waited, share=1 / len(takers))

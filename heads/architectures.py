@@ -26,6 +26,8 @@ class Head:
     standard: bool = False
 
 
+NEIGHBOURS = 5  # that vote
+
 # λ of (mean loss) + λ/2 |W|², from next to nothing to almost everything.
 PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

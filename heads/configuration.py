@@ -93,12 +93,18 @@ def head_id(configuration: Configuration, identity: Identity, images: str) -> st
     return "-".join((identity.backbone, identity.device, *kind, digest))
 
 
-def fingerprint(labels: Mapping[bytes, str]) -> str:
+def fingerprint(labels: Mapping[bytes, str], groups: Mapping[bytes, int] | None = None) -> str:
     """Name a labelled set of images by content: SHA-256 over its sorted (image hash, class) pairs.
 
-    Moving or renaming files changes nothing; adding, removing or relabelling one does.
+    Moving or renaming files changes nothing; adding, removing or relabelling one does. groups: of
+    images that no split divides, if there are any; how they are numbered changes nothing.
     """
     digest = hashlib.sha256()
     for sha256, label in sorted(labels.items()):
         digest.update(sha256 + label.encode("utf-8", "surrogateescape") + b"\0")
+    members: dict[int, list[bytes]] = {}
+    for sha256 in sorted(set(groups or ()) & labels.keys()):
+        members.setdefault((groups or {})[sha256], []).append(sha256)
+    for keys in sorted(keys for keys in members.values() if len(keys) > 1):
+        digest.update(b"group" + b"".join(keys))
     return digest.hexdigest()[:16]

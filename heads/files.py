@@ -1,22 +1,26 @@
 """Trained heads as safetensors files: the tensors, and everything about them as metadata."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from cache.atomic import replacing
 from cache.errors import HeadError
 from cache.identity import Identity
 from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration, head_id
-from heads.together import Curves
+
+# torch is imported where tensors are: what a head says of itself is read without it.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from heads.together import Curves
 
 FORMAT = "frostline-head-1"
 
@@ -24,12 +28,14 @@ FORMAT = "frostline-head-1"
 @dataclass(frozen=True)
 class Selection:
     """rule: why this head was kept. cv_accuracy, cv_spread: mean and standard deviation over the
-    folds that judged its configuration; None if none did.
+    folds that judged its configuration; None if none did. cv_ungrouped: the mean over folds that
+    divide near duplicates, where these folds do not.
     """
 
     rule: str = "the only candidate"
     cv_accuracy: float | None = None
     cv_spread: float | None = None
+    cv_ungrouped: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,11 @@ class HeadInfo:
     """What a head file says of itself.
 
     dataset: the name of the folder it was trained on. dataset_fingerprint: of all images there.
-    images_fingerprint: of those that have an embedding. weights: where the backbone's came from.
+    images_fingerprint: of those that have an embedding, and how they are grouped. n_groups: of near
+    duplicates that the split did not divide. weights: where the backbone's came from.
     training_seconds: its share, if it was trained together with others. epoch: from 0, of the
-    curves, whose weights these are.
+    curves, whose weights these are. temperature: by which its logits are divided to give
+    calibrated probabilities.
     """
 
     configuration: Configuration
@@ -48,6 +56,7 @@ class HeadInfo:
     dataset: str
     dataset_fingerprint: str
     images_fingerprint: str
+    n_groups: int
     weights: str
     n_training: int
     n_validation: int
@@ -55,6 +64,7 @@ class HeadInfo:
     embedding_seconds: float
     curves: Curves
     epoch: int
+    temperature: float
     selection: Selection
 
     @property
@@ -78,6 +88,8 @@ def head_path(root: Path, head_id: str) -> Path:
 
 def save_head(root: Path, info: HeadInfo, state: dict[str, Tensor]) -> Path:
     """Write a head atomically and return its path. Raises OSError on a full disk."""
+    from safetensors.torch import save_file
+
     path = head_path(root, info.id)
     metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info), sort_keys=True)}
     with replacing(path) as temporary:
@@ -91,6 +103,8 @@ def reselect_head(saved: SavedHead, selection: Selection) -> None:
     Raises:
         HeadError: the file is damaged.
     """
+    from safetensors.torch import load_file
+
     if selection in (saved.info.selection, Selection()):
         return
     try:
@@ -112,7 +126,7 @@ def find_heads(root: Path) -> list[SavedHead]:
 def read_info(path: Path) -> HeadInfo:
     """Read a head file's metadata. Raises HeadError on a damaged or foreign file."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError("it is not a Frostline head")
@@ -134,6 +148,9 @@ def load_head(saved: SavedHead) -> nn.Module:
     Raises:
         HeadError: the tensors don't fit what the metadata says.
     """
+    import torch
+    from safetensors.torch import load_file
+
     info = saved.info
     dim, classes = info.identity.embedding_dim, len(info.classes)
     head = build_head(info.configuration.head, dim, classes, info.n_training)

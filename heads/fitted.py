@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize, one_hot
 
+from heads.architectures import NEIGHBOURS
+
 # (embeddings float64 [N, D], labels int64 [N], classes C, strengths) → a state_dict for each
 Fit = Callable[[Tensor, Tensor, int, tuple[float, ...]], list[dict[str, Tensor]]]
-NEIGHBOURS = 5
 MOST_ITERATIONS, TOLERANCE = 10_000, 1e-6  # of the gradient
 
 

@@ -1,14 +1,18 @@
 """The training run on one cache: candidates are judged, the chosen ones trained and kept."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cache.errors import CacheError
 from cache.progress import Progress, silent
 from cache.store import Cache, Contents, contents, read
+from heads.architectures import build_head
 from heads.configuration import Configuration, fingerprint, head_id
 from heads.files import (
     HeadInfo,
@@ -20,7 +24,8 @@ from heads.files import (
     save_head,
 )
 from heads.grid import Sweep
-from heads.splits import check_trainable
+from heads.splits import NO_GROUPS, Groups, Split, check_trainable
+from heads.temperature import fit_temperature
 from heads.together import Labelled, Trained
 from heads.train import Data, train
 from heads.trials import Ranked, add_trials, as_trial, rank, read_trials
@@ -32,8 +37,9 @@ TRIALS = "trials.csv"
 class HeadsRun:
     """The heads of one cache, in the order asked for. trained: how many of them now. tried: heads
     trained now to judge candidates by. left_out: images without an embedding. ranked: the
-    candidates, the best first, if there was a choice or an estimate by folds. diverged: heads that
-    were to be kept, and could not be.
+    candidates, the best first, if there was a choice or an estimate by folds. ungrouped: of those
+    chosen, the mean accuracy over folds that divide near duplicates, where these folds do not.
+    diverged: heads that were to be kept, and could not be.
     """
 
     heads: tuple[SavedHead, ...]
@@ -41,6 +47,7 @@ class HeadsRun:
     tried: int
     left_out: int
     ranked: tuple[Ranked, ...]
+    ungrouped: Mapping[Configuration, float]
     diverged: tuple[Configuration, ...]
 
 
@@ -52,13 +59,15 @@ def train_heads(
     root: Path,
     progress: Progress = silent,
     device: str = "cpu",
+    groups: Groups = NO_GROUPS,
 ) -> HeadsRun:
     """Train the heads that `root` lacks on a cache's embeddings of labelled images.
 
     Where a head and optimizer have several candidates, they are judged on validation, and the best
     is kept. labels: class by image hash. dataset: the folder's name, for the record. device: of
-    torch, to train on. progress counts epochs. Images that could not be read at extraction are left
-    out and counted; a head that diverges costs itself only.
+    torch, to train on. groups: of near duplicates, which no split divides; folds that do are
+    trained for comparison. progress counts epochs. Images that could not be read at extraction are
+    left out and counted; a head that diverges costs itself only.
 
     Raises:
         CacheError: the cache lacks images that nobody tried to extract, or views.
@@ -68,12 +77,17 @@ def train_heads(
     unreadable = (held.failures.keys() & labels.keys()) - held.stored
     # In an order of their content: files may be renamed or moved, and heads stay the same.
     usable = {key: labels[key] for key in sorted(labels) if key not in unreadable}
-    check_trainable(usable, sweep.cv)
-    run = _Run(cache, held, usable, dataset, fingerprint(labels), root, device, progress)
+    mine = {key: groups[key] for key in sorted(groups.keys() & usable.keys())}
+    check_trainable(usable, sweep.cv, mine)
+    run = _Run(cache, held, usable, dataset, fingerprint(labels), root, device, progress, mine)
     ranked = run.judge(sweep) if _contested(sweep) else []
     refused = {r.candidate for r in ranked if not r.chosen}
     chosen = [candidate for candidate in sweep.candidates if candidate not in refused]
-    selections = _selections(sweep, ranked)
+    ungrouped: dict[Configuration, float] = {}
+    if sweep.cv and run.n_groups and chosen:
+        naive = run.dividing_groups().judge(replace(sweep, candidates=tuple(chosen)))
+        ungrouped = {r.candidate: round(r.score.accuracy, 6) for r in naive if r.score.judges}
+    selections = _selections(sweep, ranked, ungrouped)
     finals = {
         final: selections.get(candidate, Selection())
         for candidate in chosen
@@ -87,6 +101,7 @@ def train_heads(
         tried=run.tried,
         left_out=len(unreadable),
         ranked=tuple(ranked),
+        ungrouped=ungrouped,
         diverged=tuple(final for final in finals if final not in there),
     )
 
@@ -96,7 +111,9 @@ def _contested(sweep: Sweep) -> bool:
     return bool(sweep.cv) or len(set(groups)) < len(groups)
 
 
-def _selections(sweep: Sweep, ranked: Sequence[Ranked]) -> dict[Configuration, Selection]:
+def _selections(
+    sweep: Sweep, ranked: Sequence[Ranked], ungrouped: Mapping[Configuration, float]
+) -> dict[Configuration, Selection]:
     """Say how each candidate was chosen."""
     found = {}
     for mine in ranked:
@@ -104,8 +121,13 @@ def _selections(sweep: Sweep, ranked: Sequence[Ranked]) -> dict[Configuration, S
         rivals = sum((r.candidate.head, r.candidate.optimizer) == group for r in ranked)
         judges = f"{sweep.repeats} times {sweep.cv} folds" if sweep.cv else f"{sweep.seeds} seed(s)"
         rule = f"best of {rivals} by validation accuracy, {judges}"
-        folds = (round(mine.score.accuracy, 6), round(mine.score.spread, 6)) if sweep.cv else ()
-        found[mine.candidate] = Selection(rule if rivals > 1 else Selection.rule, *folds)
+        accuracy, spread = (round(n, 6) for n in (mine.score.accuracy, mine.score.spread))
+        found[mine.candidate] = Selection(
+            rule if rivals > 1 else Selection.rule,
+            accuracy if sweep.cv else None,
+            spread if sweep.cv else None,
+            ungrouped.get(mine.candidate),
+        )
     return found
 
 
@@ -122,14 +144,25 @@ class _Run:
         root: Path,
         device: str,
         progress: Progress,
+        groups: Groups,
     ) -> None:
         self.cache, self.held, self.usable, self.root = cache, held, usable, root
         self.dataset, self.dataset_fingerprint = dataset, dataset_fingerprint
-        self.images = fingerprint(usable)
+        self.groups, self.images = groups, fingerprint(usable, groups)
+        # Of some, all but one may be unreadable.
+        self.n_groups = sum(count > 1 for count in Counter(groups.values()).values())
         self.classes = tuple(sorted(set(usable.values())))
         self.device, self.progress = device, progress
         self.tried = self.done = self.total = 0
         self._data: Data | None = None
+
+    def dividing_groups(self) -> "_Run":
+        """Return a run that takes near duplicates for different images, as most do."""
+        run = copy(self)
+        run.groups, run.images, run.n_groups = {}, fingerprint(self.usable), 0
+        if run._data:
+            run._data = Data(self.usable, run._data.rows)
+        return run
 
     def id(self, configuration: Configuration) -> str:
         """Return a head's name."""
@@ -196,12 +229,15 @@ class _Run:
         if not embeddings.isfinite().all():
             raise CacheError(f"{self.cache.folder} holds NaN or infinity: run `cache verify`")
         labels = torch.tensor([self.classes.index(label) for label in self.usable.values()])
-        return Data(self.usable, Labelled(embeddings, labels, len(self.classes)))
+        rows = Labelled(embeddings, labels, len(self.classes))
+        return Data(self.usable, rows, self.groups)
 
     def _note(self, group: Sequence[Configuration], results: Sequence[Trained]) -> None:
         name = self.cache.folder.name
         rows = {
-            self.id(configuration): as_trial(configuration, trained, name, self.dataset)
+            self.id(configuration): as_trial(
+                configuration, trained, name, self.dataset, self.n_groups
+            )
             for configuration, trained in zip(group, results, strict=True)
         }
         add_trials(self.root / TRIALS, rows)
@@ -217,6 +253,7 @@ class _Run:
             dataset=self.dataset,
             dataset_fingerprint=self.dataset_fingerprint,
             images_fingerprint=self.images,
+            n_groups=self.n_groups,
             weights=self.held.weights,
             n_training=len(parts.training),
             n_validation=len(parts.validation),
@@ -224,6 +261,19 @@ class _Run:
             embedding_seconds=self.held.seconds_per_image * len(self.usable),
             curves=trained.curves,
             epoch=trained.epoch,
+            temperature=self._temperature(configuration, trained.state, parts),
             selection=selection,
         )
         save_head(self.root, info, trained.state)
+
+    def _temperature(
+        self, configuration: Configuration, state: dict[str, Tensor], parts: Split
+    ) -> float:
+        assert self._data is not None  # noqa: S101 - it was trained from them
+        rows, places = self._data.rows, self._data.places(parts.validation)
+        dim = rows.embeddings.shape[2]
+        head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
+        head.load_state_dict(state)
+        with torch.inference_mode():
+            logits = head(rows.embeddings[0, places]).double().numpy()
+        return fit_temperature(logits, rows.labels[places].numpy())

@@ -14,18 +14,20 @@ from torch.nn.functional import cross_entropy
 
 from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
-from heads.splits import Split, split
+from heads.splits import NO_GROUPS, Groups, Split, split
 from heads.together import Curves, Labelled, Pass, Trained, chunks, train_together
 
 
 class Data:
     """Embeddings of labelled images, and their division for any configuration.
 
-    labels: class by image hash. rows: of these images, in this order.
+    labels: class by image hash. rows: of these images, in this order. groups: see `split`.
     """
 
-    def __init__(self, labels: Mapping[bytes, str], rows: Labelled) -> None:
-        self.labels, self.rows = labels, rows
+    def __init__(
+        self, labels: Mapping[bytes, str], rows: Labelled, groups: Groups = NO_GROUPS
+    ) -> None:
+        self.labels, self.rows, self.groups = labels, rows, groups
         self._position = {key: i for i, key in enumerate(labels)}
 
     @property
@@ -36,7 +38,7 @@ class Data:
     def split(self, configuration: Configuration) -> Split:
         """Return who is trained on, and who is validated on."""
         c = configuration
-        return split(self.labels, c.val_fraction, c.seed, c.fold)
+        return split(self.labels, c.val_fraction, c.seed, c.fold, self.groups)
 
     def places(self, hashes: Sequence[bytes]) -> Tensor:
         """Return the rows of these images."""

@@ -22,7 +22,17 @@ from heads.together import Trained
 LOCK_TIMEOUT_S = 60
 FIELDS = tuple(field.name for field in dataclasses.fields(Configuration))
 MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "training_loss")
-COLUMNS = ("trial_id", "cache", "dataset", *FIELDS, "epoch", *MEASURED, "diverged", "seconds")
+COLUMNS = (
+    "trial_id",
+    "cache",
+    "dataset",
+    "n_groups",
+    *FIELDS,
+    "epoch",
+    *MEASURED,
+    "diverged",
+    "seconds",
+)
 TEXT = ("trial_id", "cache", "dataset", "head", "optimizer", "schedule", "balance", "fold")
 
 # With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
@@ -98,13 +108,16 @@ def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def as_trial(
-    configuration: Configuration, trained: Trained, cache: str, dataset: str
+    configuration: Configuration, trained: Trained, cache: str, dataset: str, n_groups: int
 ) -> dict[str, Any]:
-    """Return a trial's row but for its id. cache: its folder's name. dataset: the folder's."""
+    """Return a trial's row but for its id. cache: its folder's name. dataset: the folder's.
+    n_groups: of near duplicates that the split did not divide.
+    """
     measured = {name: trained.curves[name][trained.epoch] for name in MEASURED}
     return {
         "cache": cache,
         "dataset": dataset,
+        "n_groups": n_groups,
         **dataclasses.asdict(configuration),
         "epoch": trained.epoch + 1,
         **measured,

@@ -1,7 +1,9 @@
 """The whole model answers as its head does on cached rows, or is refused with a reason."""
 
+import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from safetensors.torch import save_file
 
 from cache.errors import DatasetError, WeightsError
 from cache.store import Cache, open_cache, read
-from evaluate.measure import measure, reload_backbone
+from evaluate.activation import maps_path, read_maps
+from evaluate.measure import measure
 from evaluate.predictions import predictions_path, read_predictions
+from evaluate.reload import reload_backbone
 from evaluate.results import read_results
 from evaluate.run import check_classes, evaluate, in_reference_order
 from evaluate.workspace import Workspace
@@ -82,9 +86,9 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     place = Workspace(tmp_path)
     shutil.copytree(workspace[0].cache, place.cache)
     shutil.copytree(workspace[0].heads, place.heads)
-    test, training = scan(ROOT / "test_images"), scan(ROOT / "dataset")
+    test = scan(ROOT / "test_images")
     heads = [saved for saved in workspace[1] if saved.info.identity.device == "cpu"]
-    ids = evaluate(heads, test, training.labels, place)
+    ids = evaluate(heads, test, (), place)
     assert ids == list(range(1, 9))
     table = read_results(place.results)
     assert (table["n_test"] == 22).all()
@@ -92,28 +96,50 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     assert (table["cached_difference"] < 1e-4).all()
     assert (table["inference_time_secs"] > 0).all()
     assert (table["accuracy"] >= 0.8).all()
+    assert (table["accuracy_with_leaked"] == table["accuracy"]).all()
+    assert (table["latency_p50_ms"] <= table["latency_p99_ms"]).all()
+    assert (table["parameters"] >= 3_371_008).all()  # EfficientNet-Lite0's, but for its last layer
+    assert table["ece"].between(0, 1).all()
+    best = table.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
+    assert [path.name for path in place.heads.glob("*.maps.npz")] == [f"{best['head_id']}.maps.npz"]
+    maps = read_maps(maps_path(place.heads, best["head_id"]))
+    assert len(maps.hashes) == 8
     for row in table.to_dict("records"):
         path = predictions_path(place.heads, row["head_id"], fingerprint(test.labels), "openvino")
         predictions = read_predictions(path, ["gel", "not_gel"])
         right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
         assert row["accuracy"] == pytest.approx(right, abs=1e-6)
-    assert evaluate(heads[:1], test, training.labels, place) == [1]
+    assert evaluate(heads[:1], test, (), place) == [1]
     assert len(read_results(place.results)) == 8
 
 
-def test_leaked_and_unreadable_test_images_are_counted(
+def test_leaked_images_are_left_out_of_scores_and_both_are_told(
     workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
 ) -> None:
     data = few(1, 2)
-    leak = next((data / "dataset" / "gel").iterdir())
-    shutil.copy(leak, data / "test_images" / "gel" / "leak.jpg")
+    mislabelled = data / "test_images" / "not_gel" / "leak.jpg"
+    shutil.copy(next((data / "dataset" / "gel").iterdir()), mislabelled)
     (data / "test_images" / "gel" / "broken.png").write_bytes(b"x")
-    test = scan(data / "test_images")
-    place = Workspace(tmp_path / "empty")
-    evaluate(workspace[1][:1], test, scan(data / "dataset").labels, place)
+    test, place = scan(data / "test_images"), Workspace(tmp_path / "empty")
+    leaked = sha256(mislabelled.read_bytes()).digest()
+    evaluate(workspace[1][:1], test, {leaked}, place)
     row = read_results(place.results).iloc[0]
-    assert (row["n_test"], row["n_leaked"], row["n_unreadable"]) == (5, 1, 1)
+    assert (row["n_test"], row["n_leaked"], row["n_unreadable"]) == (4, 1, 1)
+    assert (row["accuracy"], row["accuracy_with_leaked"]) == (1.0, 0.8)
+    assert sum(map(sum, json.loads(row["conf_mat"]))) == 4
     assert np.isnan(row["cached_difference"])  # these images are in no cache there
+    (path,) = place.heads.glob("*.csv")
+    predictions = read_predictions(path, ["gel", "not_gel"])
+    assert (len(predictions.paths), len(predictions.clean.paths)) == (5, 4)
+    assert predictions.paths[predictions.leaked.argmax()] == mislabelled
+
+
+def test_a_test_set_of_leaks_only_is_refused(
+    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+) -> None:
+    test = scan(few(1, 1) / "test_images")
+    with pytest.raises(DatasetError, match="every image there is in training too"):
+        evaluate(workspace[1][:1], test, set(test.labels), Workspace(tmp_path / "out"))
 
 
 def test_nothing_readable_is_an_error(
@@ -198,7 +224,7 @@ def test_weights_that_are_gone_cost_their_own_models_only(
     heads = list(train_heads(cache, labels, "few", ONE, place.heads).heads)
     heads.append(workspace[1][0])
     with pytest.raises(WeightsError, match=r"1 of 2 models left out:\nresnet18 .*mine"):
-        evaluate(heads, scan(data / "test_images"), labels, place)
+        evaluate(heads, scan(data / "test_images"), (), place)
     assert read_results(place.results)["pretrained_model"].tolist() == ["efficientnet_lite0"]
 
 

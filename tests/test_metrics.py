@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluate.metrics import METRICS, accuracy_interval, confusion_matrix
+from evaluate.metrics import METRICS, confusion_matrix
 
 # Six images, two classes; the fourth and the last are wrong.
 LABELS = np.array([0, 0, 0, 0, 1, 1])
@@ -64,12 +64,3 @@ def test_a_class_that_never_occurs_does_not_count() -> None:
 def test_auc_of_a_test_set_without_a_class_is_not_a_number() -> None:
     assert math.isnan(METRICS["roc_auc"].score(np.array([0, 0]), np.eye(2)))
     assert math.isnan(METRICS["roc_auc"].score(np.array([0, 1]), np.eye(3)[:2]))
-
-
-def test_wilson_interval_by_its_formula() -> None:
-    z, n, p = 1.959964, 22, 21 / 22
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert accuracy_interval(21, 22) == pytest.approx((centre - half, centre + half), abs=1e-6)
-    assert accuracy_interval(0, 5)[0] == 0
-    assert accuracy_interval(5, 5)[1] == 1

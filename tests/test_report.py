@@ -1,62 +1,40 @@
 """The report: ranked on validation, honest, self-contained, escaped, a pure function of files."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from cache.errors import ResultsError
+from cache.errors import CacheError, FrostlineError, HeadError, ResultsError
 from cache.store import Cache
+from evaluate.page.material import DRAWN
+from evaluate.page.ranking import MAX_ROWS
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.report import cautions, describe_best, studies, write_report
-from evaluate.results import COLUMNS, TEXT, add_result
+from evaluate.report import SECTIONS, write_report
+from evaluate.results import add_result, read_results
+from evaluate.study import cautions, describe_best, studies
 from evaluate.terminal import ranked_table
 from evaluate.workspace import Workspace
 from tests.conftest import ROOT
+from tests.reported import EVIL, reported, row
 
-EVIL = "<script>alert(1)</script>"
-
-
-def row(head: str, **values: Any) -> dict[str, Any]:
-    return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
-        "hardware_type": "cpu",
-        "pretrained_model": "resnet18",
-        "classifier_head": "single",
-        "opt_alg": "adam",
-        "accuracy": 21 / 22,
-        "conf_mat": "[[10, 1], [0, 11]]",
-        "classes": json.dumps(["gel", EVIL]),
-        "dataset": "gel/dataset",
-        "test": "gel/test_images",
-        "dataset_fingerprint": "d1",
-        "test_fingerprint": "t1",
-        "n_training": 74,
-        "n_validation": 18,
-        "n_test": 22,
-        "cached_difference": 1e-6,
-        "n_leaked": 0,
-        "n_unreadable": 0,
-        "weights": "imagenet",
-        "engine": "torch",
-        "numeric_precision": "fp32",
-        "seed": 0,
-        "evaluated_at": "2026-01-01T00:00:00+00:00",
-        "head_id": head,
-        **values,
-    }
+WITH_RESULTS_ALONE = ["ranking", "tradeoff", "quality", "costs", "provenance"]
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
+    """A workspace of which only `results.csv` was handed on."""
     place = Workspace(tmp_path)
     add_result(place.results, row("best-on-test", accuracy=1.0, val_accuracy=0.8))
     add_result(place.results, row("best-on-validation", val_accuracy=0.9, val_loss=0.1))
@@ -64,10 +42,232 @@ def place(tmp_path: Path) -> Workspace:
     return place
 
 
-def predict(place: Workspace, head: str) -> None:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, caches: dict[str, Cache]) -> Workspace:
+    return reported(tmp_path_factory.mktemp("made"), caches.values())
+
+
+@pytest.fixture(scope="module")
+def html(made: Workspace, gel: Path) -> str:
+    return write_report(made, gel / "published_results.csv").read_text()
+
+
+@pytest.fixture
+def whole(made: Workspace, tmp_path: Path) -> Workspace:
+    """A workspace with everything that a report is made of, to be damaged."""
+    shutil.copytree(made.root, tmp_path / "whole")
+    return Workspace(tmp_path / "whole")
+
+
+class Page(HTMLParser):
+    """Gathers a page's tags, links, ids and the rows of its table of models."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    @property
+    def sections(self) -> list[str]:
+        """The sections of the first study."""
+        named = [name.removeprefix("s1-") for name in self.ids if name.startswith("s1-")]
+        return [name for name in named if name in SECTIONS]
+
+
+class TestRanking:
+    def test_by_validation_never_by_test(self, place: Workspace) -> None:
+        (study,) = studies(place.results)
+        ids = [r["head_id"] for r in study.rows]
+        assert ids == ["best-on-validation", "less-sure", "best-on-test"]
+        assert describe_best(study) == (
+            "Model 2, resnet18 on cpu, single head, adam: 21 of 22 test images right "
+            "(95.5%, 95% interval 78% to 99%)"
+        )
+
+    def test_an_untrained_backbone_is_never_the_best_of_trained_ones(
+        self, place: Workspace
+    ) -> None:
+        add_result(place.results, row("lucky", val_accuracy=1.0, weights="random:0"))
+        (study,) = studies(place.results)
+        assert study.best["head_id"] == "best-on-validation"
+        assert study.rows[-1]["head_id"] == "lucky"
+
+    def test_the_data_set_measured_last_comes_first(self, place: Workspace) -> None:
+        late = {"dataset_fingerprint": "d2", "evaluated_at": "2026-02-01T00:00:00+00:00"}
+        add_result(place.results, row("late", **late))
+        found = [s.best["head_id"] for s in studies(place.results)]
+        assert found == ["late", "best-on-validation"]
+        assert Page(write_report(place).read_text()).ids.count("s2-ranking") == 1
+
+    def test_rows_that_look_alike_say_in_what_they_differ(self, place: Workspace) -> None:
+        add_result(place.results, row("other", learning_rate=0.01, seed=3, val_accuracy=1.0))
+        (study,) = studies(place.results)
+        assert [study.settings(r) for r in study.rows[:2]] == ["lr 0.01, seed 3", "lr 0.5, seed 0"]
+        assert "Not all models were validated on the same images" in "".join(cautions(study))
+        assert "lr 0.01, seed 3" in write_report(place).read_text()
+
+    def test_rows_of_another_kind_say_nothing_of_what_these_have_not(
+        self, place: Workspace
+    ) -> None:
+        none = dict.fromkeys(("learning_rate", "momentum", "epochs"), float("nan"))
+        fitted = {"classifier_head": "ridge", "opt_alg": "none", **none}
+        add_result(place.results, row("fitted", **fitted))
+        add_result(place.results, row("stronger", weight_decay=10.0, **fitted))
+        (study,) = studies(place.results)
+        said = {r["head_id"]: study.settings(r) for r in study.rows}
+        assert said["best-on-validation"] == ""
+        assert said["stronger"] == "decay 10"
+
+    @pytest.mark.parametrize(("width", "shown"), [(80, 7), (200, 12)])
+    def test_the_table_fits_the_terminal(self, place: Workspace, width: int, shown: int) -> None:
+        table = ranked_table(studies(place.results)[0], width)
+        assert len(table.columns) == shown
+        text = StringIO()
+        Console(width=width, file=text).print(table)
+        assert "resnet18" in text.getvalue()
+        assert "…" not in text.getvalue()
+
+
+class TestCautions:
+    def test_what_must_be_known_is_said(self, place: Workspace) -> None:
+        worse = {"n_leaked": 1, "accuracy_with_leaked": 0.957, "n_unreadable": 2}
+        add_result(place.results, row("worse", val_accuracy=1.0, **worse))
+        add_result(place.results, row("random", weights="random:0"))
+        text = "\n".join(cautions(studies(place.results)[0]))
+        for part in (
+            "RANDOM weights",
+            "being copies or near duplicates of training images: 1 of 23 test images",
+            "(with them, accuracy would be 95.7%)",
+            "2 test images could",
+        ):
+            assert part in text
+        assert "no evidence that one model is better" in text
+
+    def test_a_class_without_test_images(self, place: Workspace) -> None:
+        absent = {"conf_mat": "[[22, 0], [0, 0]]", "val_accuracy": 1.0, "roc_auc": float("nan")}
+        add_result(place.results, row("absent", **absent))
+        assert "There is no test image of <script>" in cautions(studies(place.results)[0])[0]
+        write_report(place)
+
+    def test_a_model_that_left_its_embeddings_is_named(self, place: Workspace) -> None:
+        add_result(place.results, row("off", cached_difference=0.098))
+        text = "".join(cautions(studies(place.results)[0]))
+        assert "Model 4 answers otherwise than on its cached embeddings" in text
+
+
+class TestWhole:
+    def test_every_section_is_there(self, html: str) -> None:
+        assert Page(html).sections == list(SECTIONS)
+        for words in (
+            "not distinguishable with 21 images",
+            "What each choice is worth",
+            "left out as leaked",
+            "Over seeds",
+            "What spoke for the answer",
+            "efficientnet_lite0, cpu and xla-cpu: embeddings of 22 images differ by at most",
+            "how far the nearest training image is",
+            "It doubts 80% of the errors and 5% of the right answers",
+            "Expected calibration error",
+            "groups of training images that show the same",
+            "114 images by openvino",
+            "compute-bound",
+            "mobilenet_v3_large",
+        ):
+            assert words in html, words
+
+    def test_a_results_file_alone_is_enough(self, whole: Workspace) -> None:
+        for folder in (whole.cache, whole.heads, whole.audits):
+            shutil.rmtree(folder)
+        html = write_report(whole).read_text()
+        assert Page(html).sections == WITH_RESULTS_ALONE
+        assert "data:image" not in html
+
+    def test_what_was_not_measured_is_left_out(self, place: Workspace) -> None:
+        nan = float("nan")
+        for head in ("best-on-test", "best-on-validation", "less-sure"):
+            add_result(place.results, row(head, latency_p50_ms=nan, size_mib=nan, ece=nan))
+        assert Page(write_report(place).read_text()).sections == [
+            "ranking",
+            "quality",
+            "provenance",
+        ]
+
+    def test_the_same_files_give_the_same_bytes(
+        self, html: str, made: Workspace, gel: Path
+    ) -> None:
+        assert write_report(made, gel / "published_results.csv").read_text() == html
+        code = (
+            "import sys; from pathlib import Path; from evaluate.report import write_report; "
+            "from evaluate.workspace import Workspace; "
+            "write_report(Workspace(Path(sys.argv[1])), Path(sys.argv[2]))"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code, made.root, gel / "published_results.csv"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo"},
+            check=True,
+        )
+        assert made.report.read_text() == html
+
+    def test_nothing_is_fetched_and_only_our_script_runs(self, html: str) -> None:
+        page = Page(html)
+        assert page.tags.count("script") == 1
+        assert len(page.links) > 50
+        assert all(link.startswith(("data:", "#")) for link in page.links)
+        assert not re.search(r"@import|url\(|https?://", html)
+        assert len(page.ids) == len(set(page.ids))
+        assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
+
+    def test_paths_stay_at_home(self, html: str, made: Workspace) -> None:
+        assert str(ROOT) not in html
+        assert str(made.root) not in html
+
+    def test_it_stays_small(self, html: str) -> None:
+        assert len(html) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error"),
+    [
+        ("heads/*.csv", ResultsError),
+        ("heads/*.safetensors", HeadError),
+        ("heads/*.maps.npz", ResultsError),
+        ("heads/*.doubt.json", ResultsError),
+        ("audit/*.json", ResultsError),
+        ("cache/*-xla-cpu-*/*.h5", CacheError),
+        ("results.csv", ResultsError),
+    ],
+)
+def test_a_damaged_file_is_named(
+    pattern: str, error: type[FrostlineError], whole: Workspace
+) -> None:
+    paths = [path for path in whole.root.glob(pattern) if path.name != "trials.csv"]
+    for path in paths:
+        path.write_bytes(b"x")
+    with pytest.raises(error) as raised:
+        write_report(whole)
+    assert any(path.name in str(raised.value) for path in paths)
+
+
+def test_predictions_cut_short_are_not_believed(whole: Workspace) -> None:
+    for path in whole.heads.glob("*.openvino.csv"):
+        path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(ResultsError, match="cut short: run evaluate again"):
+        write_report(whole)
+
+
+@pytest.fixture
+def pictured(place: Workspace) -> Workspace:
     """Add the best model, tested on two images whose names try to be markup."""
     two = {"n_test": 2, "conf_mat": "[[1, 0], [1, 0]]", "val_accuracy": 0.9, "val_loss": 0.1}
-    add_result(place.results, row(head, **two))
+    add_result(place.results, row("best-on-validation", **two))
     folder = place.root / "images"
     folder.mkdir()
     paths = (folder / f"a{EVIL.replace('/', '')}.png", folder / "b.png")
@@ -78,165 +278,77 @@ def predict(place: Workspace, head: str) -> None:
         tuple(sha256(path.read_bytes()).digest() for path in paths),
         np.array([0, 1]),
         np.array([[0.9, 0.1], [0.6, 0.4]]),
+        np.array([False, False]),
     )
-    path = predictions_path(place.heads, head, "t1", "torch")
+    path = predictions_path(place.heads, "best-on-validation", "t1", "torch")
+    path.parent.mkdir()
     write_predictions(path, predictions, ["gel", EVIL])
+    return place
 
 
-class Page(HTMLParser):
-    """Gathers a page's tags, links and table rows."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+def test_names_are_text_never_markup(pictured: Workspace) -> None:
+    html = write_report(pictured).read_text()
+    assert EVIL not in html
+    assert "&lt;script&gt;" in html
+    assert Page(html).tags.count("script") == 1
 
 
-def test_ranked_on_validation_never_on_test(place: Workspace) -> None:
-    (study,) = studies(place.results)
-    assert [r["head_id"] for r in study.rows] == ["best-on-validation", "less-sure", "best-on-test"]
-    assert describe_best(study) == (
-        "Model 2, resnet18 on cpu, single head, adam: 21 of 22 test images right "
-        "(95.5%, 95% interval 78% to 99%)"
-    )
+def test_an_image_that_is_gone_leaves_its_words(pictured: Workspace) -> None:
+    assert "moved or changed since" not in write_report(pictured).read_text()
+    shutil.rmtree(pictured.root / "images")
+    assert write_report(pictured).read_text().count("moved or changed since") == 2
 
 
-def test_an_untrained_backbone_is_never_the_best_of_trained_ones(place: Workspace) -> None:
-    add_result(place.results, row("lucky", val_accuracy=1.0, weights="random:0"))
-    (study,) = studies(place.results)
-    assert study.best["head_id"] == "best-on-validation"
-    assert study.rows[-1]["head_id"] == "lucky"
-
-
-def test_the_data_set_measured_last_comes_first(place: Workspace) -> None:
-    late = {"dataset_fingerprint": "d2", "evaluated_at": "2026-02-01T00:00:00+00:00"}
-    add_result(place.results, row("late", **late))
-    assert [s.best["head_id"] for s in studies(place.results)] == ["late", "best-on-validation"]
-
-
-def test_what_must_be_known_is_said(place: Workspace) -> None:
-    add_result(place.results, row("worse", n_leaked=1, n_unreadable=2, val_accuracy=1.0))
-    add_result(place.results, row("random", weights="random:0"))
-    text = "\n".join(cautions(studies(place.results)[0]))
-    for part in (
-        "RANDOM weights",
-        "1 of 22 test images lie in the training",
-        "2 test images could",
-    ):
-        assert part in text
-    assert "no evidence that one model is better" in text
-
-
-def test_a_class_without_test_images_is_said(place: Workspace) -> None:
-    absent = {"conf_mat": "[[22, 0], [0, 0]]", "val_accuracy": 1.0, "roc_auc": float("nan")}
-    add_result(place.results, row("absent", **absent))
-    assert "There is no test image of <script>" in cautions(studies(place.results)[0])[0]
-    write_report(place)
+def test_an_image_that_was_replaced_is_not_shown_for_the_old_one(pictured: Workspace) -> None:
+    Image.new("L", (9, 9), 200).save(pictured.root / "images" / "b.png")
+    assert write_report(pictured).read_text().count("moved or changed since") == 1
 
 
 def test_many_classes_with_odd_names_make_a_report(place: Workspace) -> None:
     classes = [f"${number}$ 50% _^{{" for number in range(120)]
-    matrix = np.eye(120, dtype=int).tolist()
-    many = {"classes": json.dumps(classes), "conf_mat": json.dumps(matrix), "n_test": 120}
+    matrix = np.eye(120, dtype=int)
+    matrix[7] = np.roll(matrix[7], 1)
+    many = {"classes": json.dumps(classes), "conf_mat": json.dumps(matrix.tolist()), "n_test": 120}
     add_result(place.results, row("many", val_accuracy=1.0, **many))
     path = predictions_path(place.heads, "many", "t1", "torch")
-    picture = place.root / "a.png"
+    path.parent.mkdir()
     hashes = tuple(bytes([n]) * 32 for n in range(120))
-    write_predictions(
-        path, Predictions((picture,) * 120, hashes, np.arange(120), np.eye(120)), classes
+    answers = Predictions(
+        (place.root / "a.png",) * 120,
+        hashes,
+        np.arange(120),
+        matrix.astype(float),
+        np.zeros(120, bool),
     )
-    assert "120 of 120 test images right" in write_report(place).read_text()
-
-
-def test_predictions_cut_short_are_not_believed(place: Workspace) -> None:
-    predict(place, "best-on-validation")
-    path = predictions_path(place.heads, "best-on-validation", "t1", "torch")
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    with pytest.raises(ResultsError, match="cut short: run evaluate again"):
-        write_report(place)
-
-
-def test_rows_that_look_alike_say_in_what_they_differ(place: Workspace) -> None:
-    add_result(place.results, row("other", learning_rate=0.01, seed=3, val_accuracy=1.0))
-    (study,) = studies(place.results)
-    assert [study.settings(r) for r in study.rows[:2]] == ["lr 0.01, seed 3", "lr 0.5, seed 0"]
-    assert "Not all models were validated on the same images" in "".join(cautions(study))
-    assert "lr 0.01, seed 3" in write_report(place).read_text()
-
-
-def test_a_model_that_left_its_embeddings_is_named(place: Workspace) -> None:
-    add_result(place.results, row("off", cached_difference=0.098))
-    text = "".join(cautions(studies(place.results)[0]))
-    assert "Model 4 answers otherwise than on its cached embeddings" in text
-
-
-@pytest.mark.parametrize(("width", "shown"), [(80, 7), (200, 12)])
-def test_the_table_fits_the_terminal(place: Workspace, width: int, shown: int) -> None:
-    table = ranked_table(studies(place.results)[0], width)
-    assert len(table.columns) == shown
-    text = StringIO()
-    Console(width=width, file=text).print(table)
-    assert "resnet18" in text.getvalue()
-    assert "…" not in text.getvalue()
-
-
-def test_nothing_is_fetched_and_nothing_runs(place: Workspace) -> None:
-    predict(place, "best-on-validation")
+    write_predictions(path, answers, classes)
     html = write_report(place).read_text()
-    page = Page(html)
-    assert "script" not in page.tags
-    assert page.links
-    assert all(link.startswith("data:") for link in page.links)
-    assert not re.search(r"@import|url\(", html)
-    assert EVIL not in html
-    assert "&lt;script&gt;" in html
+    assert "119 of 120 test images right" in html
+    assert "<td>$7$ 50% _^{</td><td>$8$ 50% _^{</td>" in html
 
 
-def test_every_section_is_there(place: Workspace) -> None:
-    predict(place, "best-on-validation")
-    page = Page(write_report(place).read_text())
-    assert page.tags.count("tr") == 4
-    assert sum(link.startswith("data:image/svg") for link in page.links) == 3
-    assert sum(link.startswith("data:image/webp") for link in page.links) == 2
-
-
-def test_the_same_files_give_the_same_bytes(place: Workspace) -> None:
-    predict(place, "best-on-validation")
-    first = write_report(place).read_bytes()
-    place.report.unlink()
-    assert write_report(place).read_bytes() == first
-
-
-def test_a_results_file_alone_is_enough(place: Workspace) -> None:
-    assert "What it said" not in write_report(place).read_text()
-
-
-def test_an_image_that_is_gone_leaves_its_words(place: Workspace) -> None:
-    predict(place, "best-on-validation")
-    shutil.rmtree(place.root / "images")
-    assert "moved or changed since" in write_report(place).read_text()
-
-
-def test_an_image_that_was_replaced_is_not_shown_for_the_old_one(place: Workspace) -> None:
-    predict(place, "best-on-validation")
-    Image.new("L", (9, 9), 200).save(place.root / "images" / "b.png")
-    assert write_report(place).read_text().count("moved or changed since") == 1
-
-
-def test_it_says_what_the_embeddings_cost(place: Workspace, caches: dict[str, Cache]) -> None:
-    folder = caches["cpu"].folder
-    shutil.copytree(folder, place.cache / folder.name)
+def test_many_models_are_all_in_the_table_and_few_in_the_charts(place: Workspace) -> None:
+    table = read_results(place.results)
+    some = table.loc[table.index.repeat(100)].reset_index(drop=True)
+    some["model_id"] = range(1, 301)
+    some.to_csv(place.results, index=False)
     html = write_report(place).read_text()
-    assert f"{folder.name}: 114 images by openvino, " in html
-    assert "compute-bound" in html
-    (segment,) = (place.cache / folder.name).glob("*.h5")
-    segment.write_bytes(b"x")
-    assert f"{segment.name} can&#39;t be used" in write_report(place).read_text()
+    assert html.count("<tr data-backbone") + html.count('<tr class="best" data-backbone') == 300
+    assert html.count('<i class="fill') == DRAWN
+    assert f"The first {DRAWN} models; {300 - DRAWN} further" in html
+    assert f"The first {MAX_ROWS} models; {300 - MAX_ROWS} further" in html
+    assert len(html) < 1_000_000
+
+
+def test_published_results_of_other_classes_stand_beside_nothing(
+    place: Workspace, gel: Path
+) -> None:
+    three = {"classes": '["a", "b", "c"]', "conf_mat": "[[22, 0, 0], [0, 0, 0], [0, 0, 0]]"}
+    for head in ("best-on-test", "best-on-validation", "less-sure"):
+        add_result(place.results, row(head, **three))
+    assert "published" not in Page(write_report(place).read_text()).sections
+    (place.root / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ResultsError, match=r"other\.csv is no table of published results"):
+        write_report(place, place.root / "other.csv")
 
 
 def test_no_results_yet(tmp_path: Path) -> None:
@@ -247,4 +359,4 @@ def test_no_results_yet(tmp_path: Path) -> None:
 def test_the_committed_results_make_a_report(tmp_path: Path) -> None:
     place = Workspace(tmp_path)
     shutil.copy(ROOT / "results.csv", place.results)
-    assert Page(write_report(place).read_text()).tags.count("tr") == 33
+    assert Page(write_report(place).read_text()).sections[0] == "ranking"

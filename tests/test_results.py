@@ -34,6 +34,8 @@ def row(head: str, test: str = "t1", **values: Any) -> dict[str, Any]:
     return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
         "hardware_type": "cpu",
         "classes": '["gel", "NA"]',
+        "stages_ms": "{}",
+        "throughput": "{}",
         "conf_mat": "[[7, 4], [0, 11]]",
         "weights": "imagenet",
         "engine": "torch",
@@ -153,6 +155,7 @@ class TestPredictions:
             (b"\0" * 32, b"\xff" * 32),
             np.array([0, 2]),
             np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]]),
+            np.array([False, True]),
         )
         path = predictions_path(tmp_path, "head", "test", "torch")
         write_predictions(path, predictions, self.CLASSES)
@@ -163,6 +166,8 @@ class TestPredictions:
         assert (found.paths, found.hashes) == (written[1].paths, written[1].hashes)
         assert np.array_equal(found.labels, written[1].labels)
         assert np.array_equal(found.probabilities, written[1].probabilities)
+        assert found.leaked.tolist() == [False, True]
+        assert found.clean.paths == written[1].paths[:1]
 
     def test_of_other_classes_are_refused(self, written: tuple[Path, Predictions]) -> None:
         with pytest.raises(ResultsError, match="run evaluate again"):

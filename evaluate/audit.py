@@ -1,0 +1,161 @@
+"""Looking for what is wrong with a set of images: copies, leaks into the test set, conflicting
+labels, odd ones. Done once per training and test set; see evaluate/findings.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.progress import Progress, silent
+from cache.store import Cache, contents, find_caches, read
+from evaluate.alike import Pair, groups, most_alike, near_duplicates
+from evaluate.findings import (
+    TEST,
+    TRAINING,
+    Alike,
+    Audit,
+    Odd,
+    Seen,
+    audit_path,
+    read_audit,
+    write_audit,
+)
+from evaluate.odd import odd_ones
+from evaluate.workspace import Workspace
+from extract.batches import decoded
+from extract.devices import usable_cores
+from extract.look import SMALL, reduced
+from extract.looks import AHEAD, looks_of
+from extract.scan import ImageSet
+from heads.configuration import fingerprint
+
+
+def audit(
+    training: ImageSet,
+    testing: ImageSet | None,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> Audit:
+    """Look at all images, and keep what was found.
+
+    Near duplicates are found by perceptual hash, and confirmed by their details, and by the
+    embeddings of the first cache, by name, that holds them all and has trained weights; without
+    one, hashes must differ less. progress counts images.
+
+    Raises:
+        CacheError: a cache or the table of looks is damaged.
+        OSError: the audit can't be written.
+    """
+    sets = {TRAINING: training} | ({TEST: testing} if testing else {})
+    files = [(part, file) for part, images in sets.items() for file in images.files]
+    looks, reasons = looks_of([file for _, file in files], workspace.looks, progress)
+    first = dict[bytes, int]()  # of each image, the place of its first file
+    alike = list[Alike]()
+    for place, (_, file) in enumerate(files):
+        if first.setdefault(file.sha256, place) != place:
+            alike.append(Alike(first[file.sha256], place, 1.0, 0, exact=True))
+    keys = [key for key in first if key in looks]
+    cache = _trained(workspace, keys)
+    rows = _rows_of(cache, keys) if cache else None
+    seen = [looks[key] for key in keys]
+    places = [first[key] for key in keys]
+    pictures = partial(_pictures, [files[place][1].path for place in places])
+    pairs = near_duplicates(seen, rows, pictures, progress)
+    for pair in _telling(pairs, [files[place][0] for place in places]):
+        cosine = None if pair.cosine is None else round(pair.cosine, 4)
+        i, j = places[pair.first], places[pair.second]
+        alike.append(Alike(i, j, cosine, pair.bits, exact=False))
+    of_training = [
+        (a.first, a.second) for a in alike if files[a.first][0] == files[a.second][0] == TRAINING
+    ]
+    number = groups(of_training, len(files))
+    found = Audit(
+        dataset=training.name,
+        test=testing.name if testing else None,
+        cache=cache.identity.name if cache else None,
+        images=tuple(
+            Seen(str(file.path), file.sha256.hex(), file.label, part, number[place])
+            for place, (part, file) in enumerate(files)
+        ),
+        alike=tuple(alike),
+        unreadable=tuple(_unreadable(sets, reasons)),
+        odd=tuple(Odd(places[place], what, note) for place, what, note in odd_ones(seen)),
+    )
+    tested = fingerprint(testing.labels) if testing else None
+    write_audit(audit_path(workspace, fingerprint(training.labels), tested), found)
+    return found
+
+
+def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspace) -> Audit | None:
+    """Return what was found in these images before; None if nobody has looked, or if a trained
+    backbone has seen them since.
+
+    Raises:
+        ResultsError: the audit's file is damaged.
+        CacheError: a cache is damaged.
+    """
+    tested = fingerprint(testing.labels) if testing else None
+    path = audit_path(workspace, fingerprint(training.labels), tested)
+    if not path.exists():
+        return None
+    found = read_audit(path)
+    keys = {bytes.fromhex(image.sha256) for image in found.images}
+    if found.cache is None and _trained(workspace, sorted(keys - _unread(found))):
+        return None
+    return found
+
+
+def _trained(workspace: Workspace, keys: Sequence[bytes]) -> Cache | None:
+    """Return the first cache of trained weights that holds all these images."""
+    for cache in find_caches(workspace.cache):
+        held = contents(cache)
+        if not held.weights.startswith("random") and held.stored.issuperset(keys):
+            return cache
+    return None
+
+
+def _unread(found: Audit) -> set[bytes]:
+    paths = {path for path, _ in found.unreadable}
+    return {bytes.fromhex(image.sha256) for image in found.images if image.path in paths}
+
+
+def _rows_of(
+    cache: Cache, keys: Sequence[bytes]
+) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    return lambda places: read(cache, [keys[place] for place in places])
+
+
+def _pictures(paths: Sequence[Path], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    images = decoded([paths[place] for place in places], usable_cores(), AHEAD)
+    # One that has become unreadable meanwhile is blank, which is like nothing.
+    blank = np.zeros((SMALL, SMALL), np.float32)
+    pictures = (image.picture for image in images)
+    return np.stack([blank if isinstance(p, str) else reduced(p.pixels[0]) for p in pictures])
+
+
+def _telling(pairs: Sequence[Pair], parts: Sequence[str]) -> list[Pair]:
+    """Leave out pairs that say nothing new: see `Audit.alike`."""
+    count, crossing = len(parts), [p for p in pairs if parts[p.first] != parts[p.second]]
+    best: dict[int, Pair] = {}
+    for pair in crossing:
+        test = pair.first if parts[pair.first] == TEST else pair.second
+        best[test] = min(best.get(test, pair), pair, key=lambda p: (p.bits, -(p.cosine or 0)))
+    within = [p for p in pairs if parts[p.first] == parts[p.second]]
+    return [*most_alike(within, count), *best.values()]
+
+
+def _unreadable(
+    sets: Mapping[str, ImageSet], reasons: Mapping[bytes, str]
+) -> list[tuple[str, str]]:
+    return [
+        *((f.path, f.reason) for images in sets.values() for f in images.unopened),
+        *(
+            (str(file.path), reasons[file.sha256])
+            for images in sets.values()
+            for file in images.files
+            if file.sha256 in reasons
+        ),
+    ]

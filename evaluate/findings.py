@@ -1,0 +1,230 @@
+"""What an audit of images has found, kept as JSON: splits and test scores go by it."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cache.atomic import replacing
+from cache.errors import ResultsError
+from evaluate.workspace import Workspace
+
+FORMAT = "frostline-audit-1"
+SHOWN = 30  # of each kind of finding, on the terminal
+IMBALANCE = 3.0  # times as many images in the largest class as in the smallest
+TRAINING, TEST = "training", "test"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One file. part: of training or test. group: the number of its group of near duplicates in the
+    training images; -1: it is alone there.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    part: str
+    group: int = -1
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two files, by their places: that show the same. cosine: of their embeddings, None if no
+    trained backbone has seen them. bits: of 63 in which their hashes differ. exact: of the same
+    bytes.
+    """
+
+    first: int
+    second: int
+    cosine: float | None
+    bits: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A file, by its place; which rule of evaluate/odd.py it breaks, and how."""
+
+    image: int
+    what: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found. dataset, test: names of the folders. cache: which embeddings were compared;
+    None: pictures alone. alike: enough pairs to connect each group, and of each test image the most
+    alike training image. unreadable: paths and reasons.
+    """
+
+    dataset: str
+    test: str | None
+    cache: str | None
+    images: tuple[Seen, ...]
+    alike: tuple[Alike, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    odd: tuple[Odd, ...]
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """The training images that show the same, by their places; exact copies too."""
+        found: dict[int, list[int]] = {}
+        for place, image in enumerate(self.images):
+            if image.group >= 0:
+                found.setdefault(image.group, []).append(place)
+        return [tuple(found[number]) for number in sorted(found)]
+
+    @cached_property
+    def group_of(self) -> dict[bytes, int]:
+        """The group of each training image that is like another one, by SHA-256."""
+        return {bytes.fromhex(i.sha256): i.group for i in self.images if i.group >= 0}
+
+    @property
+    def leaks(self) -> list[Alike]:
+        """Pairs of a training and a test image."""
+        return [a for a in self.alike if self._part(a.first) != self._part(a.second)]
+
+    @property
+    def leaked(self) -> frozenset[bytes]:
+        """The test images that are in a leak, by SHA-256."""
+        ends = {place for pair in self.leaks for place in (pair.first, pair.second)}
+        images = [self.images[place] for place in ends]
+        return frozenset(bytes.fromhex(i.sha256) for i in images if i.part == TEST)
+
+    @property
+    def conflicts(self) -> list[Alike]:
+        """Pairs of images in different classes: one of the labels is wrong, or both are right."""
+        return [a for a in self.alike if self.images[a.first].label != self.images[a.second].label]
+
+    @property
+    def balance(self) -> dict[str, dict[str, int]]:
+        """Images of each part and class."""
+        counts = Counter((image.part, image.label) for image in self.images)
+        parts = {image.part: dict[str, int]() for image in self.images}
+        for (part, label), count in sorted(counts.items()):
+            parts[part][label] = count
+        return parts
+
+    @property
+    def imbalanced(self) -> list[str]:
+        """The classes that have far fewer training images than the largest one."""
+        counts = self.balance.get(TRAINING, {})
+        return [label for label, n in counts.items() if n * IMBALANCE < max(counts.values())]
+
+    def _part(self, place: int) -> str:
+        return self.images[place].part
+
+
+@dataclass(frozen=True)
+class Finding:
+    """summary: what it is, in words. count: of an audit, how often."""
+
+    summary: str
+    count: Callable[[Audit], int]
+
+
+FINDINGS: dict[str, Finding] = {
+    "leak": Finding("test images that are in training too", lambda a: len(a.leaked)),
+    "duplicate": Finding("groups of training images that show the same", lambda a: len(a.groups)),
+    "conflict": Finding("pairs that show the same in two classes", lambda a: len(a.conflicts)),
+    "unreadable": Finding("files that can't be read", lambda a: len(a.unreadable)),
+    "odd": Finding(
+        "images unlike the others in size, storage or light",
+        lambda a: len({o.image for o in a.odd}),
+    ),
+    "imbalance": Finding(
+        "classes with less than a third of the largest one's images", lambda a: len(a.imbalanced)
+    ),
+}
+
+
+def audit_path(workspace: Workspace, dataset: str, test: str | None) -> Path:
+    """Where the audit of two sets of images, by their fingerprints, lies."""
+    return workspace.audits / f"{dataset}{f'-{test}' if test else ''}.json"
+
+
+def write_audit(path: Path, found: Audit) -> None:
+    """Write an audit as JSON. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT} | asdict(found), indent=1)
+    with replacing(path) as temporary:
+        temporary.write_text(text)  # ASCII: names of any kind are escaped
+
+
+def read_audit(path: Path) -> Audit:
+    """Read what `write_audit` wrote. Raises ResultsError on a damaged file, OSError."""
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("format") != FORMAT:
+            raise ValueError("another version of Frostline wrote it")
+        lists = {"images": Seen, "alike": Alike, "odd": Odd}
+        parts = {name: tuple(kind(**it) for it in content[name]) for name, kind in lists.items()}
+        unreadable = tuple((path, reason) for path, reason in content["unreadable"])
+        return Audit(**content | parts | {"unreadable": unreadable})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(
+            f"{path} is damaged ({error}): delete it and run `cli.py audit` again"
+        ) from None
+
+
+def as_json(found: Audit) -> str:
+    """Return the findings by paths, as JSON for other programs; all of them."""
+
+    def path(place: int) -> str:
+        return found.images[place].path
+
+    def pair(alike: Alike) -> dict[str, object]:
+        return {
+            "paths": [path(alike.first), path(alike.second)],
+            "exact": alike.exact,
+            "cosine": alike.cosine,
+            "bits": alike.bits,
+        }
+
+    content = {
+        "groups": [[path(place) for place in group] for group in found.groups],
+        "leaks": [pair(alike) for alike in found.leaks],
+        "conflicts": [pair(alike) for alike in found.conflicts],
+        "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
+        "odd": [{"path": path(o.image), "what": o.what, "note": o.note} for o in found.odd],
+        "balance": found.balance,
+    }
+    return json.dumps(content, indent=1)
+
+
+def in_words(found: Audit) -> list[str]:
+    """Say what was found, a line each, of every kind the first `SHOWN`."""
+    images = found.images
+
+    def path(place: int) -> str:
+        return images[place].path
+
+    def pair(alike: Alike) -> str:
+        how = "the same bytes" if alike.exact else f"{alike.bits} of 63 bits differ"
+        if not alike.exact and alike.cosine is not None:
+            how += f", cosine {alike.cosine:.3f}"
+        return f"{path(alike.first)}  =  {path(alike.second)}  ({how})"
+
+    lines = [
+        f"{part}: " + ", ".join(f"{count} {label}" for label, count in counts.items())
+        for part, counts in found.balance.items()
+    ]
+    seen_by = f"the embeddings of {found.cache}" if found.cache else "no embeddings: none are there"
+    lines.append(f"Near duplicates by perceptual hash and {seen_by}.")
+    shown = {
+        "leak": [pair(alike) for alike in found.leaks],
+        "duplicate": ["  =  ".join(path(place) for place in group) for group in found.groups],
+        "conflict": [pair(alike) for alike in found.conflicts],
+        "unreadable": [f"{path}: {reason}" for path, reason in found.unreadable],
+        "odd": [f"{path(odd.image)}: {odd.what}: {odd.note}" for odd in found.odd],
+        "imbalance": list(found.imbalanced),
+    }
+    for name, finding in FINDINGS.items():
+        lines += ["", f"{finding.count(found)} {finding.summary}"]
+        lines += [f"  {line}" for line in shown[name][:SHOWN]]
+        if len(shown[name]) > SHOWN:
+            lines.append(f"  … and {len(shown[name]) - SHOWN} more: --format json has all")
+    return lines

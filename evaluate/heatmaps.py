@@ -1,0 +1,43 @@
+"""Activation maps of new images, as pictures to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.atomic import replacing
+from cache.progress import Progress, silent
+from evaluate.activation import activation_maps, overlay
+from extract.batches import batches, decoded
+from extract.devices import usable_cores
+from extract.target import Target
+from heads.files import SavedHead, load_head
+
+AT_ONCE = 16
+
+
+def write_heatmaps(
+    paths: Sequence[Path],
+    saved: SavedHead,
+    target: Target,
+    folder: Path,
+    progress: Progress = silent,
+) -> int:
+    """Write of each image what spoke for the answer, coloured over it, as `0001-NAME.png`.
+
+    The number is the image's place, as several may bear one name. Returns how many were written.
+
+    Raises:
+        HeadError: the head has no gradient.
+        OSError: the folder can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    head, place = load_head(saved), {path: number for number, path in enumerate(paths, start=1)}
+    done = 0
+    images = decoded(paths, usable_cores(), 2 * AT_ONCE, target.fast)
+    for batch in batches(images, AT_ONCE):
+        maps = activation_maps(target.backbone, head, batch.pixels)
+        for path, pixels, heat in zip(batch.paths, batch.pixels, maps, strict=True):
+            with replacing(folder / f"{place[path]:04}-{path.stem}.png") as temporary:
+                overlay(pixels[0], heat).save(temporary, "PNG")
+        done += len(batch.paths)
+        progress(done, len(paths))
+    return done

@@ -1,0 +1,301 @@
+"""A whole model as one file for other programs: gray pixels in, logits and probabilities out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from cache.atomic import commit
+from cache.errors import (
+    DatasetError,
+    DeviceError,
+    FrostlineError,
+    HeadError,
+    ResultsError,
+    UnreadableImageError,
+)
+from evaluate.model_card import Check, model_card
+from evaluate.predictions import Predictions
+from evaluate.printable import printable
+from evaluate.results import Row
+from extract.decode import SIZE, decode_gray
+from extract.engines import TOLERANCES
+from extract.load import LoadedBackbone
+from extract.openvino_graph import convert, import_openvino
+from extract.target import is_fast
+from heads.files import HeadInfo, SavedHead, load_head
+
+INPUT, OUTPUTS = "images", ("logits", "probabilities")
+CHECKED = 8  # test images that a file is tried on
+NOTES = "frostline.json"  # in a torch file, what the other formats have places for
+
+Pixels = NDArray[np.uint8]  # [N, 1, 224, 224]
+Facts = dict[str, str]  # what a file says of itself; what is no text, as JSON
+Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # logits and probabilities, [N, C]
+
+
+class WholeModel(nn.Module):
+    """A backbone and a head as one network: uint8 [N, 1, 224, 224] → logits and probabilities,
+    each float32 [N, C]. Probabilities are the softmax of logits divided by the temperature.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.backbone, self.head, self.temperature = backbone, head, temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits, (logits / self.temperature).softmax(1)
+
+
+@dataclass(frozen=True)
+class Format:
+    """suffix: of its files. packages: to write and to run it. write: a model, with what it says of
+    itself. run: such a file in its own runtime. snippet: how to do that, as Python: one import,
+    then what makes `classes`, `logits` and `probabilities` of `images`; FILE stands for its name.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[WholeModel, Path, Facts], None]
+    run: Callable[[Path, Sequence[Pixels]], list[Answers]]
+    snippet: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """files: the model first. check: how it did when it was tried."""
+
+    files: tuple[Path, ...]
+    check: Check
+
+
+def export_model(
+    backbone: LoadedBackbone,
+    saved: SavedHead,
+    row: Row,
+    predictions: Predictions,
+    format_name: str,
+    out: Path,
+) -> Written:
+    """Write a backbone and a head as one file of a format, and a model card beside it (`OUT.md`).
+
+    row: its row of results.csv. predictions: of its test images, of which some are decoded again
+    to try the file in its own runtime, alone and in a batch: logits that differ from those of the
+    model put together here by more than 1e-4 of the largest are an error. Then no file is left; nor
+    is half a one, ever.
+
+    Raises:
+        ResultsError: `out` has another suffix, or the file answers otherwise.
+        DeviceError: a package is missing.
+        HeadError: the head was trained on embeddings of another precision than fp32, or the format
+            can't hold the model.
+        DatasetError: none of the test images can be read any more.
+        OSError: the disk is full, or the folder can't be written.
+    """
+    info, form = saved.info, FORMATS[format_name]
+    _check_possible(info, format_name, out)
+    pixels = _samples(predictions.paths, is_fast(info.identity))
+    model = WholeModel(backbone.module, load_head(saved), info.temperature).eval()
+    facts = _facts(info, row, form)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".", suffix=".tmp") as folder:
+        path = Path(folder) / out.name
+        try:
+            with warnings.catch_warnings():  # exporters warn of their own insides
+                warnings.simplefilter("ignore")
+                form.write(model, path, facts)
+                check = _tried(form, path, model, pixels)
+        except (FrostlineError, OSError):
+            raise
+        except Exception as error:
+            raise HeadError(
+                f"{info.id} can't be written as {format_name}: "
+                f"{next(iter(str(error).splitlines()), type(error).__name__)}; choose another "
+                "--format"
+            ) from error
+        card = model_card(info, row, predictions.clean, facts, check, out.name, form.snippet)
+        (Path(folder) / f"{out.name}.md").write_text(card, "utf-8")
+        # What belongs to the model first, so that a model is never there without it.
+        others = sorted(file.name for file in Path(folder).iterdir() if file.name != out.name)
+        for name in (*others, out.name):
+            commit(Path(folder) / name, out.parent / name)
+    return Written((out, *(out.parent / name for name in others)), check)
+
+
+def _check_possible(info: HeadInfo, format_name: str, out: Path) -> None:
+    form = FORMATS[format_name]
+    if out.suffix != form.suffix:
+        raise ResultsError(f"--out {out}: a file for {format_name} ends in {form.suffix}")
+    if missing := [name for name in form.packages if find_spec(name) is None]:
+        raise DeviceError(f"--format {format_name} needs more: pip install {' '.join(missing)}")
+    if info.identity.precision != "fp32":
+        raise HeadError(
+            f"{info.id} was trained on {info.identity.precision} embeddings, and the file would "
+            "compute in fp32, which was never measured: choose a model at fp32"
+        )
+
+
+def _samples(paths: Sequence[Path], fast: bool) -> Pixels:
+    """Decode some of the images, from all of the list: uint8 [n, 1, 224, 224]."""
+    pixels = []
+    for path in dict.fromkeys((*paths[:: max(1, len(paths) // CHECKED)], *paths)):
+        try:
+            pixels.append(decode_gray(path.read_bytes(), fast).pixels)
+        except (OSError, UnreadableImageError):
+            continue  # gone since, or changed
+        if len(pixels) == CHECKED:
+            break
+    if not pixels:
+        raise DatasetError(
+            "none of the test images lies where it was measured, so the file could not be tried: "
+            "run evaluate again, or run from the same folder as then"
+        )
+    return np.stack(pixels)
+
+
+def _facts(info: HeadInfo, row: Row, form: Format) -> Facts:
+    identity = info.identity
+    rules = ("gray", "bit_depth", "fit", "interpolation", "size")
+    return {
+        "head_id": info.id,
+        "classes": json.dumps(info.classes),
+        "backbone": identity.backbone,
+        "weights": printable(info.weights),
+        "weights_sha256": identity.weights_sha256,
+        "dataset_fingerprint": info.dataset_fingerprint,
+        "test_fingerprint": row["test_fingerprint"],
+        "preparation": json.dumps({name: getattr(identity, name) for name in rules}),
+        "temperature": json.dumps(info.temperature),
+        "versions": json.dumps({name: version(name) for name in ("torch", *form.packages)}),
+    }
+
+
+def _tried(form: Format, path: Path, model: WholeModel, pixels: Pixels) -> Check:
+    """Run a file and hold it against its model. Raises ResultsError if they answer differently."""
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(pixels))[0].numpy()
+    differences = []
+    for logits, probabilities in form.run(path, (pixels[:1], pixels)):
+        part = expected[: len(logits)]
+        differences.append(np.abs(logits - part).max() / np.abs(part).max())
+        own = softmax(logits.astype(np.float64) / model.temperature, axis=1)
+        differences.append(np.abs(probabilities - own).max())
+    difference = float(np.max(differences))
+    if not difference <= TOLERANCES["fp32"]:  # NaN is larger than any limit
+        raise ResultsError(
+            f"{path.name}: run by itself, the file answers {len(pixels)} test images otherwise "
+            f"than the model does here, by {difference:.2g} of the largest logit, more than "
+            f"{TOLERANCES['fp32']:g}: it was removed; choose another --format"
+        )
+    return Check(difference, len(pixels))
+
+
+def _write_onnx(model: WholeModel, path: Path, facts: Facts) -> None:
+    import onnx
+
+    # The newer exporter (dynamo=True) needs one more package, takes eight times as long, and fails
+    # at knn's votes (torch 2.9.1).
+    torch.onnx.export(
+        model,
+        (torch.zeros((1, 1, SIZE, SIZE), dtype=torch.uint8),),
+        str(path),
+        dynamo=False,
+        input_names=[INPUT],
+        output_names=list(OUTPUTS),
+        dynamic_axes={name: {0: "n"} for name in (INPUT, *OUTPUTS)},
+    )
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, facts)
+    onnx.save(graph, path)
+
+
+def _run_onnx(path: Path, batches: Sequence[Pixels]) -> list[Answers]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return [session.run(list(OUTPUTS), {INPUT: images}) for images in batches]
+
+
+def _write_openvino(model: WholeModel, path: Path, facts: Facts) -> None:
+    graph = convert(model)
+    graph.input(0).set_names({INPUT})
+    for number, name in enumerate(OUTPUTS):
+        graph.output(number).set_names({name})
+    for key, value in facts.items():
+        graph.set_rt_info(value, ["frostline", key])
+    import_openvino().save_model(graph, path, compress_to_fp16=False)
+
+
+def _run_openvino(path: Path, batches: Sequence[Pixels]) -> list[Answers]:
+    core = import_openvino().Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+    results = [compiled(images) for images in batches]
+    return [(result[OUTPUTS[0]], result[OUTPUTS[1]]) for result in results]
+
+
+def _write_torch(model: WholeModel, path: Path, facts: Facts) -> None:
+    images = torch.zeros((2, 1, SIZE, SIZE), dtype=torch.uint8)
+    any_number = torch.export.Dim("n", min=1)
+    program = torch.export.export(model, (images,), dynamic_shapes={INPUT: {0: any_number}})
+    program.example_inputs = None  # it would be a pickle, the only one in the file
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    torch.export.save(program, path, extra_files={NOTES: json.dumps(facts)})
+
+
+def _run_torch(path: Path, batches: Sequence[Pixels]) -> list[Answers]:
+    module = torch.export.load(path).module()
+    with torch.inference_mode():
+        results = [module(torch.from_numpy(images)) for images in batches]
+    return [(logits.numpy(), probabilities.numpy()) for logits, probabilities in results]
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(
+        ".onnx",
+        ("onnx", "onnxruntime"),
+        _write_onnx,
+        _run_onnx,
+        """import onnxruntime
+session = onnxruntime.InferenceSession(FILE)
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+logits, probabilities = session.run(None, {"images": images})""",
+    ),
+    "openvino": Format(
+        ".xml",
+        ("openvino",),
+        _write_openvino,
+        _run_openvino,
+        """import openvino
+model = openvino.Core().read_model(FILE)
+classes = json.loads(model.get_rt_info(["frostline", "classes"]).value)
+fp32 = {"INFERENCE_PRECISION_HINT": "f32"}
+logits, probabilities = openvino.compile_model(model, "CPU", fp32)(images).values()""",
+    ),
+    "torch": Format(
+        ".pt2",
+        (),
+        _write_torch,
+        _run_torch,
+        """import torch
+notes = {"frostline.json": ""}
+model = torch.export.load(FILE, extra_files=notes).module()
+classes = json.loads(json.loads(notes["frostline.json"])["classes"])
+logits, probabilities = model(torch.from_numpy(images))""",
+    ),
+}

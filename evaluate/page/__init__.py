@@ -1,0 +1,1 @@
+"""The sections of the report: what each shows, made from files; the templates draw it."""

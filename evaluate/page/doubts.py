@@ -1,0 +1,33 @@
+"""How it was measured what makes an answer doubtful."""
+
+from typing import Any
+
+from evaluate.doubt import SCORES, doubt_path, read_doubt
+from evaluate.page.material import Material
+
+
+def doubts(material: Material) -> dict[str, Any] | None:
+    """Show how well each score of doubt finds the best model's errors; None if not measured.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
+    best = material.study.best
+    path = doubt_path(material.workspace.heads, best["head_id"])
+    if not path.exists():
+        return None
+    found = read_doubt(path)
+    return {
+        "doubt": found,
+        "chosen": SCORES[found.chosen].summary,
+        "images": sum(found.material.values()),
+        "scores": [
+            {
+                "name": name,
+                "summary": SCORES[name].summary if name in SCORES else "",
+                "power": power,
+                "chosen": name == found.chosen,
+            }
+            for name, power in found.power.items()
+        ],
+    }

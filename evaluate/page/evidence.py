@@ -1,0 +1,147 @@
+"""What the data support: the best model against the others, and what each choice is worth."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluate.effects import effect_in_words, factor_effects
+from evaluate.page.material import Material, read_answers
+from evaluate.page.ranking import FILTERS, short_name
+from evaluate.predictions import Predictions
+from evaluate.results import Row
+from evaluate.statistics import SIGNIFICANT, Comparison, compare_all, in_words
+from evaluate.workspace import Workspace
+
+TOLD = 3  # comparisons that are told in words
+
+
+def evidence(material: Material) -> dict[str, Any] | None:
+    """Show the best model against the others, and what each choice is worth; None if neither."""
+    found = {"against": against_the_best(material), "effects": effects(material)}
+    return found if any(found.values()) else None
+
+
+def against_the_best(material: Material) -> dict[str, Any] | None:
+    """Compare the best model with the others drawn; None where no predictions are there."""
+    rows = [row for row in material.drawn if row["model_id"] in material.answers]
+    if len(rows) < 2 or rows[0] is not material.study.best:
+        return None
+    right = on_the_same_images([material.answers[row["model_id"]] for row in rows])
+    if right is None:
+        return None
+    pairs = compare_all(right)
+    against = [(rows[j], found, p) for i, j, found, p in pairs if i == 0]
+    limit = _limit([found.interval for _, found, _ in against])
+    best = f"#{rows[0]['model_id']} {short_name(material, rows[0])}"
+    return {
+        "best": best,
+        "images": right.shape[1],
+        "limit": limit,
+        "told": [
+            in_words(best, f"#{row['model_id']} {short_name(material, row)}", found, p)
+            for row, found, p in _worth_telling(against)
+        ],
+        "others": [
+            {
+                "id": row["model_id"],
+                "name": short_name(material, row),
+                "comparison": found,
+                "adjusted_p": p,
+                "distinct": p < SIGNIFICANT,
+                "bar": bar(found.difference, found.interval, limit),
+            }
+            for row, found, p in against
+        ],
+        "undecided": sum(p >= SIGNIFICANT for _, _, p in against),
+        "pairs": len(pairs),
+        "decided_pairs": sum(p < SIGNIFICANT for *_, p in pairs),
+        "left_out": len(material.study.rows) - len(rows),
+    }
+
+
+def effects(material: Material) -> dict[str, Any] | None:
+    """Say what each choice of backbone, device, head and optimizer is worth, over all models."""
+    rows, right = _all_right(material.study.rows, material.workspace)
+    found = factor_effects(rows, right) if len(rows) > 1 else []
+    if not found:
+        return None
+    limit = _limit([effect.interval for effect in found])
+    return {
+        "limit": limit,
+        "rows": [
+            {
+                "factor": FILTERS[effect.factor],
+                "effect": effect,
+                "words": effect_in_words(effect),
+                "distinct": effect.adjusted_p < SIGNIFICANT,
+                "bar": bar(effect.difference, effect.interval, limit),
+            }
+            for effect in found
+        ],
+    }
+
+
+def on_the_same_images(answers: Sequence[Predictions]) -> NDArray[np.bool_] | None:
+    """Return which answers are right, bool [models, images], on the images that all have.
+
+    Those that are leaked for one are left out for all. None if no image is left.
+    """
+    clean = [found.clean for found in answers]
+    shared = set(clean[0].hashes).intersection(*(set(found.hashes) for found in clean[1:]))
+    if not shared:
+        return None
+    rights = []
+    for found in clean:
+        place = {key: i for i, key in enumerate(found.hashes)}
+        order = [place[key] for key in sorted(shared)]
+        rights.append((found.probabilities.argmax(1) == found.labels)[order])
+    return np.stack(rights)
+
+
+def bar(value: float, interval: tuple[float, float], limit: float) -> dict[str, float]:
+    """Place a difference and its interval between -limit and limit, as percentages from the left;
+    an end that lies beyond is cut off.
+    """
+    places = (value, *interval)
+    middle, low, high = (50 + 50 * min(max(place / limit, -1), 1) for place in places)
+    return {"middle": round(middle, 2), "low": round(low, 2), "high": round(high, 2)}
+
+
+def _limit(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return the next ten points that no finite end of an interval exceeds."""
+    ends = [abs(end) for interval in intervals for end in interval if end == end]
+    return float(max(np.ceil(max([*ends, 0.0]) * 10 - 1e-9), 1) / 10)
+
+
+def _worth_telling(
+    against: Sequence[tuple[Row, Comparison, float]],
+) -> list[tuple[Row, Comparison, float]]:
+    """Return the first others that answer some image otherwise, each compared otherwise than those
+    before it; the very first if all answer alike.
+    """
+    first: dict[tuple[int, int], tuple[Row, Comparison, float]] = {}
+    for each in against:
+        first.setdefault((each[1].first_only, each[1].second_only), each)
+    if len(first) > 1:
+        first.pop((0, 0), None)
+    return list(first.values())[:TOLD]
+
+
+def _all_right(rows: Sequence[Row], workspace: Workspace) -> tuple[list[Row], NDArray[np.bool_]]:
+    """Return the rows whose predictions are there, on the best one's images, and which answers
+    are right: bool [rows, images].
+    """
+    kept, rights, images = list[Row](), list[NDArray[np.bool_]](), list[bytes]()
+    for row in rows:
+        if (found := read_answers(row, workspace)) is None:
+            continue
+        clean = found.clean
+        order = np.argsort(np.array([key.hex() for key in clean.hashes]))
+        hashes = [clean.hashes[i] for i in order]
+        images = images or hashes
+        if hashes == images:
+            kept.append(row)
+            rights.append((clean.probabilities.argmax(1) == clean.labels)[order])
+    return kept, np.array(rights, dtype=np.bool_).reshape(len(kept), len(images))

@@ -1,0 +1,79 @@
+"""Where a result comes from: data, weights, versions, choice and times, and what embedding cost."""
+
+from typing import Any
+
+from cache.provenance import words
+from cache.store import Cache, contents, find_caches, open_cache
+from evaluate.inventory import costs
+from evaluate.page.material import Material
+from evaluate.printable import printable
+from evaluate.workspace import Workspace
+
+
+def provenance(material: Material) -> list[tuple[str, str]]:
+    """Return what the study is of, as names and values.
+
+    Raises:
+        CacheError: the best model's cache is damaged.
+    """
+    rows, best = material.study.rows, material.study.best
+    when = sorted(str(row["evaluated_at"]) for row in rows)
+    notes = [
+        ("training images", f"{best['dataset']}, fingerprint {best['dataset_fingerprint']}"),
+        ("test images", f"{best['test']}, fingerprint {best['test_fingerprint']}"),
+        ("classes", ", ".join(material.classes)),
+        ("trained on", _images(best["n_training"], best["n_validation"], best["n_groups"])),
+        ("models", f"{len(rows):,}, measured {when[0]} to {when[-1]}"),
+        ("weights", "; ".join(sorted({_weights(row) for row in rows}))),
+        ("best model", best["head_id"]),
+        ("chosen", best["selected_by"]),
+    ]
+    if info := material.infos.get(best["model_id"]):
+        notes += _of_cache(open_cache(material.workspace.cache, info.identity))
+        if info.selection.cv_accuracy is not None:
+            notes.insert(8, ("folds", _folds(info.selection)))
+    return [(name, printable(str(value))) for name, value in notes]
+
+
+def extractions(workspace: Workspace) -> list[str]:
+    """Say of each cache what filling it cost. Raises CacheError on a damaged one."""
+    return [costs(cache) for cache in find_caches(workspace.cache)]
+
+
+def _images(training: int, validation: int, groups: float) -> str:
+    line = f"{training:,} images, validated on {validation:,}"
+    if groups != groups:
+        return f"{line}; near duplicates may lie on both sides of the split"
+    return f"{line}; {groups:,.0f} groups of near duplicates were never divided"
+
+
+def _weights(row: dict[str, Any]) -> str:
+    return f"{row['pretrained_model']}: {row['weights']}"
+
+
+def _folds(selection: Any) -> str:
+    line = f"accuracy {selection.cv_accuracy:.1%} ± {selection.cv_spread:.1%} over folds"
+    if selection.cv_ungrouped is None:
+        return line
+    return f"{line}; {selection.cv_ungrouped:.1%} if they may divide near duplicates"
+
+
+def _of_cache(cache: Cache) -> list[tuple[str, str]]:
+    """Return what the best model's cache says of itself, its host left out."""
+    identity, note = cache.identity, contents(cache).provenance
+    versions = [f"{name} {' and '.join(words(v))}" for name, v in note.get("versions", {}).items()]
+    channels = [
+        f"{mean:.3f}/{std:.3f}" for mean, std in zip(identity.mean, identity.std, strict=True)
+    ]
+    facts = [
+        ("cache", identity.name),
+        ("weights' SHA-256", identity.weights_sha256),
+        ("gray", identity.gray),
+        ("bit depth", identity.bit_depth),
+        ("size", f"{identity.size} x {identity.size}, {identity.fit}, {identity.interpolation}"),
+        ("mean and deviation", ", ".join(channels)),
+        ("precision", identity.precision),
+        ("engine", ", ".join(words(note.get("engine", "")))),
+        ("versions", ", ".join(versions)),
+    ]
+    return [(name, value) for name, value in facts if value]

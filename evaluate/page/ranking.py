@@ -1,0 +1,91 @@
+"""All models, ranked: the table, what several seeds say together, bars and heat map."""
+
+from typing import Any
+
+from evaluate.charts import shade
+from evaluate.effects import over_seeds
+from evaluate.metrics import METRICS
+from evaluate.page.material import Material
+from evaluate.printable import printable
+from evaluate.results import Row
+from evaluate.study import (
+    configuration_name,
+    interval_of,
+    is_random,
+    right_answers,
+)
+
+MAX_ROWS = 64  # of the heat map
+# What the table can be filtered by: column of results.csv, and in words.
+FILTERS = {
+    "pretrained_model": "backbone",
+    "hardware_type": "device",
+    "classifier_head": "head",
+    "opt_alg": "optimizer",
+}
+
+
+def ranking(material: Material) -> dict[str, Any]:
+    """Show the ranked table, and a summary of configurations that several seeds trained."""
+    study = material.study
+    return {
+        "rows": [
+            model(material, row) | {"rank": rank} for rank, row in enumerate(study.rows, start=1)
+        ],
+        "filters": FILTERS,
+        "settings": any(study.settings(row) for row in study.rows),
+        "seeds": [
+            {"name": configuration_name(dict(found.row)), "found": found}
+            for found in over_seeds(study.rows)
+        ],
+    }
+
+
+def model(material: Material, row: Row) -> dict[str, Any]:
+    """Return a row for the templates: with its interval, its name and how it differs."""
+    return {
+        **row,
+        "name": short_name(material, row),
+        "interval": interval_of(row),
+        "right": right_answers(row),
+        "random": is_random(row),
+        "settings": printable(material.study.settings(row)),
+        "colour": material.colours[row["pretrained_model"]],
+    }
+
+
+def short_name(material: Material, row: Row) -> str:
+    """Name a model in few words; its number tells it from all others."""
+    name = f"{row['pretrained_model']} · {row['classifier_head']}"
+    if row["opt_alg"] != "none":
+        name += f" · {row['opt_alg']}"
+    devices = {other["hardware_type"] for other in material.study.rows}
+    return f"{name} · {row['hardware_type']}" if len(devices) > 1 else name
+
+
+def heat_map(material: Material) -> dict[str, Any]:
+    """Show every metric of the first `MAX_ROWS` models, shaded from the lowest score to 1."""
+    rows, names = material.study.rows[:MAX_ROWS], list(METRICS)
+    values = [float(row[name]) for row in rows for name in names if row[name] == row[name]]
+    low = min([*values, 0.9])
+    return {
+        "metrics": names,
+        "low": low,
+        "left_out": len(material.study.rows) - len(rows),
+        "rows": [
+            {
+                "id": row["model_id"],
+                "name": short_name(material, row),
+                "cells": [_cell(float(row[name]), low) for name in names],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _cell(value: float, low: float) -> dict[str, Any]:
+    """Return a score with its shade, from `low` to 1; one that there is none of is blank."""
+    if value != value:
+        return {"text": None, "fill": "none", "light": False}
+    share = (value - low) / (1 - low)
+    return {"text": f"{value:.3f}", "fill": shade(share), "light": share > 0.55}

@@ -1,0 +1,215 @@
+"""New images → labels, with calibrated probabilities and a mark where there is doubt.
+
+Embeddings go through the cache. Neither torch nor pandas is imported: one image answers soon.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.atomic import replacing
+from cache.errors import DatasetError, HeadError, ResultsError
+from cache.progress import Progress, silent
+from cache.store import read
+from evaluate.doubt import doubt_path, doubts, read_doubt
+from evaluate.printable import printable
+from evaluate.workspace import Workspace
+from extract.decode import FORMATS
+from extract.kept import Shelf
+from extract.run import extract
+from extract.scan import ImageFile
+from extract.target import Target
+from heads.answer import answer, probabilities
+from heads.files import HeadInfo, SavedHead, head_path, read_info
+
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one file. probabilities: calibrated, by class. doubt: whether the answer
+    is to be doubted, None if that was never measured for this model. score: of doubt. error: why
+    there is no answer; then the others are None.
+    """
+
+    path: str
+    label: str | None = None
+    probabilities: dict[str, float] | None = None
+    doubt: bool | None = None
+    score: float | None = None
+    error: str | None = None
+
+
+def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
+    """Return the model_id and head of a model of `results.csv`: by its model_id, or the best one.
+
+    The best: as the report ranks them, of the data sets measured last.
+
+    Raises:
+        ResultsError: there are no results, or no such model.
+        HeadError: its head is gone or damaged.
+    """
+    rows = _results(place.results)
+    if wanted == BEST:
+        last = max(rows, key=lambda row: row["evaluated_at"])
+        study = ("dataset_fingerprint", "test_fingerprint")
+        found = [row for row in rows if all(row[name] == last[name] for name in study)]
+    else:
+        found = [row for row in rows if row["model_id"] == wanted]
+    if not found:
+        ids = ", ".join(row["model_id"] for row in rows[:20])
+        raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
+    row = min(found, key=_rank)
+    path = head_path(place.heads, row["head_id"])
+    if not path.exists():
+        raise HeadError(f"{path}, the head of model {row['model_id']}, is gone: run train-heads")
+    return row["model_id"], SavedHead(path, read_info(path))
+
+
+def best_of(place: Workspace, model_ids: Collection[int]) -> SavedHead:
+    """Return the head of the best of some models; see `find_model`."""
+    rows = [row for row in _results(place.results) if int(row["model_id"]) in model_ids]
+    return find_model(place, min(rows, key=_rank)["model_id"])[1]
+
+
+def predict(
+    paths: Sequence[Path],
+    saved: SavedHead,
+    target: Target,
+    place: Workspace,
+    progress: Progress = silent,
+    shelf: Shelf | None = None,
+) -> list[Prediction]:
+    """Answer for each file, in their order; what is no image has an error instead.
+
+    Raises:
+        CacheError, DeviceError, OSError: as `extract`.
+        HeadError, ResultsError: the head, or how its doubt was measured, is damaged.
+    """
+    hashes, errors = dict[Path, bytes](), dict[Path, str]()
+    for path in dict.fromkeys(paths):
+        try:
+            with path.open("rb") as file:
+                hashes[path] = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            errors[path] = error.strerror or str(error)
+    files = [ImageFile(path, "", key) for path, key in hashes.items()]
+    (done,) = extract([target], files, place.cache, progress, shelf=shelf)
+    reasons = {failure.sha256: failure.reason for failure in done.failed}
+    errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
+    good = [path for path in hashes if path not in errors]
+    answers = dict(zip(good, _answers(good, hashes, saved, done.cache), strict=True))
+    return [
+        answers[path] if path in answers else Prediction(str(path), error=errors[path])
+        for path in paths
+    ]
+
+
+def listed(given: Iterable[Path]) -> list[Path]:
+    """Return the files given, and the image files in folders given, by name.
+
+    Raises:
+        DatasetError: a path is not there, or there is no file at all.
+    """
+    suffixes = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        shown = (p for p in inside if not any(part.startswith(".") for part in p.parts[1:]))
+        found += sorted(shown)
+    if not found:
+        raise DatasetError("there is no image file in what was given")
+    return found
+
+
+def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """Return a table: path, label, probability, doubt, its score, error, then every class."""
+    text = StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    head = ["path", "label", "probability", "doubt", "doubt_score", "error"]
+    table.writerow(map(printable, [*head, *(f"p({name})" for name in classes)]))
+    for each in predictions:
+        chances = each.probabilities or {}
+        row = [
+            each.path,
+            each.label or "",
+            f"{max(chances.values()):.4f}" if chances else "",
+            "" if each.doubt is None else int(each.doubt),
+            "" if each.score is None else f"{each.score:.4g}",
+            each.error or "",
+            *(f"{chances[name]:.6f}" if chances else "" for name in classes),
+        ]
+        table.writerow(printable(str(cell)) for cell in row)
+    return text.getvalue()
+
+
+def check_out(out: Path | None) -> None:
+    """Make sure that answers can be written into a file of this name. Raises DatasetError."""
+    if out and out.suffix not in (".csv", ".json"):
+        raise DatasetError(f"--out {out}: give a file name that ends in .csv or .json")
+
+
+def write_answers(
+    out: Path, predictions: Sequence[Prediction], info: HeadInfo, model_id: str
+) -> None:
+    """Write what a model says: a table, or JSON with the model's names. Raises OSError."""
+    if out.suffix == ".csv":
+        text = as_csv(predictions, info.classes)
+    else:
+        model = {"model": int(model_id), "head": info.id, "classes": info.classes}
+        content = model | {"predictions": [vars(each) for each in predictions]}
+        text = json.dumps(content, indent=1)
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _answers(
+    paths: Sequence[Path], hashes: dict[Path, bytes], saved: SavedHead, cache: Any
+) -> list[Prediction]:
+    if not paths:
+        return []
+    info, rows = saved.info, read(cache, [hashes[path] for path in paths])
+    chances = probabilities(answer(saved, rows), info.temperature)
+    scores = np.full(len(rows), np.nan)
+    threshold = None
+    where = doubt_path(saved.path.parent, info.id)
+    if where.exists():
+        doubt = read_doubt(where)
+        scores, threshold = doubts(where, doubt, chances, rows), doubt.threshold
+    return [
+        Prediction(
+            str(path),
+            info.classes[int(of_image.argmax())],
+            dict(zip(info.classes, map(float, of_image), strict=True)),
+            None if threshold is None else bool(score > threshold),
+            None if threshold is None else float(score),
+        )
+        for path, of_image, score in zip(paths, chances, scores, strict=True)
+    ]
+
+
+def _results(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        if rows and all("head_id" in row and "val_accuracy" in row for row in rows):
+            return rows
+    except (OSError, csv.Error):
+        pass
+    raise ResultsError(f"{path} has no models: run `cli.py run` first, or see --workspace")
+
+
+def _rank(row: dict[str, str]) -> tuple[Any, ...]:
+    """See `evaluate.study.studies`."""
+    order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
+    return row["weights"].startswith("random"), *order

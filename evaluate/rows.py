@@ -1,0 +1,125 @@
+"""One measured model → its row of `results.csv`."""
+
+from datetime import UTC, datetime
+from json import dumps
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cache.store import Cache, contents, read
+from evaluate.calibration import calibrated, ece
+from evaluate.measure import Answers, Measurement
+from evaluate.metrics import METRICS, confusion_matrix
+from evaluate.predictions import Predictions
+from evaluate.timing import Timing, size_of
+from extract.scan import ImageSet
+from heads.architectures import HEADS
+from heads.configuration import fingerprint
+from heads.files import HeadInfo
+
+# Fields of a configuration that are columns of the same name.
+SETTINGS = (
+    *("learning_rate", "momentum", "weight_decay", "schedule", "gamma", "warmup", "epochs"),
+    *("patience", "batch_size", "balance", "views", "seed"),
+)
+# Of these, the ones that a fitted head has not.
+NUMBERS = ("learning_rate", "momentum", "gamma", "warmup", "epochs", "patience", "batch_size")
+
+
+def scores(predictions: Predictions, temperature: float) -> dict[str, Any]:
+    """Return the columns that say how good the answers are, leaked images left out."""
+    clean = predictions.clean
+    labels, probabilities = clean.labels, clean.probabilities
+    found: dict[str, Any] = {
+        name: round(metric.score(labels, probabilities), 6) for name, metric in METRICS.items()
+    }
+    with_leaked = METRICS["accuracy"].score(predictions.labels, predictions.probabilities)
+    return found | {
+        "conf_mat": dumps(confusion_matrix(labels, probabilities)),
+        "accuracy_with_leaked": round(with_leaked, 6),
+        "ece": round(ece(labels, probabilities), 6),
+        "ece_calibrated": round(ece(labels, calibrated(probabilities, temperature)), 6),
+        "n_test": len(clean.paths),
+        "n_leaked": int(predictions.leaked.sum()),
+    }
+
+
+def origin(info: HeadInfo) -> dict[str, Any]:
+    """Return the columns that say what a head is and where it comes from."""
+    configuration, selection = info.configuration, info.selection
+    return {
+        "hardware_type": info.identity.device,
+        "pretrained_model": info.identity.backbone,
+        "classifier_head": configuration.head,
+        "opt_alg": configuration.optimizer,
+        "training_time_mins": round(info.training_seconds / 60, 6),
+        "temperature": round(info.temperature, 6),
+        "val_accuracy": round(info.curves["validation_accuracy"][info.epoch], 6),
+        "val_loss": round(info.curves["validation_loss"][info.epoch], 6),
+        "selected_by": selection.rule,
+        "cv_accuracy": selection.cv_accuracy,
+        "cv_spread": selection.cv_spread,
+        "cv_accuracy_ungrouped": selection.cv_ungrouped,
+        "dataset": info.dataset,
+        "dataset_fingerprint": info.dataset_fingerprint,
+        "classes": dumps(info.classes),
+        "n_training": info.n_training,
+        "n_validation": info.n_validation,
+        "n_groups": info.n_groups,
+        "weights": info.weights,
+        "numeric_precision": info.identity.precision,
+        **{name: getattr(configuration, name) for name in SETTINGS},
+        **dict.fromkeys(NUMBERS if HEADS[configuration.head].fitted else ()),
+        "weight_decay": configuration.weight_decay,
+        "nesterov": int(configuration.nesterov),
+        "embedding_time_mins": round(info.embedding_seconds / 60, 6),
+        "head_id": info.id,
+    }
+
+
+def measured(test: ImageSet, measurement: Measurement, answers: Answers) -> dict[str, Any]:
+    """Return the columns that say what was measured, and how long it took."""
+    return {
+        "test": test.name,
+        "test_fingerprint": fingerprint(test.labels),
+        "n_unreadable": len(measurement.failed) + len(test.unopened),
+        "engine": measurement.engine,
+        "inference_time_secs": round(measurement.seconds + answers.seconds, 6),
+        "warmup_time_secs": round(measurement.warmup_seconds, 6),
+        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def costs(timing: Timing, backbone: str, head: nn.Module) -> dict[str, Any]:
+    """Return the columns that say what a whole model costs."""
+    size, peak = size_of(backbone, head), timing.peak_memory_mib
+    return {
+        "latency_p50_ms": round(timing.p50_ms, 3),
+        "latency_p90_ms": round(timing.p90_ms, 3),
+        "latency_p99_ms": round(timing.p99_ms, 3),
+        "stages_ms": dumps({name: round(ms, 3) for name, ms in timing.stages_ms.items()}),
+        "throughput": dumps({str(n): round(rate, 2) for n, rate in timing.throughput.items()}),
+        "threads": timing.threads,
+        "peak_memory_mib": None if peak is None else round(peak),
+        "size_mib": round(size.mib, 3),
+        "parameters": size.parameters,
+        "flops": size.flops,
+    }
+
+
+def cached_rows(measurement: Measurement, cache: Cache) -> torch.Tensor | None:
+    """Return the cached rows of what was measured, or None: the images were never extracted."""
+    if not contents(cache).stored.issuperset(measurement.hashes):
+        return None
+    return torch.tensor(read(cache, measurement.hashes))
+
+
+def difference(head: nn.Module, answers: Answers, cached: torch.Tensor | None) -> float | None:
+    """Largest difference to the head's logits on the cached rows, relative to the largest logit."""
+    if cached is None:
+        return None
+    with torch.inference_mode():
+        expected = head(cached).numpy()
+    return float(f"{np.abs(answers.logits - expected).max() / np.abs(expected).max():.3g}")

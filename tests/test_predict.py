@@ -1,0 +1,167 @@
+"""Prediction: new images through the cache, calibrated, doubted, and never the end of a run."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import cli
+from evaluate.predict import find_model
+from evaluate.study import studies
+from evaluate.workspace import Workspace
+from tests.conftest import FIXTURES, ROOT
+
+GELS = sorted((ROOT / "test_images" / "gel").iterdir())
+
+
+def frostline(*arguments: object, given: str | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=given)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of the sample images, measured, without any row of the test images' copies."""
+    folder = tmp_path_factory.mktemp("predict") / "out"
+    shutil.copytree(FIXTURES, folder / "cache")
+    images = ("--dataset", ROOT / "dataset", "--test", ROOT / "test_images", "--workspace", folder)
+    lite = ("--arch", "efficientnet_lite0", "--device", "cpu")
+    done = frostline("run", *images, *lite, "--head", "single", "--head", "knn")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(StringIO(text)))
+
+
+class TestAnswers:
+    def test_the_test_images_get_the_answers_that_evaluate_wrote(self, out: Path) -> None:
+        _, saved = find_model(Workspace(out), "best")
+        done = frostline("predict", ROOT / "test_images", "--workspace", out)
+        assert done.exit_code == 0, done.output
+        rows = table(done.stdout)
+        (path,) = out.glob(f"heads/{saved.info.id}.*.openvino.csv")
+        known = pd.read_csv(path).set_index("path")
+        assert len(rows) == 22
+        for row in rows:
+            raw = known.loc[row["path"], ["p(gel)", "p(not_gel)"]].to_numpy(float)
+            powers = np.power(raw, 1 / saved.info.temperature)
+            chances = powers / powers.sum()
+            assert float(row["p(gel)"]) == pytest.approx(chances[0], abs=1e-4)
+            assert row["label"] == ("gel", "not_gel")[int(chances.argmax())]
+            assert float(row["probability"]) == pytest.approx(chances.max(), abs=1e-3)
+            assert row["doubt"] in ("0", "1")
+            assert row["error"] == ""
+
+    def test_what_is_no_image_has_an_error_and_the_rest_go_on(
+        self, out: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "broken.png").write_bytes(b"x")
+        paths = (tmp_path / "broken.png", GELS[0], tmp_path / "gone.png", GELS[0])
+        done = frostline("predict", *paths, "--workspace", out)
+        assert done.exit_code == 0
+        rows = table(done.stdout)
+        assert [row["path"] for row in rows] == [str(path) for path in paths]
+        assert [bool(row["label"]) for row in rows] == [False, True, False, True]
+        assert rows[0]["error"] == "not an image of a known format"
+        assert rows[2]["error"] == "No such file or directory"
+        assert rows[1] == rows[3]
+        assert f"{tmp_path / 'broken.png'}: not an image" in done.stderr
+
+    def test_nothing_readable_is_an_error(self, out: Path, tmp_path: Path) -> None:
+        (tmp_path / "broken.png").write_bytes(b"x")
+        done = frostline("predict", tmp_path / "broken.png", "--workspace", out)
+        assert done.exit_code == 1
+        assert "none of the 1 files is an image that can be read" in done.output
+        done = frostline("predict", tmp_path / "none", "--workspace", out)
+        assert done.exit_code == 1
+
+    def test_new_images_go_through_the_cache(self, out: Path, tmp_path: Path) -> None:
+        Image.fromarray(np.arange(4000, dtype=np.uint8).reshape(50, 80)).save(tmp_path / "new.png")
+        before = len(list(out.glob("cache/*cpu-fp32*/*.h5")))
+        first = frostline("predict", tmp_path / "new.png", "--workspace", out)
+        again = frostline("predict", tmp_path / "new.png", "--workspace", out)
+        assert first.stdout == again.stdout
+        assert len(list(out.glob("cache/*cpu-fp32*/*.h5"))) == before + 1
+
+    def test_paths_from_standard_input_into_a_json_file(self, out: Path, tmp_path: Path) -> None:
+        given = "\n".join(map(str, GELS[:3])) + "\n"
+        target = tmp_path / "answers.json"
+        done = frostline("predict", "-", "--workspace", out, "--out", target, given=given)
+        assert done.exit_code == 0, done.output
+        content = json.loads(target.read_text())
+        assert content["classes"] == ["gel", "not_gel"]
+        assert [each["path"] for each in content["predictions"]] == list(map(str, GELS[:3]))
+        for each in content["predictions"]:
+            assert sum(each["probabilities"].values()) == pytest.approx(1)
+            assert isinstance(each["doubt"], bool)
+        refused = frostline("predict", "-", "--workspace", out, "--out", "a.txt", given=given)
+        assert "ends in .csv or .json" in refused.output
+
+    def test_heat_maps_are_pictures(self, out: Path, tmp_path: Path) -> None:
+        done = frostline("predict", *GELS[:2], "--workspace", out, "--heatmap", tmp_path / "maps")
+        assert done.exit_code == 0, done.output
+        maps = sorted((tmp_path / "maps").iterdir())
+        assert [path.name for path in maps] == [
+            f"{number:04}-{path.stem}.png" for number, path in enumerate(GELS[:2], start=1)
+        ]
+        with Image.open(maps[0]) as image:
+            assert (image.size, image.mode) == ((224, 224), "RGB")
+            colours = np.asarray(image).reshape(-1, 3)
+            assert len(np.unique(np.ptp(colours, axis=1))) > 10  # gray where nothing spoke for it
+
+
+class TestModel:
+    def test_the_best_is_the_reports(self, out: Path) -> None:
+        best = studies(out / "results.csv")[0].best
+        model_id, saved = find_model(Workspace(out), "best")
+        assert (int(model_id), saved.info.id) == (best["model_id"], best["head_id"])
+
+    def test_any_other_by_its_id_and_its_doubt_is_unknown(self, out: Path) -> None:
+        best, _ = find_model(Workspace(out), "best")
+        other = "1" if best != "1" else "2"
+        done = frostline("predict", GELS[0], "--workspace", out, "--model", other)
+        assert done.exit_code == 0, done.output
+        assert table(done.stdout)[0]["doubt"] == ""
+        assert f"Model {other}: its doubt was never measured" in done.stderr
+
+    def test_one_that_is_not_there_names_those_that_are(self, out: Path) -> None:
+        done = frostline("predict", GELS[0], "--workspace", out, "--model", "77")
+        assert done.exit_code == 1
+        assert "--model 77" in done.output
+        assert "has the models 1, 2" in done.output
+
+    def test_no_results_says_what_to_run(self, tmp_path: Path) -> None:
+        done = frostline("predict", GELS[0], "--workspace", tmp_path)
+        assert done.exit_code == 1
+        assert "has no models: run `cli.py run` first" in done.output
+
+
+def test_one_image_is_answered_without_torch_pandas_or_scikit_learn(out: Path) -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from cli import cli;"
+        f"command = ['predict', {str(GELS[1])!r}, '--workspace', {str(out)!r}];"
+        "done = CliRunner().invoke(cli, command);"
+        "assert done.exit_code == 0, done.output;"
+        "print(sorted({'torch', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    for row in out.glob("cache/*cpu-fp32*/*.h5"):
+        row.rename(row.with_suffix(".away"))  # so that it must be computed
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ
+        )
+    finally:
+        for row in out.glob("cache/*cpu-fp32*/*.away"):
+            row.rename(row.with_suffix(".h5"))
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
