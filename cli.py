@@ -64,7 +64,8 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     caches = [open_cache(place.cache, target.identity) for target in targets]
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
-    heads = steps.train(caches, training, place, sweep, choices["train_on"], groups)
+    training_options = choices["train_on"], choices["tensorboard"]
+    heads = steps.train(caches, training, place, sweep, groups, *training_options)
     new = unmeasured(heads, testing, place, choices["engine"])
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
@@ -104,7 +105,8 @@ def train_heads(
     for remark in remarks:
         warn(remark)
     groups = {} if choices["no_group"] else steps.look_over(training, None, place).group_of
-    steps.train(caches, training, place, sweep, choices["train_on"], groups)
+    training_options = choices["train_on"], choices["tensorboard"]
+    steps.train(caches, training, place, sweep, groups, *training_options)
 
 
 @cli.command()
@@ -170,6 +172,15 @@ def predict(paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
     if paths == (Path("-"),):
         paths = tuple(Path(line) for line in sys.stdin.read().splitlines() if line)
     steps.predict(paths, model, Workspace(workspace), **choices)
+
+
+@cli.command()
+@takes("model", "file_format", "file", "workspace", "weights", "max_pixels")
+def export(model: str, file_format: str, out: Path, workspace: Path, weights: str) -> None:
+    """Write a whole model as one file for other programs, with a model card beside it."""
+    from evaluate.workspace import Workspace
+
+    steps.export(model, file_format, out, Workspace(workspace), weights)
 
 
 @cli.command()

@@ -109,7 +109,7 @@ def logarithmic(label: str, values: Iterable[float], unit: str) -> Axis:
     powers = range(floor(log10(low)), ceil(log10(high)) + 1)
     found = [step * 10.0**power for power in powers for step in STEPS[:3]]
     inside = [value for value in found if low <= value <= high]
-    if len(inside) < 2:
+    if len(inside) < 3:
         inside = list(ticks(low, high))
     return Axis(label, low, high, tuple((v, f"{v:g} {unit}") for v in inside), log=True)
 

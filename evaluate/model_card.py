@@ -15,6 +15,9 @@ from evaluate.statistics import Interval, accuracy_interval, score_intervals
 from heads.architectures import HEADS
 from heads.files import HeadInfo
 
+# What can mean something in the middle of a line, of CommonMark or of GitHub's additions to it.
+MARKS = r"[\\`*_\[\]()<>|&~$:@.!]"
+
 SNIPPET = """import json
 import numpy as np
 {imports}
@@ -77,7 +80,7 @@ def model_card(
 def escaped(text: str) -> str:
     """Show any text as it is, in one line of Markdown: nothing in it is a mark, a tag or a link."""
     one_line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", printable(text)).split())
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one_line)
+    return re.sub(MARKS, r"\\\g<0>", one_line)
 
 
 def _purpose(info: HeadInfo, file: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from evaluate.findings import FINDINGS
+from evaluate.formats import FORMATS
 from extract.backbones import ALIASES, BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
@@ -112,6 +113,20 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--model", default="best", show_default=True, metavar="ID|best",
         help="A model_id of results.csv, or the best one on validation.",
     ),
+    "file_format": click.option(
+        "--format", "file_format", type=click.Choice(list(FORMATS)), required=True,
+        help="What the file is for: " + ", ".join(
+            f"{name} ({form.suffix})" for name, form in FORMATS.items()
+        ) + ".",
+    ),
+    "file": click.option(
+        "--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
+        help="File to write; FILE.md beside it is its model card.",
+    ),
+    "tensorboard": click.option(
+        "--tensorboard", type=FOLDER,
+        help="Folder to write training curves and settings into, for TensorBoard.",
+    ),
     "answers": click.option(
         "--out", type=click.Path(dir_okay=False, path_type=Path),
         help="File to write, .csv or .json [default: CSV on standard output].",
@@ -202,7 +217,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 PLAN = ("seed", "seeds", "cv", "repeats")
 TRAINING = (*(name for name in FIELDS if name not in ("head", "optimizer")), *PLAN, "grid",
-            "no_group", "train_on")  # fmt: skip
+            "no_group", "train_on", "tensorboard")  # fmt: skip
 
 
 def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -113,7 +113,7 @@ def _needed(difference: float, discordant: float, images: int, p_value: float) -
     """Return the images with which this difference has a p-value below 5 % four times of five.
 
     Connor (1987), from the share of images that one model alone gets right; the exact test finds it
-    76 to 79 % of the time. More than there are, where they were not enough.
+    about 77 % of the time (76 to 79). More than there are, where they were not enough.
     """
     if not difference:
         return None

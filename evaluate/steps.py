@@ -129,8 +129,8 @@ def look_over(
 
 
 def train(
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep, train_on: str,
-    groups: Mapping[bytes, int],
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep,
+    groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None,
 ) -> list[SavedHead]:  # fmt: skip
     """Train the heads of a sweep on each cache. groups: of images that no split divides."""
     from evaluate.sweeps import tell_heads
@@ -149,6 +149,11 @@ def train(
         heads += done.heads
     if not heads:
         raise HeadError("no head is left: every training diverged; give a smaller --lr")
+    if tensorboard:
+        from evaluate.tensorboard import write_tensorboard
+
+        write_tensorboard(heads, tensorboard)
+        say(f"{len(heads)} run(s) for TensorBoard in {tensorboard}")
     return heads
 
 
@@ -220,6 +225,31 @@ def predict(
             images = [Path(each.path) for each in answered]
             count = write_heatmaps(images, saved, target, heatmap, progress)
         say(f"{count} activation map(s) in {heatmap}", err=True)
+
+
+def export(model: str, file_format: str, out: Path, place: Workspace, weights: str) -> None:
+    """Write a model as one file, and say how near it answers to the model put together here."""
+    from evaluate.model_file import export_model
+    from evaluate.page.material import read_answers
+    from evaluate.predict import find_model
+    from evaluate.reload import reload_backbone
+    from evaluate.study import studies
+    from extract.target import engines_folder
+
+    model_id, saved = find_model(place, model)
+    rows = [row for study in studies(place.results) for row in study.rows]
+    row = next(row for row in rows if row["model_id"] == int(model_id))
+    info = saved.info
+    answers = read_answers(row, place)
+    if answers is None:
+        raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
+    backbone = reload_backbone(info.identity, info.weights, weights, engines_folder(place.cache))
+    written = export_model(backbone, saved, row, answers, file_format, out)
+    say("Written: " + ", ".join(map(str, written.files)))
+    say(
+        f"Run by itself, it answers {written.check.images} test images within "
+        f"{written.check.difference:.1g} of the model put together here"
+    )
 
 
 def report(place: Workspace, baseline: Path | None = None) -> None:

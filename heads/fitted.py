@@ -112,7 +112,8 @@ class Neighbours(nn.Module):
         """See the class."""
         near = normalize(embeddings) @ self.directions.t()
         nearest = near.topk(min(NEIGHBOURS, len(self.labels)), dim=1).indices
-        votes = one_hot(self.labels[nearest], self.classes).sum(1) + 1
+        # As floats: OpenVINO 2026.4 adds integers wrongly from the third image on.
+        votes = one_hot(self.labels[nearest], self.classes).to(near).sum(1) + 1
         return (votes / votes.sum(1, keepdim=True)).log()
 
 

@@ -12,17 +12,18 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> f
     """Return the temperature by which to divide logits [N, C] of validation images.
 
     The least cross entropy (Guo et al. 2017), between 0.01 and 100. The true class counts for
-    (n + 1) / (n + 2), the other classes share the rest, where n validation images are of the true
-    class: the targets of Platt (1999), for C classes. Against 1 and 0, the best temperature of
-    images that are all right is 0, which is to be certain after 18 images.
+    (N + 1) / (N + 2) and the others share the rest, as in Platt (1999), but with all images instead
+    of those of a class: there is one number to fit, from all of them. Against targets of 1 and 0,
+    the best temperature of images that are all right is 0, which is to be certain after 18 images.
+    Of few images it is rather high: an easy task's confidence falls to what N images support.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     images, classes = logits.shape
-    counts = np.bincount(labels, minlength=classes)[labels]
-    targets = np.repeat(1 / ((counts + 2) * (classes - 1)), classes).reshape(images, classes)
-    targets[np.arange(images), labels] = (counts + 1) / (counts + 2)
+    hit = (images + 1) / (images + 2)
+    targets = np.full(logits.shape, (1 - hit) / (classes - 1))
+    targets[np.arange(images), labels] = hit
 
     def loss(log_temperature: float) -> float:
         chances = log_softmax(logits / exp(log_temperature), axis=1)

@@ -98,6 +98,16 @@ def test_few_images_lower_the_loss_of_a_model_that_is_too_sure() -> None:
     assert after < before / 2
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_many_classes_make_a_model_no_less_sure(classes: int) -> None:
+    """A hundred images: however they are spread over classes, the temperature is nearly found."""
+    found = []
+    for seed in range(20):
+        labels, logits = world(100, classes, 2, seed)
+        found.append(fit_temperature(logits, labels))
+    assert 0.9 < np.median(found) < 1.25
+
+
 def test_calibrated_probabilities_are_of_divided_logits() -> None:
     _, logits = world(50, 3, 2, seed=5)
     for temperature in (0.3, 1, 4):

@@ -105,7 +105,7 @@ def test_it_lists_the_rules_of_preparation(text: str) -> None:
 
 def test_names_are_shown_as_they_are(lite: Ready) -> None:
     text = card(lite, classes=("gel", ODD), dataset=ODD, test=ODD, file="my `odd` <model>.onnx")
-    shown = r"\<b\>\`a\|b\`\*\_\[x\]\(y\) \# c"
+    shown = r"\<b\>\`a\|b\`\*\_\[x\]\(y\) # c"
     assert f"| 1 | {shown} | 5 | " in text
     assert f"- Trained on {shown}: " in text
     assert f"- Tested on {shown}: " in text
@@ -117,7 +117,7 @@ def test_names_are_shown_as_they_are(lite: Ready) -> None:
 def test_any_name_is_one_line_in_which_nothing_is_a_mark(name: str) -> None:
     shown = escaped(name)
     assert len(shown.splitlines()) <= 1
-    assert re.fullmatch(r"(\\[!-/:-@\[-`{-~]|[^!-/:-@\[-`{-~])*", shown)
+    assert not set(re.sub(r"\\.", "", shown)) & set("\\`*_[]()<>|&")
 
 
 @given(st.text(st.characters(categories=("L", "N", "P", "S"))))

@@ -20,7 +20,8 @@ from cache.errors import DatasetError, DeviceError, HeadError, ResultsError
 from cache.store import Cache
 from evaluate import model_file
 from evaluate.calibration import calibrated
-from evaluate.model_file import FORMATS, Answers, Facts, Format, WholeModel, Written
+from evaluate.formats import FORMATS, Facts, Format
+from evaluate.model_file import WholeModel, Written
 from extract.backbones import BACKBONES, Backbone
 from extract.load import load_backbone
 from extract.openvino_graph import import_openvino
@@ -50,7 +51,9 @@ def lite(caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory) -> 
     return heads_on(caches["cpu"], backbone, tmp_path_factory.mktemp("lite"), ["multi"], every=3)
 
 
-def answers(form: str, path: Path, *batches: NDArray[np.uint8]) -> list[Answers]:
+def answers(
+    form: str, path: Path, *batches: NDArray[np.uint8]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     with warnings.catch_warnings():  # torch warns of the buffers that it loads, once per process
         warnings.simplefilter("ignore")
         return FORMATS[form].run(path, batches)

@@ -109,6 +109,8 @@ def layouts(
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     values = rows.astype(np.float64)
+    if not np.ptp(values, axis=0).any():  # nothing to lay out: all are in one place
+        return np.zeros((len(rows), 2)), (0.0, 0.0), np.zeros((len(rows), 2))
     with threadpool_limits(1):
         pca = PCA(min(COMPONENTS, *values.shape), svd_solver="full")
         components = pca.fit_transform(values)
@@ -123,9 +125,8 @@ def fitted(points: NDArray[np.float64]) -> list[tuple[float, float]]:
     """Turn a layout [N, 2] so that it is widest across, and scale it into the map, both ways alike:
     distances keep their sense.
     """
-    from sklearn.decomposition import PCA
-
-    turned = PCA(2, svd_solver="full").fit_transform(points)
+    _, _, directions = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    turned = points @ directions.T
     middle = (turned.max(0) + turned.min(0)) / 2
     half = np.array([WIDTH, HEIGHT]) / 2
     reach = np.maximum(np.abs(turned - middle).max(0), 1e-12)

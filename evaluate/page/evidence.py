@@ -118,14 +118,10 @@ def _limit(intervals: Sequence[tuple[float, float]]) -> float:
 def _worth_telling(
     against: Sequence[tuple[Row, Comparison, float]],
 ) -> list[tuple[Row, Comparison, float]]:
-    """Return the first others that answer some image otherwise, each compared otherwise than those
-    before it; the very first if all answer alike.
-    """
+    """Return the first others of which each compares otherwise than those before it."""
     first: dict[tuple[int, int], tuple[Row, Comparison, float]] = {}
     for each in against:
         first.setdefault((each[1].first_only, each[1].second_only), each)
-    if len(first) > 1:
-        first.pop((0, 0), None)
     return list(first.values())[:TOLD]
 
 

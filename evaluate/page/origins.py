@@ -1,12 +1,11 @@
 """Where a result comes from: data, weights, versions, choice and times, and what embedding cost."""
 
-from typing import Any
-
 from cache.provenance import words
 from cache.store import Cache, contents, find_caches, open_cache
 from evaluate.inventory import costs
 from evaluate.page.material import Material
 from evaluate.printable import printable
+from evaluate.results import Row
 from evaluate.workspace import Workspace
 
 
@@ -28,10 +27,10 @@ def provenance(material: Material) -> list[tuple[str, str]]:
         ("best model", best["head_id"]),
         ("chosen", best["selected_by"]),
     ]
+    if best["cv_accuracy"] == best["cv_accuracy"]:
+        notes.append(("judged by folds", _folds(best)))
     if info := material.infos.get(best["model_id"]):
         notes += _of_cache(open_cache(material.workspace.cache, info.identity))
-        if info.selection.cv_accuracy is not None:
-            notes.insert(8, ("folds", _folds(info.selection)))
     return [(name, printable(str(value))) for name, value in notes]
 
 
@@ -47,15 +46,16 @@ def _images(training: int, validation: int, groups: float) -> str:
     return f"{line}; {groups:,.0f} groups of near duplicates were never divided"
 
 
-def _weights(row: dict[str, Any]) -> str:
+def _weights(row: Row) -> str:
     return f"{row['pretrained_model']}: {row['weights']}"
 
 
-def _folds(selection: Any) -> str:
-    line = f"accuracy {selection.cv_accuracy:.1%} ± {selection.cv_spread:.1%} over folds"
-    if selection.cv_ungrouped is None:
+def _folds(row: Row) -> str:
+    line = f"accuracy {row['cv_accuracy']:.1%}, standard deviation {row['cv_spread']:.1%}"
+    ungrouped = row["cv_accuracy_ungrouped"]
+    if ungrouped != ungrouped:
         return line
-    return f"{line}; {selection.cv_ungrouped:.1%} if they may divide near duplicates"
+    return f"{line}; {ungrouped:.1%} if they may divide near duplicates"
 
 
 def _of_cache(cache: Cache) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ def answers(material: Material) -> dict[str, Any] | None:
     if found is None:
         return None
     heat = _maps(material, best)
-    order, confidence = _mistakes_first(found, best)
+    order, confidence = mistakes_first(found, best)
     predicted, classes = found.probabilities.argmax(1), material.classes
     shown = []
     for i in order[:SAMPLES]:
@@ -76,7 +76,7 @@ def looks(material: Material) -> dict[str, Any] | None:
     first = material.answers.get(material.study.best["model_id"])
     if first is None or len(seen) < 2:
         return None
-    order, _ = _mistakes_first(first, material.study.best)
+    order, _ = mistakes_first(first, material.study.best)
     order.sort(key=lambda i: -sum(first.hashes[i] in heat for *_, heat in seen))
     images = [
         _compared(first.paths[i], first.hashes[i], seen, material.classes)
@@ -108,7 +108,7 @@ def _compared(
     return {"name": printable(path.name), "picture": picture, "cells": cells}
 
 
-def _mistakes_first(found: Predictions, row: Row) -> tuple[list[int], NDArray[np.float64]]:
+def mistakes_first(found: Predictions, row: Row) -> tuple[list[int], NDArray[np.float64]]:
     """Return the images, mistakes first, then the least certain, and the (calibrated) confidences.
 
     Leaked images come last: they are in no score.

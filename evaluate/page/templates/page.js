@@ -90,6 +90,8 @@ for (const map of document.querySelectorAll(".map")) {
     const tab = document.createElement("button");
     tab.type = "button";
     tab.setAttribute("role", "tab");
+    panel.setAttribute("role", "tabpanel");
+    panel.setAttribute("aria-label", panel.dataset.name);
     tab.textContent = panel.dataset.name;
     tab.addEventListener("click", () => choose(i));
     tabs.append(tab);
