@@ -7,6 +7,10 @@ import click
 import pytest
 
 from cli import caches, cli
+from evaluate.corruptions import CORRUPTIONS
+from evaluate.doubt import SCORES
+from evaluate.findings import FINDINGS
+from evaluate.formats import FORMATS
 from evaluate.metrics import METRICS
 from evaluate.results import COLUMNS
 from extract.backbones import ALIASES, BACKBONES
@@ -23,7 +27,11 @@ COMMANDS: dict[str, click.Command] = {
     **{f"cache {name}": command for name, command in caches.commands.items()},
 }
 README = (ROOT / "README.md").read_text()
-TABLES = (*(BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, SCHEDULES, BALANCES, METRICS),)
+BELIEVE = (ROOT / "docs" / "believe.md").read_text()
+TABLES = (
+    *(BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, SCHEDULES, BALANCES, METRICS),
+    *(FINDINGS, FORMATS),
+)
 
 
 @pytest.mark.parametrize("name", [name for table in TABLES for name in table])
@@ -44,8 +52,8 @@ def test_every_command_and_option_explains_itself(name: str) -> None:
     command = COMMANDS[name]
     assert command.help
     for parameter in command.params:
-        assert isinstance(parameter, click.Option)
-        assert parameter.help, parameter.opts
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.opts
 
 
 def test_the_embedding_lengths_are_in_the_readme() -> None:
@@ -57,6 +65,12 @@ def test_the_summaries_are_in_the_readme() -> None:
     for table in (HEADS, OPTIMIZERS):
         for name, entry in table.items():
             assert f"| `{name}` | {entry.summary} |" in README
+
+
+def test_how_results_are_checked_is_explained() -> None:
+    for table in (FINDINGS, SCORES, CORRUPTIONS):
+        for name, entry in table.items():
+            assert f"| `{name}` | {entry.summary} |" in BELIEVE
 
 
 def test_every_column_of_the_results_is_documented() -> None:

@@ -323,6 +323,8 @@ def test_many_classes_with_odd_names_make_a_report(place: Workspace) -> None:
     write_predictions(path, answers, classes)
     html = write_report(place).read_text()
     assert "119 of 120 test images right" in html
+    assert "The 8 classes of the smallest area, of 120" in html
+    assert ">$8$ 50% _^{: area 0.996</li>" in html
     assert "<td>$7$ 50% _^{</td><td>$8$ 50% _^{</td>" in html
 
 

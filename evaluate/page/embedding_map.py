@@ -106,7 +106,7 @@ def layouts(
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     values = rows.astype(np.float64)
     if not np.ptp(values, axis=0).any():  # nothing to lay out: all are in one place
@@ -117,8 +117,8 @@ def layouts(
         perplexity = min(PERPLEXITY, (len(values) - 1) / 3)
         tsne = TSNE(2, perplexity=perplexity, init="pca", method="exact", random_state=0)
         neighbours: NDArray[np.float64] = tsne.fit_transform(components)
-    ratios = np.nan_to_num([*pca.explained_variance_ratio_, 0.0])
-    return components[:, :2], (float(ratios[0]), float(ratios[1])), neighbours
+    first, second = pca.explained_variance_ratio_[:2]
+    return components[:, :2], (float(first), float(second)), neighbours
 
 
 def fitted(points: NDArray[np.float64]) -> list[tuple[float, float]]:

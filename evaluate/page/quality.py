@@ -90,29 +90,34 @@ def _classes(counts: NDArray[np.int64], classes: list[str]) -> list[dict[str, An
 
 def roc(material: Material) -> dict[str, Any] | None:
     """Draw ROC curves: of two classes, of each backbone's best model; of more, of the best model's
-    classes, each against the rest.
+    classes, each against the rest. If there are too many, those of the smallest areas are drawn.
     """
     from sklearn.metrics import auc, roc_curve
 
-    lines, names = list[Line](), list[dict[str, Any]]()
-    for name, positive, scores in _scored(material)[:MAX_CURVES]:
+    curves = list[dict[str, Any]]()
+    for name, positive, scores in _scored(material):
         if 0 < positive.sum() < len(positive):
             x, y, _ = roc_curve(positive, scores)
             points = tuple(zip(x.tolist(), y.tolist(), strict=True))
-            area = float(auc(x, y))
-            lines.append(Line(thinned(points), len(lines), f"{name}: area {area:.3f}"))
-            names.append({"name": name, "area": area, "points": thinned(points, POINTS)})
-    if not lines:
+            curves.append({"name": name, "area": float(auc(x, y)), "points": points})
+    if not curves:
         return None
-    diagonal = Line(((0.0, 0.0), (1.0, 1.0)), -1, "guessing", "dotted")
+    drawn = curves
+    if len(curves) > MAX_CURVES:
+        drawn = sorted(curves, key=lambda curve: curve["area"])[:MAX_CURVES]
+    lines = [
+        Line(thinned(curve["points"]), number, f"{curve['name']}: area {curve['area']:.3f}")
+        for number, curve in enumerate(drawn)
+    ]
     chart = Chart(
         "ROC: true positives against false positives",
         shares("false positive rate"),
         shares("true positive rate"),
-        (diagonal, *lines),
+        (Line(((0.0, 0.0), (1.0, 1.0)), -1, "guessing", "dotted"), *lines),
         legend=tuple((line.colour, "full", line.name) for line in lines),
     )
-    return {"chart": chart, "curves": names}
+    tables = [curve | {"points": thinned(curve["points"], POINTS)} for curve in drawn]
+    return {"chart": chart, "drawn": tables, "curves": curves}
 
 
 def _scored(material: Material) -> list[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
