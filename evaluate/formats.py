@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract.decode import SIZE
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -41,6 +39,8 @@ class Format:
 def _write_onnx(model: WholeModel, path: Path, facts: Facts) -> None:
     import onnx
     import torch
+
+    from extract.decode import SIZE
 
     # The newer exporter (dynamo=True) needs one more package, takes eight times as long, and fails
     # at knn's votes (torch 2.9.1).
@@ -89,6 +89,8 @@ def _run_openvino(path: Path, batches: Sequence[Pixels]) -> list[Answers]:
 
 def _write_torch(model: WholeModel, path: Path, facts: Facts) -> None:
     import torch
+
+    from extract.decode import SIZE
 
     images = torch.zeros((2, 1, SIZE, SIZE), dtype=torch.uint8)
     any_number = torch.export.Dim("n", min=1)

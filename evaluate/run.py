@@ -30,6 +30,7 @@ from heads.configuration import NO_OPTIMIZER, fingerprint
 from heads.files import SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
 
+TIMING_S = 0.5  # for single images, and for each batch size
 MAPPED = 8  # test images, the mistakes first, of which the best model's activation is mapped
 
 
@@ -165,7 +166,7 @@ def _measured(
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
     as_measured = replace(target, engines=(measured.engine,))
-    timings = time_models(as_measured, modules, measured.paths, shelf)
+    timings = time_models(as_measured, modules, measured.paths, shelf, TIMING_S)
     cached = rows.cached_rows(measured, open_cache(workspace.cache, target.identity))
     done, said = list[Row](), list[Predictions]()
     for saved, module, answers, timing in zip(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,15 @@ from tests.toy import Toy, no_file
 ROOT = Path(__file__).resolve().parent.parent
 GEL = ROOT.parent / "shared" / "gel"
 FIXTURES = Path(__file__).parent / "fixtures" / "cache"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_brief() -> Iterator[None]:
+    """Time models and provoke errors briefly; test_timing.py and `make run` take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.run.TIMING_S", 0.05)
+        patch.setattr("evaluate.provoke.CORRUPTED", 6)
+        yield
 
 
 FIGURES = pytest.StashKey[list[str]]()

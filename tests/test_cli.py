@@ -43,7 +43,7 @@ class TestRun:
         assert f"Report: {out / 'report' / 'index.html'}" in first.output
         assert (out / "report" / "index.html").is_file()
         assert sorted(p.name for p in out.iterdir() if not p.name.endswith(".lock")) == [
-            *("cache", "heads", "report", "results.csv")
+            *("audit", "cache", "heads", "report", "results.csv")
         ]
         table = pd.read_csv(out / "results.csv")
         again = frostline("run", *LITE, *folders(data, out))
@@ -162,7 +162,9 @@ class TestRealGels:
         assert (table["cached_difference"] < 1e-4).all()
         # One of that study's test images is also in its training folder.
         assert (table["n_leaked"] == 1).all()
-        assert "1 of 22 test images lie in the training folder" in done.output
+        left_out = "Left out of every score, being copies or near duplicates of training images"
+        assert f"{left_out}: 1 of 22 test images" in done.output
+        assert (table["n_groups"] == 19).all()
 
 
 class TestBadInput:

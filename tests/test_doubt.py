@@ -14,6 +14,7 @@ from sklearn.covariance import LedoitWolf
 
 from cache.errors import HeadError, ResultsError
 from cache.store import Cache, read
+from evaluate import provoke
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import (
     SCORES,
@@ -127,7 +128,7 @@ class TestMeasured:
         )
         assert told == list(range(1, 9))
         assert doubt.material["validation"] == 18
-        assert doubt.material["corrupted"] == 18 * len(CORRUPTIONS)
+        assert doubt.material["corrupted"] == provoke.CORRUPTED * len(CORRUPTIONS)
         assert doubt.material["held out"] == 92  # every image is of one kind
         assert 0 < doubt.errors < 218
         assert doubt.power[doubt.chosen] == max(doubt.power.values()) > 0.6
