@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Head:
 
 
 NEIGHBOURS = 5  # that vote
+# Held while a module's first weights are drawn: torch has one generator for all threads.
+DRAWING = RLock()
 
 # λ of (mean loss) + λ/2 |W|², from next to nothing to almost everything.
 PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -53,8 +56,9 @@ def build_head(name: str, dim: int, classes: int, kept: int = 0) -> nn.Module:
         return Neighbours(dim, classes, kept)
     head = HEADS[name]
     layers: list[nn.Module] = []
-    for width, dropout in zip(head.hidden, head.dropout, strict=True):
-        layers += [nn.Linear(dim, width), nn.ReLU(), nn.Dropout(dropout)]
-        dim = width
-    layers.append(nn.Linear(dim, classes))
+    with DRAWING:
+        for width, dropout in zip(head.hidden, head.dropout, strict=True):
+            layers += [nn.Linear(dim, width), nn.ReLU(), nn.Dropout(dropout)]
+            dim = width
+        layers.append(nn.Linear(dim, classes))
     return nn.Sequential(*layers) if head.hidden else layers[0]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import torch
 from torch import Tensor
 
-from heads.architectures import HEADS, build_head
-
-ONE_AT_A_TIME = Lock()  # torch has one generator for all threads
+from heads.architectures import DRAWING, HEADS, build_head
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def stack(head: str, dim: int, classes: int, count: int, seed: int, like: Tensor
 
     like: a tensor of the type and on the device that the parameters shall have.
     """
-    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+    with DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build_head(head, dim, classes)
     tensors = [parameter.detach() for parameter in module.parameters()]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
 from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES, factor
+from heads.stacked import stack
 from heads.together import Labelled, Pass, Trained, train_together
 from heads.train import Data, train
 from tests.conftest import ROOT, require_or_skip
@@ -243,3 +245,15 @@ def test_warm_up_rises_to_the_whole_rate() -> None:
     rates = [factor("cosine", 1.0, 4, epoch, 20) for epoch in range(6)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] < 1
+
+
+def test_heads_that_are_built_meanwhile_disturb_no_first_weights() -> None:
+    """A training thread draws after its seed, whatever other threads build."""
+    like = torch.zeros(1)
+    expected = stack("multi", 64, 3, 1, 5, like).parameters[0]
+    with ThreadPoolExecutor(2) as pool:
+        building = [pool.submit(build_head, "multi", 64, 3) for _ in range(300)]
+        for _ in range(100):
+            assert torch.equal(stack("multi", 64, 3, 1, 5, like).parameters[0], expected)
+        for future in building:
+            future.result()
