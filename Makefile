@@ -12,9 +12,9 @@ run: $(INSTALLED)  ## the main job on dataset/ and test_images/
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
 
-soak: $(INSTALLED)  ## the cache's long tests, with figures: kills, flipped bits, full disks, odd files
+soak: $(INSTALLED)  ## long tests, with figures: kills, flipped bits, full disks, odd files; the whole study
 	$(BIN)/python -m pytest --soak tests/test_kill.py tests/test_full_disk.py tests/test_flips.py \
-		tests/test_cache_properties.py tests/test_odd_images.py
+		tests/test_cache_properties.py tests/test_odd_images.py tests/test_study.py
 
 bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
 	for part in engines extraction cache heads; do $(BIN)/python benchmarks/$$part.py && echo; done \

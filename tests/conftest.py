@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from cache.errors import DeviceError
 from cache.store import Cache, find_caches
 from extract.backbones import BACKBONES, Backbone
 from extract.devices import require_device
+from extract.kept import Shelf, Slot
 from extract.load import LoadedBackbone, load_backbone
 from tests.toy import Toy, no_file
 
@@ -20,11 +22,21 @@ FIXTURES = Path(__file__).parent / "fixtures" / "cache"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def in_brief() -> Iterator[None]:
-    """Time models and provoke errors briefly; test_timing.py and `make run` take their time."""
+def in_brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Time models and provoke errors briefly, and convert each backbone once for all workspaces.
+
+    test_timing.py, the tests of what is kept, and `make run` take their time.
+    """
+    common, slot = Shelf(tmp_path_factory.mktemp("engines")), Shelf.slot
+
+    def shared(shelf: Shelf, label: str, **identity: Any) -> Slot:
+        of_workspace = shelf.folder.parts[-2:] == ("cache", "engines")
+        return slot(common if of_workspace else shelf, label, **identity)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.run.TIMING_S", 0.05)
         patch.setattr("evaluate.provoke.CORRUPTED", 6)
+        patch.setattr(Shelf, "slot", shared)
         yield
 
 
