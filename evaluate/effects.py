@@ -26,7 +26,8 @@ TUNED = (
     *("learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "gamma", "warmup"),
     *("patience", "balance", "views", "epochs", "batch_size"),
 )
-SETTINGS = (*FACTORS, "weights", "engine", "numeric_precision", "n_validation", "seed", *TUNED)
+SPLIT = ("n_groups", "n_validation", "seed")
+SETTINGS = (*FACTORS, "weights", "engine", "numeric_precision", *SPLIT, *TUNED)
 
 Row = Mapping[str, Any]  # of results.csv, by column
 

@@ -24,6 +24,7 @@ SETTINGS = {
     "views": "views",
     "epochs": "epochs",
     "batch_size": "batch",
+    "n_groups": "undivided groups",
     "n_validation": "validated on",
     "seed": "seed",
     "weights": "weights",
@@ -124,10 +125,10 @@ def cautions(study: Study) -> list[str]:
         )
     if absent := [c for c, counts in zip(*confusion(best), strict=True) if not sum(counts)]:
         lines.append(f"There is no test image of {', '.join(absent)}: nothing is known about it.")
-    if len({(r["n_validation"], r["seed"]) for r in study.rows}) > 1:
+    if len({(r["n_validation"], r["n_groups"], r["seed"]) for r in study.rows}) > 1:
         lines.append(
-            "Not all models were validated on the same images (other seed or validation share): "
-            "their ranks compare different questions."
+            "Not all models were validated on the same images (other seed, groups or validation "
+            "share): their ranks compare different questions."
         )
     if off := [str(r["model_id"]) for r in study.rows if r["cached_difference"] > MAX_DIFFERENCE]:
         lines.append(

@@ -45,6 +45,7 @@ ROW: Row = {
     "epochs": 20,
     "batch_size": 23,
     "n_validation": 18,
+    "n_groups": 0,
     "seed": 0,
     "selected_by": "the only candidate",
     "accuracy": 0.9,
@@ -101,6 +102,7 @@ def test_the_reference_studys_24_models() -> None:
     "other",
     [
         *({"seed": 1}, {"learning_rate": 0.01}, {"epochs": 5}, {"n_validation": 30}),
+        {"n_groups": 19},
         *({"engine": "torch"}, {"numeric_precision": "bf16"}, {"weights": "random:0"}, MULTI, XLA),
         {"pretrained_model": "vgg16"},
     ],

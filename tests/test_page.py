@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,19 +30,22 @@ def answers(keys: str, right: str, leaked: str = "", sure: float = 0.9) -> Predi
     )
 
 
+def right(first: str, of_these: str, second: str, of_those: str, leaked: str = "") -> Any:
+    """Which answers two models got right, on the images that both have."""
+    both = [answers(first, of_these), answers(second, of_those, leaked=leaked)]
+    labels, chances = on_the_same_images(both)
+    return [(of_model.argmax(1) == labels).tolist() for of_model in chances]
+
+
 class TestSameImages:
     def test_whatever_their_order(self) -> None:
-        found = on_the_same_images([answers("abc", "a"), answers("cab", "a")])
-        assert found is not None
-        assert found.tolist() == [[True, False, False]] * 2
+        assert right("abc", "a", "cab", "a") == [[True, False, False]] * 2
 
     def test_what_one_has_not_or_calls_leaked_is_left_out_for_all(self) -> None:
-        found = on_the_same_images([answers("abcd", "ab"), answers("abc", "abc", leaked="c")])
-        assert found is not None
-        assert found.tolist() == [[True, True], [True, True]]
+        assert right("abcd", "ab", "abc", "abc", leaked="c") == [[True, True], [True, True]]
 
     def test_none(self) -> None:
-        assert on_the_same_images([answers("ab", "a"), answers("cd", "c")]) is None
+        assert right("ab", "a", "cd", "c") == [[], []]
 
 
 def places(count: int, wrong: int, test: int) -> list[Place]:

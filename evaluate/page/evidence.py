@@ -7,14 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluate.effects import effect_in_words, factor_effects
+from evaluate.metrics import METRICS, Labels, Probabilities
 from evaluate.page.material import Material, read_answers
 from evaluate.page.ranking import FILTERS, short_name
 from evaluate.predictions import Predictions
 from evaluate.results import Row
-from evaluate.statistics import SIGNIFICANT, Comparison, compare_all, in_words
+from evaluate.statistics import SIGNIFICANT, Comparison, compare_all, in_words, paired_bootstrap
 from evaluate.workspace import Workspace
 
 TOLD = 3  # comparisons that are told in words
+RESAMPLED = 2_000_000  # images drawn for one interval, at most
 
 
 def evidence(material: Material) -> dict[str, Any] | None:
@@ -28,9 +30,10 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
     rows = [row for row in material.drawn if row["model_id"] in material.answers]
     if len(rows) < 2 or rows[0] is not material.study.best:
         return None
-    right = on_the_same_images([material.answers[row["model_id"]] for row in rows])
-    if right is None:
+    labels, chances = on_the_same_images([material.answers[row["model_id"]] for row in rows])
+    if not len(labels):
         return None
+    right = np.stack([of_model.argmax(1) == labels for of_model in chances])
     pairs = compare_all(right)
     against = [(rows[j], found, p) for i, j, found, p in pairs if i == 0]
     limit = _limit([found.interval for _, found, _ in against])
@@ -42,6 +45,11 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
         "told": [
             in_words(best, f"#{row['model_id']} {short_name(material, row)}", found, p)
             for row, found, p in _worth_telling(against)
+        ],
+        "scores": [
+            {"id": row["model_id"], "name": short_name(material, row)}
+            | {"differences": _differences(labels, chances[0], chances[rows.index(row)])}
+            for row, *_ in _worth_telling(against)
         ],
         "others": [
             {
@@ -83,21 +91,31 @@ def effects(material: Material) -> dict[str, Any] | None:
     }
 
 
-def on_the_same_images(answers: Sequence[Predictions]) -> NDArray[np.bool_] | None:
-    """Return which answers are right, bool [models, images], on the images that all have.
+def on_the_same_images(answers: Sequence[Predictions]) -> tuple[Labels, list[Probabilities]]:
+    """Return labels [N], and probabilities [N, C] of each model, on the images that all have.
 
-    Those that are leaked for one are left out for all. None if no image is left.
+    Those that are leaked for one are left out for all.
     """
     clean = [found.clean for found in answers]
     shared = set(clean[0].hashes).intersection(*(set(found.hashes) for found in clean[1:]))
-    if not shared:
-        return None
-    rights = []
+    orders = []
     for found in clean:
         place = {key: i for i, key in enumerate(found.hashes)}
-        order = [place[key] for key in sorted(shared)]
-        rights.append((found.probabilities.argmax(1) == found.labels)[order])
-    return np.stack(rights)
+        orders.append(np.array([place[key] for key in sorted(shared)], dtype=np.int64))
+    labels = clean[0].labels[orders[0]]
+    return labels, [f.probabilities[order] for f, order in zip(clean, orders, strict=True)]
+
+
+def _differences(
+    labels: Labels, best: Probabilities, other: Probabilities
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Return the best's score minus the other's, and its interval, for scores besides accuracy."""
+    resamples = int(np.clip(RESAMPLED // len(labels), 200, 2000))
+    intervals = paired_bootstrap(labels, best, other, resamples)
+    return {
+        name: (METRICS[name].score(labels, best) - METRICS[name].score(labels, other), interval)
+        for name, interval in intervals.items()
+    }
 
 
 def bar(value: float, interval: tuple[float, float], limit: float) -> dict[str, float]:
