@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from codecs import BOM_UTF8 as BOM
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cache.errors import CacheError, FrostlineError
+from cache.errors import CacheError, DatasetError, FrostlineError
 from evaluate import steps
 from evaluate.options import TRAINING, takes
 from evaluate.printable import printable
@@ -66,10 +68,14 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     groups = {} if choices["no_group"] else audit.group_of
     training_options = choices["train_on"], choices["tensorboard"]
     heads = steps.train(caches, training, place, sweep, groups, *training_options)
-    new = unmeasured(heads, testing, place, choices["engine"])
+    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    new = unmeasured(heads, testing, place, choices["engine"], leaked)
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
-    steps.evaluate(new, training, testing, audit, place, choices["engine"], choices["weights"])
+    how = place, choices["engine"], choices["weights"]
+    if new:
+        steps.evaluate(new, testing, leaked, *how)
+    steps.learn_to_doubt(heads, training, testing, audit, *how)
     steps.report(place)
 
 
@@ -85,7 +91,13 @@ def extract(
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    steps.extract(steps.scan_present(ctx, dataset, test, place), place, **choices)
+    sets = steps.scan_present(ctx, dataset, test, place)
+    if choices["precision"] == "int8" and sets[0].folder != dataset:
+        raise DatasetError(
+            f"--precision int8 takes its ranges from training images, and {dataset} is not there: "
+            "test images take no part in any choice"
+        )
+    steps.extract(sets, place, **choices)
 
 
 @cli.command("train-heads")
@@ -104,14 +116,15 @@ def train_heads(
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    groups = {} if choices["no_group"] else steps.look_over(training, None, place).group_of
+    audit = steps.look_over(training, None, place)
+    groups = {} if choices["no_group"] else audit.group_of
     training_options = choices["train_on"], choices["tensorboard"]
     steps.train(caches, training, place, sweep, groups, *training_options)
 
 
 @cli.command()
 @takes("dataset", "test", "workspace", "arch", "only_device", "head", "optimizer", "weights",
-       "engine", "max_pixels")  # fmt: skip
+       "engine", "no_group", "max_pixels")  # fmt: skip
 def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     """Put backbone and head together again, test and time each whole model."""
     from evaluate.select import Wanted, select_heads
@@ -125,7 +138,10 @@ def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None
     for remark in remarks:
         warn(remark)
     audit = steps.look_over(training, testing, place)
-    steps.evaluate(heads, training, testing, audit, place, choices["engine"], choices["weights"])
+    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    how = place, choices["engine"], choices["weights"]
+    steps.evaluate(heads, testing, leaked, *how)
+    steps.learn_to_doubt(heads, training, testing, audit, *how)
 
 
 @cli.command()
@@ -150,7 +166,9 @@ def audit(
 
     place = Workspace(workspace)
     training = steps.scan(dataset, place)
-    testing = steps.scan_if_there(ctx, "test", test, place)
+    looked_for = {"leak", "repeat"} & {*fail_on}  # then there must be a test folder to look at
+    find = steps.scan(test, place) if looked_for else None
+    testing = find or steps.scan_if_there(ctx, "test", test, place)
     found = steps.look_over(training, testing, place, anew=True)
     say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
     if html:
@@ -170,7 +188,9 @@ def predict(paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
     from evaluate.workspace import Workspace
 
     if paths == (Path("-"),):
-        paths = tuple(Path(line) for line in sys.stdin.read().splitlines() if line)
+        given = sys.stdin.buffer.read().removeprefix(BOM)
+        lines = given.split(b"\0" if b"\0" in given else b"\n")
+        paths = tuple(Path(os.fsdecode(line.strip(b"\r"))) for line in lines if line.strip())
     steps.predict(paths, model, Workspace(workspace), **choices)
 
 

@@ -15,6 +15,7 @@ from extract.look import BITS, SMALL, Look, signs
 # 16 bits. Charts with common axes are up to 6 bits apart at a cosine of 0.94; their details: 0.43.
 BITS_APART, MOST_APART, DETAILS = 40, 12, 0.6
 UNTRAINED = 0.9  # the cosine taken where no trained backbone has seen the images
+TINY = 1e-20  # length of an embedding, below which it is none
 FLAT = 2.0  # gray levels of contrast, below which the hash is that of noise
 AROUND = 9  # pixels of the reduced picture, of whose mean a detail is the difference
 SHIFT = 2  # pixels in each direction, by which one picture may be cut otherwise
@@ -44,7 +45,7 @@ def near_duplicates(
     pictures: Rows,
     progress: Callable[[int, int], None],
 ) -> list[Pair]:
-    """Find the near duplicates among N images, in blocks: never N² numbers.
+    """Find the near duplicates among N images, in blocks: memory grows with the pairs found.
 
     embeddings: gives those of some images, [n, D]; None: there are none. pictures: gives their
     reduced pictures, [n, 32, 32]; only of those that are alike by all else. Of images without
@@ -121,7 +122,7 @@ def most_alike(pairs: Sequence[Pair], count: int) -> list[Pair]:
 def _cosines(first: Places, second: Places, embeddings: Rows) -> NDArray[np.float64]:
     who, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     rows = embeddings(who)
-    norms = np.maximum(np.linalg.norm(rows, axis=1), np.finfo(np.float32).tiny)
+    norms = np.maximum(np.linalg.norm(rows, axis=1), TINY / 2)
     one, other = places.reshape(2, -1)
     cosines = np.empty(len(first))
     for start in range(0, len(first), PAIRS_AT_ONCE):
@@ -129,6 +130,8 @@ def _cosines(first: Places, second: Places, embeddings: Rows) -> NDArray[np.floa
         a, b = one[some], other[some]
         products = np.einsum("nd,nd->n", rows[a], rows[b], dtype=np.float64)
         cosines[some] = products / (norms[a] * norms[b])
+        # Of an image without an embedding, the backbone has no opinion.
+        cosines[some][(products == 0) & ((norms[a] < TINY) | (norms[b] < TINY))] = UNTRAINED
     return cosines
 
 

@@ -2,7 +2,7 @@
 labels, odd ones. Done once per training and test set; see evaluate/findings.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,14 +42,14 @@ def audit(
     """Look at all images, and keep what was found.
 
     Near duplicates are found by perceptual hash, and confirmed by their details, and by the
-    embeddings of the first cache, by name, that holds them all and has trained weights; without
-    one, hashes must differ less. progress counts images.
+    embeddings of a cache of trained weights that holds the training images; without one, hashes
+    must differ less. progress counts images.
 
     Raises:
         CacheError: a cache or the table of looks is damaged.
         OSError: the audit can't be written.
     """
-    sets = {TRAINING: training} | ({TEST: testing} if testing else {})
+    sets = dict(_sets(training, testing))
     files = [(part, file) for part, images in sets.items() for file in images.files]
     looks, reasons = looks_of([file for _, file in files], workspace.looks, progress)
     first = dict[bytes, int]()  # of each image, the place of its first file
@@ -58,7 +58,7 @@ def audit(
         if first.setdefault(file.sha256, place) != place:
             alike.append(Alike(first[file.sha256], place, 1.0, 0, exact=True))
     keys = [key for key in first if key in looks]
-    cache = _trained(workspace, keys)
+    cache = _trained(training, workspace, reasons)
     rows = _rows_of(cache, keys) if cache else None
     seen = [looks[key] for key in keys]
     places = [first[key] for key in keys]
@@ -84,40 +84,60 @@ def audit(
         unreadable=tuple(_unreadable(sets, reasons)),
         odd=tuple(Odd(places[place], what, note) for place, what, note in odd_ones(seen)),
     )
-    tested = fingerprint(testing.labels) if testing else None
-    write_audit(audit_path(workspace, fingerprint(training.labels), tested), found)
+    write_audit(audit_path(workspace, *_fingerprints(training, testing)), found)
     return found
 
 
 def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspace) -> Audit | None:
-    """Return what was found in these images before; None if nobody has looked, or if a trained
+    """Return what was found in these very files before; None if nobody has looked, or if a trained
     backbone has seen them since.
 
     Raises:
         ResultsError: the audit's file is damaged.
         CacheError: a cache is damaged.
     """
-    tested = fingerprint(testing.labels) if testing else None
-    path = audit_path(workspace, fingerprint(training.labels), tested)
+    path = audit_path(workspace, *_fingerprints(training, testing))
     if not path.exists():
         return None
     found = read_audit(path)
-    keys = {bytes.fromhex(image.sha256) for image in found.images}
-    if found.cache is None and _trained(workspace, sorted(keys - _unread(found))):
+    files = [(part, file) for part, images in _sets(training, testing) for file in images.files]
+    now = [(str(file.path), file.sha256.hex(), file.label, part) for part, file in files]
+    if now != [(image.path, image.sha256, image.label, image.part) for image in found.images]:
+        return None
+    if found.cache is None and _trained(training, workspace, _unreadable_keys(found)):
         return None
     return found
 
 
-def _trained(workspace: Workspace, keys: Sequence[bytes]) -> Cache | None:
-    """Return the first cache of trained weights that holds all these images."""
+def _sets(training: ImageSet, testing: ImageSet | None) -> list[tuple[str, ImageSet]]:
+    return [(TRAINING, training), *([(TEST, testing)] if testing else [])]
+
+
+def _fingerprints(training: ImageSet, testing: ImageSet | None) -> tuple[str, str | None]:
+    return fingerprint(training.labels), fingerprint(testing.labels) if testing else None
+
+
+def _trained(
+    training: ImageSet, workspace: Workspace, unreadable: Collection[bytes]
+) -> Cache | None:
+    """Return a cache of trained weights that holds the training images: the one of an earlier
+    audit of them, so that groups stay what they are; else the first by name.
+
+    Not the test images: whether they were embedded must not change how training is divided.
+    """
+    keys = frozenset(training.labels) - frozenset(unreadable)
+    able = {}
     for cache in find_caches(workspace.cache):
         held = contents(cache)
         if not held.weights.startswith("random") and held.stored.issuperset(keys):
-            return cache
-    return None
+            able[cache.identity.name] = cache
+    for path in sorted(workspace.audits.glob(f"{fingerprint(training.labels)}*.json")):
+        if (before := read_audit(path).cache) in able:
+            return able[before]
+    return next(iter(able.values()), None)
 
 
-def _unread(found: Audit) -> set[bytes]:
+def _unreadable_keys(found: Audit) -> set[bytes]:
     paths = {path for path, _ in found.unreadable}
     return {bytes.fromhex(image.sha256) for image in found.images if image.path in paths}
 
@@ -125,7 +145,16 @@ def _unread(found: Audit) -> set[bytes]:
 def _rows_of(
     cache: Cache, keys: Sequence[bytes]
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    return lambda places: read(cache, [keys[place] for place in places])
+    """Return what gives embeddings by place; zeros where there is none."""
+    stored = contents(cache).stored
+
+    def rows(places: NDArray[np.int64]) -> NDArray[np.float32]:
+        found = np.zeros((len(places), cache.identity.embedding_dim), np.float32)
+        there = [i for i, place in enumerate(places) if keys[place] in stored]
+        found[there] = read(cache, [keys[places[i]] for i in there])
+        return found
+
+    return rows
 
 
 def _pictures(paths: Sequence[Path], places: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -5,10 +5,12 @@ evaluate/provoke.py.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,8 @@ class Doubt:
     """How doubt was measured, of one head. chosen: the score. power: of each score the area under
     the ROC curve, errors against right answers; NaN if there was no error. material: images by
     kind. errors: of all these. threshold: of the chosen score, above which an answer is doubted.
-    flagged_right, flagged_errors: the share of right answers and of errors above it; of clean
-    validation images the right answers, of all material the errors.
+    flagged_right, flagged_errors: the share of right answers and of errors above it, of all
+    material.
     """
 
     chosen: str
@@ -129,6 +131,11 @@ def doubt_path(heads: Path, head_id: str) -> Path:
     return heads / f"{head_id}.doubt.json"
 
 
+def is_known(path: Path) -> bool:
+    """Whether both files are there."""
+    return path.exists() and path.with_suffix(".npz").exists()
+
+
 def write_doubt(path: Path, doubt: Doubt, arrays: Arrays) -> None:
     """Write how doubt was measured, and what its score must know. Raises OSError."""
     with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
@@ -164,7 +171,7 @@ def doubts(
         with np.load(known, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return np.asarray(SCORES[doubt.chosen].score(arrays, chances, embeddings))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise _damaged(known, error) from None
 
 

@@ -100,6 +100,19 @@ class Audit:
         return [a for a in self.alike if self.images[a.first].label != self.images[a.second].label]
 
     @property
+    def repeats(self) -> list[Alike]:
+        """Pairs of test images: what is counted twice in every score."""
+        return [a for a in self.alike if self._part(a.first) == self._part(a.second) == TEST]
+
+    @property
+    def exactly_leaked(self) -> frozenset[bytes]:
+        """The test images whose very bytes are in training."""
+        of_part = {
+            part: {i.sha256 for i in self.images if i.part == part} for part in (TRAINING, TEST)
+        }
+        return frozenset(map(bytes.fromhex, of_part[TRAINING] & of_part[TEST]))
+
+    @property
     def balance(self) -> dict[str, dict[str, int]]:
         """Images of each part and class."""
         counts = Counter((image.part, image.label) for image in self.images)
@@ -129,6 +142,7 @@ class Finding:
 FINDINGS: dict[str, Finding] = {
     "leak": Finding("test images that are in training too", lambda a: len(a.leaked)),
     "duplicate": Finding("groups of training images that show the same", lambda a: len(a.groups)),
+    "repeat": Finding("pairs of test images that show the same", lambda a: len(a.repeats)),
     "conflict": Finding("pairs that show the same in two classes", lambda a: len(a.conflicts)),
     "unreadable": Finding("files that can't be read", lambda a: len(a.unreadable)),
     "odd": Finding(
@@ -187,6 +201,7 @@ def as_json(found: Audit) -> str:
     content = {
         "groups": [[path(place) for place in group] for group in found.groups],
         "leaks": [pair(alike) for alike in found.leaks],
+        "repeats": [pair(alike) for alike in found.repeats],
         "conflicts": [pair(alike) for alike in found.conflicts],
         "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         "odd": [{"path": path(o.image), "what": o.what, "note": o.note} for o in found.odd],
@@ -217,6 +232,7 @@ def in_words(found: Audit) -> list[str]:
     shown = {
         "leak": [pair(alike) for alike in found.leaks],
         "duplicate": ["  =  ".join(path(place) for place in group) for group in found.groups],
+        "repeat": [pair(alike) for alike in found.repeats],
         "conflict": [pair(alike) for alike in found.conflicts],
         "unreadable": [f"{path}: {reason}" for path, reason in found.unreadable],
         "odd": [f"{path(odd.image)}: {odd.what}: {odd.note}" for odd in found.odd],

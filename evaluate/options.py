@@ -107,11 +107,11 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "fail_on": _many("--fail-on", list(FINDINGS), "Exit with 1 if this is found"),
     "no_group": click.option(
-        "--no-group", is_flag=True, help="Let splits and folds divide near duplicates."
+        "--no-group", is_flag=True, help="Take near duplicates for different images."
     ),
     "model": click.option(
         "--model", default="best", show_default=True, metavar="ID|best",
-        help="A model_id of results.csv, or the best one on validation.",
+        help="A model_id of results.csv, or the best of the data set evaluated last.",
     ),
     "file_format": click.option(
         "--format", "file_format", type=click.Choice(list(FORMATS)), required=True,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from heads.answer import answer, probabilities
 from heads.files import HeadInfo, SavedHead, head_path, read_info
 
 BEST = "best"
+READ = ("head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at", "weights")
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,27 @@ def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
     if not found:
         ids = ", ".join(row["model_id"] for row in rows[:20])
         raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
-    row = min(found, key=_rank)
+    row = min(found, key=partial(_rank, most=_most_groups(found)))
     path = head_path(place.heads, row["head_id"])
     if not path.exists():
-        raise HeadError(f"{path}, the head of model {row['model_id']}, is gone: run train-heads")
+        raise HeadError(
+            f"{place.results} has model {row['model_id']}, but its head is not there ({path}): if "
+            "your results lie elsewhere, say where with --workspace, else run train-heads"
+        )
     return row["model_id"], SavedHead(path, read_info(path))
 
 
-def best_of(place: Workspace, model_ids: Collection[int]) -> SavedHead:
-    """Return the head of the best of some models; see `find_model`."""
-    rows = [row for row in _results(place.results) if int(row["model_id"]) in model_ids]
-    return find_model(place, min(rows, key=_rank)["model_id"])[1]
+def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedHead | None:
+    """Return the best of some heads on a test set, by its fingerprint; None if none was measured.
+
+    See `find_model`.
+    """
+    mine = {saved.info.id: saved for saved in heads}
+    rows = [row for row in _results(place.results) if row["head_id"] in mine]
+    rows = [row for row in rows if row["test_fingerprint"] == test]
+    if not rows:
+        return None
+    return mine[min(rows, key=partial(_rank, most=_most_groups(rows)))["head_id"]]
 
 
 def predict(
@@ -98,8 +110,8 @@ def predict(
         try:
             with path.open("rb") as file:
                 hashes[path] = hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            errors[path] = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # a name that no file can have
+            errors[path] = getattr(error, "strerror", None) or str(error)
     files = [ImageFile(path, "", key) for path, key in hashes.items()]
     (done,) = extract([target], files, place.cache, progress, shelf=shelf)
     reasons = {failure.sha256: failure.reason for failure in done.failed}
@@ -125,8 +137,9 @@ def listed(given: Iterable[Path]) -> list[Path]:
             found.append(path)
             continue
         inside = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        shown = (p for p in inside if not any(part.startswith(".") for part in p.parts[1:]))
-        found += sorted(shown)
+        found += sorted(
+            p for p in inside if not any(q.startswith(".") for q in p.relative_to(path).parts)
+        )
     if not found:
         raise DatasetError("there is no image file in what was given")
     return found
@@ -202,14 +215,29 @@ def _results(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
-        if rows and all("head_id" in row and "val_accuracy" in row for row in rows):
-            return rows
-    except (OSError, csv.Error):
-        pass
-    raise ResultsError(f"{path} has no models: run `cli.py run` first, or see --workspace")
+    except FileNotFoundError:
+        rows = []
+    except csv.Error as error:
+        raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
+    if not rows:
+        raise ResultsError(f"{path} has no models: run `cli.py run` first, or see --workspace")
+    try:
+        for row in rows:
+            _rank(row, _most_groups(rows))
+            _ = [row[name] + "" for name in READ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{path} was edited or cut short ({error!r}): mend it, or move it away and run "
+            "evaluate again"
+        ) from None
+    return rows
 
 
-def _rank(row: dict[str, str]) -> tuple[Any, ...]:
+def _most_groups(rows: Sequence[dict[str, str]]) -> int:
+    return max(int(row["n_groups"]) for row in rows)
+
+
+def _rank(row: dict[str, str], most: int) -> tuple[Any, ...]:
     """See `evaluate.study.studies`."""
     order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
-    return row["weights"].startswith("random"), *order
+    return row["weights"].startswith("random"), int(row["n_groups"]) < most, *order

@@ -13,6 +13,7 @@ from cache.progress import Progress, silent
 from cache.store import contents, open_cache, read
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import (
+    REMEMBERED,
     SCORES,
     Arrays,
     Doubt,
@@ -145,8 +146,8 @@ def measure_doubt(
         {kind: sum(len(a.labels) for a in asked if a.kind == kind) for kind in kinds},
         int(errors.sum()),
         threshold,
-        float((usual > threshold).mean()),
-        float((scores[chosen][errors] > threshold).mean()) if errors.any() else float("nan"),
+        _share(scores[chosen][~errors] > threshold),
+        _share(scores[chosen][errors] > threshold),
     )
     write_doubt(doubt_path(workspace.heads, saved.info.id), doubt, clean.known[chosen])
     return doubt
@@ -225,5 +226,11 @@ def _trained(configuration: Configuration, data: Data) -> dict[str, torch.Tensor
     return None if trained.diverged else trained.state
 
 
+def _share(flagged: NDArray[np.bool_]) -> float:
+    return float(flagged.mean()) if len(flagged) else float("nan")
+
+
 def _known(rows: Floats, labels: NDArray[np.int64]) -> dict[str, Arrays]:
+    some = np.linspace(0, len(rows) - 1, min(len(rows), REMEMBERED)).round().astype(int)
+    rows, labels = rows[some], labels[some]
     return {name: score.fit(rows, labels) for name, score in SCORES.items()}

@@ -53,7 +53,7 @@ COLUMNS: dict[str, str] = {
     "n_unreadable": "test images that could not be read, left out of every figure",
     "weights": "of the backbone: imagenet, random:SEED, file:NAME",
     "engine": "what ran the whole model",
-    "numeric_precision": "fp32 or bf16",
+    "numeric_precision": "fp32, bf16 or int8",
     "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",

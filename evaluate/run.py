@@ -129,9 +129,15 @@ def _within(progress: Progress, before: int, all_of_them: int, done: int, total:
 
 
 def unmeasured(
-    heads: Sequence[SavedHead], test: ImageSet, workspace: Workspace, engine: str | None
+    heads: Sequence[SavedHead],
+    test: ImageSet,
+    workspace: Workspace,
+    engine: str | None,
+    leaked: Collection[bytes] = (),
 ) -> list[SavedHead]:
-    """Return the heads not yet measured on these images, by this engine, in this very workspace."""
+    """Return the heads not yet measured on these images, by this engine, in this very workspace,
+    with as many images left out as leaked.
+    """
     results, known = read_results(workspace.results), fingerprint(test.labels)
 
     def measured(saved: SavedHead) -> bool:
@@ -139,7 +145,8 @@ def unmeasured(
         rows = results[matching(results, *key)]
         same_choice = rows["selected_by"] == saved.info.selection.rule
         same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
-        row_is_there = bool((same_choice & same_folds).any())
+        same_images = rows["n_leaked"] == sum(key in leaked for key in test.labels)
+        row_is_there = bool((same_choice & same_folds & same_images).any())
         return row_is_there and predictions_path(workspace.heads, *key).exists()
 
     return [saved for saved in heads if not measured(saved)]
@@ -163,6 +170,8 @@ def _measured(
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
     paths = [file.path for file in test.unique]
     measured = measure(target, modules, paths, progress, shelf)
+    if all(key in leaked for key in measured.hashes):
+        raise DatasetError(f"{test.folder}: all that can be read there is in training too")
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
     as_measured = replace(target, engines=(measured.engine,))

@@ -5,7 +5,7 @@ Everything heavy is imported where it is used: `cli.py --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,24 +158,31 @@ def train(
 
 
 def evaluate(
+    heads: Sequence[SavedHead], testing: ImageSet, leaked: Collection[bytes], place: Workspace,
+    engine: str | None, weights: str,
+) -> None:  # fmt: skip
+    """Measure whole models on the test images."""
+    from evaluate.run import evaluate
+
+    with bar("Whole models, file to label", "images") as progress:
+        ids = evaluate(heads, testing, leaked, place, engine, weights, progress, warn)
+    say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
+
+
+def learn_to_doubt(
     heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, audit: Audit,
     place: Workspace, engine: str | None, weights: str,
 ) -> None:  # fmt: skip
-    """Measure whole models on the test images, and of the best one how to doubt its answers."""
-    from evaluate.doubt import doubt_path
+    """Measure how to doubt the answers of the best of some models, unless it is known."""
+    from evaluate.doubt import doubt_path, is_known
     from evaluate.predict import best_of
     from evaluate.provoke import measure_doubt
     from evaluate.reload import reload_backbone
-    from evaluate.run import evaluate
     from extract.target import engines_folder, target_of
+    from heads.configuration import fingerprint
 
-    if not heads:
-        return
-    with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, audit.leaked, place, engine, weights, progress, warn)
-    say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
-    best = best_of(place, ids)
-    if not doubt_path(place.heads, best.info.id).exists():
+    best = best_of(place, heads, fingerprint(testing.labels))
+    if best and not is_known(doubt_path(place.heads, best.info.id)):
         identity, shelf = best.info.identity, engines_folder(place.cache)
         engines = usable_engines(identity.device, engine, identity.precision)
         backbone = reload_backbone(identity, best.info.weights, weights, shelf)
@@ -198,6 +205,13 @@ def predict(
 
     check_out(out)
     model_id, saved = find_model(place, model)
+    of = saved.info
+    say(
+        f"Model {model_id}: {of.identity.backbone} on {of.identity.device}, "
+        f"{of.configuration.head} head, {of.configuration.optimizer}; trained on {of.dataset} "
+        f"({', '.join(of.classes)})",
+        err=True,
+    )
     info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
     require_device(info.identity.device)
     engines = usable_engines(info.identity.device, engine, info.identity.precision)
@@ -216,6 +230,8 @@ def predict(
     answered = [each for each in found if not each.error]
     if not answered:
         raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")
+    doubted = sum(bool(each.doubt) for each in answered)
+    say(f"{len(answered)} image(s) classified, {doubted} of them to be doubted", err=True)
     if answered[0].doubt is None:
         warn(
             f"Model {model_id}: its doubt was never measured; `cli.py evaluate` does it for the "

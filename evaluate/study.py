@@ -71,7 +71,8 @@ def studies(results: Path) -> list[Study]:
     """Read `results.csv` and split it by data set, the one measured last first.
 
     Ranked by validation accuracy, then validation loss: choosing by the test score would make the
-    test score a boast. Untrained backbones are stand-ins and come last, whatever they score.
+    test score a boast. Untrained backbones are stand-ins and come last, whatever they score; before
+    them come heads whose split divided near duplicates, which makes validation too easy.
 
     Raises:
         ResultsError: there is no row yet, or the file is damaged.
@@ -79,9 +80,11 @@ def studies(results: Path) -> list[Study]:
     table = read_results(results)
     if table.empty:
         raise ResultsError(f"{results} holds no results yet: run evaluate first")
+    of_study = table.groupby(["dataset_fingerprint", "test_fingerprint"])
     table["random"] = table["weights"].str.startswith("random")
-    order = ["random", "val_accuracy", "val_loss", "model_id"]
-    ranked = table.sort_values(order, ascending=[True, False, True, True])
+    table["divided"] = table["n_groups"] < of_study["n_groups"].transform("max")
+    order = ["random", "divided", "val_accuracy", "val_loss", "model_id"]
+    ranked = table.sort_values(order, ascending=[True, True, False, True, True])
     groups = [rows for _, rows in ranked.groupby(["dataset_fingerprint", "test_fingerprint"])]
     groups.sort(key=lambda rows: str(rows["evaluated_at"].max()), reverse=True)
     return [Study(tuple(_row(record) for record in rows.to_dict("records"))) for rows in groups]
@@ -125,6 +128,11 @@ def cautions(study: Study) -> list[str]:
         )
     if absent := [c for c, counts in zip(*confusion(best), strict=True) if not sum(counts)]:
         lines.append(f"There is no test image of {', '.join(absent)}: nothing is known about it.")
+    if len({(r["n_test"], r["n_leaked"]) for r in study.rows}) > 1:
+        lines.append(
+            "Not all models were scored on the same test images (others were left out as leaked or "
+            "unreadable): measure them again with `evaluate`."
+        )
     if len({(r["n_validation"], r["n_groups"], r["seed"]) for r in study.rows}) > 1:
         lines.append(
             "Not all models were validated on the same images (other seed, groups or validation "

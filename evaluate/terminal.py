@@ -132,7 +132,13 @@ def ranked_table(study: Study, width: int) -> Table:
         if (width >= WIDE or name in NARROW) and any(cells[name] for cells in rows)
     ]
     for name in shown:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+        widest = max(len(cells[name]) for cells in rows)  # ids and numbers are never cut
+        table.add_column(
+            name,
+            justify="right" if name in NUMBERS else "left",
+            no_wrap=True,
+            min_width=max(widest, len(name)) if name in NUMBERS else None,
+        )
     for position, cells in enumerate(rows):
         style = "bold" if position == 0 else None
         table.add_row(*(escape(cells[name]) for name in shown), style=style)

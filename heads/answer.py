@@ -11,6 +11,8 @@ from cache.errors import HeadError
 from heads.architectures import NEIGHBOURS
 from heads.files import HeadInfo, SavedHead
 
+ROWS_AT_ONCE = 512
+
 Tensors = dict[str, NDArray[np.float32]]
 
 
@@ -23,7 +25,10 @@ def answer(saved: SavedHead, embeddings: NDArray[np.float32]) -> NDArray[np.floa
     try:
         tensors = load_file(saved.path)
         logits = _neighbours if "directions" in tensors else _layers
-        found = logits(saved.info, tensors, embeddings)
+        blocks = range(0, max(1, len(embeddings)), ROWS_AT_ONCE)
+        found = np.concatenate(
+            [logits(saved.info, tensors, embeddings[i : i + ROWS_AT_ONCE]) for i in blocks]
+        )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise _damaged(saved.path, error) from error
     if found.shape != (len(embeddings), len(saved.info.classes)):

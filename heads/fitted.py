@@ -14,6 +14,7 @@ from heads.architectures import NEIGHBOURS
 
 # (embeddings float64 [N, D], labels int64 [N], classes C, strengths) → a state_dict for each
 Fit = Callable[[Tensor, Tensor, int, tuple[float, ...]], list[dict[str, Tensor]]]
+NEVER = -1e30  # a logit
 MOST_ITERATIONS, TOLERANCE = 10_000, 1e-6  # of the gradient
 
 
@@ -82,8 +83,11 @@ def prototype(
     embeddings: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...]
 ) -> list[dict[str, Tensor]]:
     """Answer by the nearest class mean μ: -½|x - μ|² is linear in x but for what all share."""
-    means = torch.stack([embeddings[labels == number].mean(0) for number in range(classes)])
-    return [_linear(means, -means.square().sum(1) / 2)]
+    here = torch.bincount(labels, minlength=classes) > 0
+    means = torch.stack([embeddings[labels == number].sum(0) for number in range(classes)])
+    means /= torch.bincount(labels, minlength=classes).clamp(min=1)[:, None]
+    # A class without an image is never the answer.
+    return [_linear(means, torch.where(here, -means.square().sum(1) / 2, NEVER))]
 
 
 def knn(

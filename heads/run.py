@@ -26,7 +26,7 @@ from heads.files import (
 from heads.grid import Sweep
 from heads.splits import NO_GROUPS, Groups, Split, check_trainable
 from heads.temperature import fit_temperature
-from heads.together import Labelled, Trained
+from heads.together import Labelled, Trained, blocks
 from heads.train import Data, train
 from heads.trials import Ranked, add_trials, as_trial, rank, read_trials
 
@@ -275,5 +275,6 @@ class _Run:
         head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
         head.load_state_dict(state)
         with torch.inference_mode():
-            logits = head(rows.embeddings[0, places]).double().numpy()
+            answers = [head(rows.embeddings[0, some]) for some in blocks(places)]
+            logits = torch.cat(answers).double().numpy()
         return fit_temperature(logits, rows.labels[places].numpy())

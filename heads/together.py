@@ -70,6 +70,11 @@ class Trained:
     diverged: bool
 
 
+def blocks(rows: Tensor) -> list[Tensor]:
+    """Divide row numbers into some that are answered at once."""
+    return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+
+
 def chunks(these: Pass, rows: Labelled, device: str, workers: int) -> list[Pass]:
     """Divide a pass into parts that are trained at a time, enough for all workers."""
     first, count = these.configurations[0], len(these.configurations)

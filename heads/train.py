@@ -15,7 +15,15 @@ from torch.nn.functional import cross_entropy
 from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
 from heads.splits import NO_GROUPS, Groups, Split, split
-from heads.together import Curves, Labelled, Pass, Trained, chunks, train_together
+from heads.together import (
+    Curves,
+    Labelled,
+    Pass,
+    Trained,
+    blocks,
+    chunks,
+    train_together,
+)
 
 
 class Data:
@@ -167,7 +175,7 @@ def _fit(group: Sequence[Configuration], data: Data, keep: bool) -> list[Trained
         curves: Curves = {}
         for name, places in (("training", training), ("validation", validation)):
             with torch.inference_mode():
-                logits = head(clean[places])
+                logits = torch.cat([head(clean[some]) for some in blocks(places)])
             labels = rows.labels[places]
             curves[f"{name}_loss"] = [cross_entropy(logits, labels).item()]
             curves[f"{name}_accuracy"] = [(logits.argmax(1) == labels).double().mean().item()]

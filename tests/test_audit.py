@@ -77,7 +77,7 @@ class TestRealGels:
     def test_there_is_nothing_else_to_find(self, gels: tuple[Workspace, Audit]) -> None:
         counts = {name: finding.count(gels[1]) for name, finding in FINDINGS.items()}
         assert counts == {
-            **{"leak": 1, "duplicate": 19, "conflict": 0},
+            **{"leak": 1, "duplicate": 19, "repeat": 0, "conflict": 0},
             **{"unreadable": 0, "odd": 0, "imbalance": 0},
         }
         assert gels[1].balance["training"] == {"gel": 46, "not_gel": 46}
@@ -126,6 +126,27 @@ class TestFindings:
         assert leaked == {"leaked.png"}
         ((path, reason),) = found.unreadable
         assert (Path(path).name, reason) == ("broken.png", "not an image of a known format")
+
+    def test_an_audit_of_other_files_is_stale(self, few: Few, tmp_path: Path) -> None:
+        data, place = few(3, 2), Workspace(tmp_path / "out")
+        audit(scan(data / "dataset"), scan(data / "test_images"), place)
+        first = min((data / "dataset" / "gel").iterdir())
+        shutil.copy(first, first.with_name("copy.png"))  # of the same fingerprint
+        assert kept_audit(scan(data / "dataset"), scan(data / "test_images"), place) is None
+
+    def test_test_images_that_show_the_same_are_told(self, few: Few, tmp_path: Path) -> None:
+        data = few(3, 2)
+        first = min((data / "test_images" / "gel").iterdir())
+        Image.open(first).convert("L").save(first.with_name("again.bmp"))
+        found = audit(scan(data / "dataset"), scan(data / "test_images"), Workspace(tmp_path / "o"))
+        assert (FINDINGS["repeat"].count(found), found.leaks) == (1, [])
+
+    def test_embeddings_that_test_images_lack_change_no_group(
+        self, gel: Path, gels: tuple[Workspace, Audit], few: Few
+    ) -> None:
+        found = audit(scan(gel / "dataset"), scan(few(2, 1) / "test_images"), gels[0])
+        assert found.cache == gels[1].cache
+        assert found.group_of == gels[1].group_of
 
     def test_an_exact_copy_in_a_class_is_one_group_of_files(self, few: Few, tmp_path: Path) -> None:
         data = few(3, 1)

@@ -83,6 +83,16 @@ def test_without_a_test_folder_training_is_audited(flawed: Path, tmp_path: Path)
     assert "0 test images" in done.stdout
 
 
+def test_a_leak_can_only_be_missed_where_it_was_looked_for(
+    flawed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(flawed / "test_images")
+    monkeypatch.chdir(flawed)
+    done = frostline("audit", "--workspace", tmp_path / "out", "--fail-on", "leak")
+    assert done.exit_code == 1
+    assert "test_images is not a folder" in done.output
+
+
 def test_a_run_leaves_leaks_out_and_keeps_groups_together(flawed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = frostline("run", *LITE, *folders(flawed, out))
@@ -96,7 +106,20 @@ def test_a_run_leaves_leaks_out_and_keeps_groups_together(flawed: Path, tmp_path
     plain = frostline("run", *LITE, *folders(flawed, out), "--no-group")
     assert plain.exit_code == 0, plain.output
     assert "2 head(s) trained" in plain.output
-    assert pd.read_csv(out / "results.csv")["n_groups"].tolist() == [1, 1, 0, 0]
+    table = pd.read_csv(out / "results.csv")
+    assert table["n_groups"].tolist() == [1, 1, 0, 0]
+    assert table["n_leaked"].tolist() == [1, 1, 0, 0]  # the leak is no exact copy
+    assert "Not all models were scored on the same test images" in plain.stderr
+
+
+def test_doubt_that_was_not_measured_is_measured_later(few: Few, tmp_path: Path) -> None:
+    data, out = few(5, 2), tmp_path / "out"
+    assert frostline("run", *LITE, *folders(data, out)).exit_code == 0
+    (path,) = out.glob("heads/*.doubt.json")
+    path.unlink()  # as after Ctrl-C
+    again = frostline("run", *LITE, *folders(data, out))
+    assert "model(s) measured before" in again.output
+    assert path.exists()
 
 
 def test_folds_that_divide_near_duplicates_stand_beside(flawed: Path, tmp_path: Path) -> None:

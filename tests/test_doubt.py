@@ -132,7 +132,7 @@ class TestMeasured:
         assert doubt.material["held out"] == 92  # every image is of one kind
         assert 0 < doubt.errors < 218
         assert doubt.power[doubt.chosen] == max(doubt.power.values()) > 0.6
-        assert doubt.flagged_right <= 0.06 < doubt.flagged_errors
+        assert doubt.flagged_right < doubt.flagged_errors
         path = doubt_path(place.heads, saved.info.id)
         assert read_doubt(path) == doubt
         rows = read(caches["cpu"], sorted(training.labels)[:5])

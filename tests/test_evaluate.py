@@ -142,6 +142,16 @@ def test_a_test_set_of_leaks_only_is_refused(
         evaluate(workspace[1][:1], test, set(test.labels), Workspace(tmp_path / "out"))
 
 
+def test_leaks_and_broken_files_only_are_refused_too(
+    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+) -> None:
+    data = few(1, 1)
+    leaked = set(scan(data / "test_images").labels)
+    (data / "test_images" / "gel" / "broken.png").write_bytes(b"x")
+    with pytest.raises(DatasetError, match="all that can be read there is in training too"):
+        evaluate(workspace[1][:1], scan(data / "test_images"), leaked, Workspace(tmp_path / "out"))
+
+
 def test_nothing_readable_is_an_error(
     workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone, tmp_path: Path
 ) -> None:

@@ -101,3 +101,11 @@ def test_constant_features_and_few_images_do_no_harm(name: str) -> None:
         head = build_head(name, 8, 2, 3)
         head.load_state_dict(state)
         assert head(constant).isfinite().all()
+
+
+def test_a_class_without_images_is_never_the_nearest() -> None:
+    rows = torch.randn(30, 8, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(30) % 2 * 2  # of three classes, none of the middle one
+    (state,) = FITS["prototype"](rows, labels, 3, (0.0,))
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert set((rows.float() @ state["weight"].t() + state["bias"]).argmax(1).tolist()) == {0, 2}

@@ -119,8 +119,49 @@ class TestAnswers:
             colours = np.asarray(image).reshape(-1, 3)
             assert len(np.unique(np.ptp(colours, axis=1))) > 10  # gray where nothing spoke for it
 
+    def test_folders_by_any_path(
+        self, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hidden = tmp_path / ".hidden" / "images"
+        shutil.copytree(ROOT / "test_images" / "gel", hidden)
+        (hidden / ".thumbnails").mkdir()
+        shutil.copy(GELS[0], hidden / ".thumbnails")
+        monkeypatch.chdir(hidden)
+        for folder in (hidden, "../images"):
+            done = frostline("predict", folder, "--workspace", out)
+            assert len(table(done.stdout)) == 11, done.output
+
+    def test_paths_as_other_programs_give_them(self, out: Path, tmp_path: Path) -> None:
+        for given in (f"{GELS[0]}\0{GELS[1]}\0", f"\ufeff{GELS[0]}\r\n{GELS[1]}\r\n"):
+            done = frostline("predict", "-", "--workspace", out, given=given)
+            assert [row["path"] for row in table(done.stdout)] == list(map(str, GELS[:2]))
+
 
 class TestModel:
+    def test_a_head_whose_split_divided_near_duplicates_is_not_the_best(
+        self, out: Path, tmp_path: Path
+    ) -> None:
+        rows = pd.read_csv(out / "results.csv")
+        best = studies(out / "results.csv")[0].best["model_id"]
+        rows["n_groups"] = 5
+        rows.loc[rows["model_id"] == best, "n_groups"] = 0
+        place = Workspace(tmp_path)
+        rows.to_csv(place.results, index=False)
+        shutil.copytree(out / "heads", place.heads)
+        ranked = [row["model_id"] for row in studies(place.results)[0].rows]
+        assert ranked[-1] == best
+        assert int(find_model(place, "best")[0]) == ranked[0]
+
+    @pytest.mark.parametrize("name", ["val_accuracy", "evaluated_at", "n_groups"])
+    def test_an_edited_table_is_an_error_that_names_it(
+        self, name: str, out: Path, tmp_path: Path
+    ) -> None:
+        rows = pd.read_csv(out / "results.csv")
+        rows.drop(columns=name).to_csv(tmp_path / "results.csv", index=False)
+        done = frostline("predict", GELS[0], "--workspace", tmp_path)
+        assert done.exit_code == 1
+        assert "results.csv was edited or cut short" in done.output
+
     def test_the_best_is_the_reports(self, out: Path) -> None:
         best = studies(out / "results.csv")[0].best
         model_id, saved = find_model(Workspace(out), "best")

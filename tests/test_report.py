@@ -173,7 +173,7 @@ class TestWhole:
             "What spoke for the answer",
             "efficientnet_lite0, cpu and xla-cpu: embeddings of 22 images differ by at most",
             "how far the nearest training image is",
-            "It doubts 80% of the errors and 5% of the right answers",
+            "It doubts 80% of the errors and 5% of the right ones",
             "Expected calibration error",
             "groups of training images that show the same",
             "114 images by openvino",
