@@ -80,7 +80,7 @@ def test_nothing_is_wider_than_the_screen(width: int, opened: Open) -> None:
     scrolled, shown = page.evaluate(sizes)
     assert scrolled <= shown
     if folder := os.environ.get("FROSTLINE_SCREENSHOTS"):
-        page.reload()
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = false))")
         page.screenshot(path=Path(folder) / f"report-{width}.png", full_page=True)
 
 
