@@ -7,7 +7,7 @@ import sys
 from codecs import BOM_UTF8 as BOM
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,8 @@ from evaluate.printable import printable
 from evaluate.terminal import bar, say, show_findings, warn
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
+if TYPE_CHECKING:
+    from extract.scan import ImageSet
 
 
 class Frostline(click.Group):
@@ -166,9 +168,10 @@ def audit(
 
     place = Workspace(workspace)
     training = steps.scan(dataset, place)
-    looked_for = {"leak", "repeat"} & {*fail_on}  # then there must be a test folder to look at
-    find = steps.scan(test, place) if looked_for else None
-    testing = find or steps.scan_if_there(ctx, "test", test, place)
+    if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
+        testing: ImageSet | None = steps.scan(test, place)
+    else:
+        testing = steps.scan_if_there(ctx, "test", test, place)
     found = steps.look_over(training, testing, place, anew=True)
     say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
     if html:

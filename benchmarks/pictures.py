@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from extract.batches import batch, decoded
-from extract.decode import FORMATS
+from extract.decode import SUFFIXES
 from extract.devices import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
-SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 
 
 def gels(data: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.look import BITS, SMALL, Look, signs
+from extract.look import BITS, FLAT, SMALL, Look, signs
 
 # Two images are near duplicates if BITS_APART * (1 - cosine) + bits <= MOST_APART and their details
 # correlate: the less their hashes differ, the less alike need the backbone find them. Chosen by eye
@@ -16,7 +16,6 @@ from extract.look import BITS, SMALL, Look, signs
 BITS_APART, MOST_APART, DETAILS = 40, 12, 0.6
 UNTRAINED = 0.9  # the cosine taken where no trained backbone has seen the images
 TINY = 1e-20  # length of an embedding, below which it is none
-FLAT = 2.0  # gray levels of contrast, below which the hash is that of noise
 AROUND = 9  # pixels of the reduced picture, of whose mean a detail is the difference
 SHIFT = 2  # pixels in each direction, by which one picture may be cut otherwise
 PAIRS_AT_ONCE = 4096

@@ -49,7 +49,7 @@ def audit(
         CacheError: a cache or the table of looks is damaged.
         OSError: the audit can't be written.
     """
-    sets = dict(_sets(training, testing))
+    sets = _sets(training, testing)
     files = [(part, file) for part, images in sets.items() for file in images.files]
     looks, reasons = looks_of([file for _, file in files], workspace.looks, progress)
     first = dict[bytes, int]()  # of each image, the place of its first file
@@ -100,8 +100,11 @@ def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspac
     if not path.exists():
         return None
     found = read_audit(path)
-    files = [(part, file) for part, images in _sets(training, testing) for file in images.files]
-    now = [(str(file.path), file.sha256.hex(), file.label, part) for part, file in files]
+    now = [
+        (str(file.path), file.sha256.hex(), file.label, part)
+        for part, images in _sets(training, testing).items()
+        for file in images.files
+    ]
     if now != [(image.path, image.sha256, image.label, image.part) for image in found.images]:
         return None
     if found.cache is None and _trained(training, workspace, _unreadable_keys(found)):
@@ -109,8 +112,8 @@ def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspac
     return found
 
 
-def _sets(training: ImageSet, testing: ImageSet | None) -> list[tuple[str, ImageSet]]:
-    return [(TRAINING, training), *([(TEST, testing)] if testing else [])]
+def _sets(training: ImageSet, testing: ImageSet | None) -> dict[str, ImageSet]:
+    return {TRAINING: training} | ({TEST: testing} if testing else {})
 
 
 def _fingerprints(training: ImageSet, testing: ImageSet | None) -> tuple[str, str | None]:

@@ -20,7 +20,6 @@ from cache.errors import ResultsError
 
 FORMAT = "frostline-doubt-1"
 DIRECTIONS = 256  # in which the spread of embeddings is told apart; the others share one variance
-REMEMBERED = 2000  # training images, at most
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]  # what a score must know of the training images
@@ -105,8 +104,7 @@ def _mahalanobis(arrays: Arrays, chances: NDArray[np.float64], embeddings: Float
 
 
 def _fit_neighbours(embeddings: Floats, labels: NDArray[np.int64]) -> Arrays:
-    some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), REMEMBERED)).round().astype(int)
-    return {"bank": _directions(embeddings[some])}
+    return {"bank": _directions(embeddings)}
 
 
 def _neighbour(arrays: Arrays, chances: NDArray[np.float64], embeddings: Floats) -> Any:

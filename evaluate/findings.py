@@ -107,10 +107,9 @@ class Audit:
     @property
     def exactly_leaked(self) -> frozenset[bytes]:
         """The test images whose very bytes are in training."""
-        of_part = {
-            part: {i.sha256 for i in self.images if i.part == part} for part in (TRAINING, TEST)
-        }
-        return frozenset(map(bytes.fromhex, of_part[TRAINING] & of_part[TEST]))
+        training = {image.sha256 for image in self.images if image.part == TRAINING}
+        test = {image.sha256 for image in self.images if image.part == TEST}
+        return frozenset(map(bytes.fromhex, training & test))
 
     @property
     def balance(self) -> dict[str, dict[str, int]]:

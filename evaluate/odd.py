@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from extract.look import Look
+from extract.look import FLAT, Look
 
 # (looks of all images) → the place of each odd one, and what is odd about it
 Rule = Callable[[Sequence[Look]], Iterator[tuple[int, str]]]
@@ -15,7 +16,6 @@ SMALL_PX = 32
 SIZES, SHAPES = 10.0, 3.0  # times the median, beyond which an area or an aspect ratio is odd
 RARE = 0.05  # share of the images, below which a mode is odd
 FAR = 5.0  # standard deviations, estimated robustly
-FLAT = 2.0  # gray levels of contrast
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 
@@ -42,8 +42,8 @@ def _small(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
 
 def _size(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
     areas = np.array([look.width * look.height for look in looks], np.float64)
-    usual = float(np.median(areas))
-    for place in np.flatnonzero((areas > SIZES * usual) | (areas < usual / SIZES)).tolist():
+    usual, odd = _beyond(areas, SIZES)
+    for place in odd:
         look = looks[place]
         note = f"{look.width} x {look.height} pixels, {areas[place] / usual:.3g} times the median"
         yield place, note
@@ -51,11 +51,18 @@ def _size(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
 
 def _shape(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
     shapes = np.array([look.width / look.height for look in looks])
-    usual = float(np.median(shapes))
-    for place in np.flatnonzero((shapes > SHAPES * usual) | (shapes < usual / SHAPES)).tolist():
+    usual, odd = _beyond(shapes, SHAPES)
+    for place in odd:
         look = looks[place]
         note = f"{look.width} x {look.height} pixels; usual is {usual:.2f} times as wide as high"
         yield place, note
+
+
+def _beyond(values: NDArray[np.float64], times: float) -> tuple[float, list[int]]:
+    """Return the median, and the places of values so many times above or below it."""
+    usual = float(np.median(values))
+    far = (values > times * usual) | (values < usual / times)
+    return usual, np.flatnonzero(far).tolist()
 
 
 def _mode(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:

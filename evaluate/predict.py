@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from cache.store import read
 from evaluate.doubt import doubt_path, doubts, read_doubt
 from evaluate.printable import printable
 from evaluate.workspace import Workspace
-from extract.decode import FORMATS
+from extract.decode import SUFFIXES
 from extract.kept import Shelf
 from extract.run import extract
 from extract.scan import ImageFile
@@ -31,7 +30,11 @@ from heads.answer import answer, probabilities
 from heads.files import HeadInfo, SavedHead, head_path, read_info
 
 BEST = "best"
-READ = ("head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at", "weights")
+# Columns of results.csv that are needed here.
+READ = (
+    *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
+    *("weights", "n_groups", "val_accuracy", "val_loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
     if not found:
         ids = ", ".join(row["model_id"] for row in rows[:20])
         raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
-    row = min(found, key=partial(_rank, most=_most_groups(found)))
+    row = _first(found)
     path = head_path(place.heads, row["head_id"])
     if not path.exists():
         raise HeadError(
@@ -86,9 +89,7 @@ def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedH
     mine = {saved.info.id: saved for saved in heads}
     rows = [row for row in _results(place.results) if row["head_id"] in mine]
     rows = [row for row in rows if row["test_fingerprint"] == test]
-    if not rows:
-        return None
-    return mine[min(rows, key=partial(_rank, most=_most_groups(rows)))["head_id"]]
+    return mine[_first(rows)["head_id"]] if rows else None
 
 
 def predict(
@@ -128,15 +129,14 @@ def listed(given: Iterable[Path]) -> list[Path]:
     """Return the files given, and the image files in folders given, by name.
 
     Raises:
-        DatasetError: a path is not there, or there is no file at all.
+        DatasetError: there is no file at all.
     """
-    suffixes = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
     found: list[Path] = []
     for path in given:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = (p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        inside = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         found += sorted(
             p for p in inside if not any(q.startswith(".") for q in p.relative_to(path).parts)
         )
@@ -221,23 +221,25 @@ def _results(path: Path) -> list[dict[str, str]]:
         raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
     if not rows:
         raise ResultsError(f"{path} has no models: run `cli.py run` first, or see --workspace")
+    lacking = [name for name in READ if any(row.get(name) is None for row in rows)]
     try:
-        for row in rows:
-            _rank(row, _most_groups(rows))
-            _ = [row[name] + "" for name in READ]
-    except (KeyError, TypeError, ValueError) as error:
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        _first(rows)
+    except ValueError as error:
         raise ResultsError(
-            f"{path} was edited or cut short ({error!r}): mend it, or move it away and run "
+            f"{path} was edited or cut short ({error}): mend it, or move it away and run "
             "evaluate again"
         ) from None
     return rows
 
 
-def _most_groups(rows: Sequence[dict[str, str]]) -> int:
-    return max(int(row["n_groups"]) for row in rows)
+def _first(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return the best row, as `evaluate.study.studies` ranks them."""
+    most = max(float(row["n_groups"]) for row in rows)
 
+    def rank(row: dict[str, str]) -> tuple[Any, ...]:
+        order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
+        return row["weights"].startswith("random"), float(row["n_groups"]) < most, *order
 
-def _rank(row: dict[str, str], most: int) -> tuple[Any, ...]:
-    """See `evaluate.study.studies`."""
-    order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
-    return row["weights"].startswith("random"), int(row["n_groups"]) < most, *order
+    return min(rows, key=rank)

@@ -13,7 +13,6 @@ from cache.progress import Progress, silent
 from cache.store import contents, open_cache, read
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import (
-    REMEMBERED,
     SCORES,
     Arrays,
     Doubt,
@@ -40,6 +39,7 @@ from heads.train import Data, train
 CORRUPTED = 24  # validation images that are corrupted, each in every way
 HELD_OUT = 6  # classes or kinds that are held out, at most
 KINDS = 3  # of a class, where there are two classes only
+REMEMBERED = 2000  # training images that a score knows, at most
 SHOWN = 50  # images of each that are asked about
 USUAL = 0.95  # share of right answers that are not to be doubted
 CLEAN, CHANGED, UNKNOWN = "validation", "corrupted", "held out"
@@ -158,9 +158,8 @@ def _asked(
 ) -> Iterator[_Answers]:
     validation = trial.places(trial.parts.validation)
     yield trial.asked(CLEAN, trial.rows[validation], trial.labels[validation])
-    some = np.linspace(0, len(validation) - 1, min(len(validation), CORRUPTED)).round().astype(int)
     paths = {file.sha256: file.path for file in training.unique}
-    wanted = [paths[trial.parts.validation[i]] for i in some]
+    wanted = [paths[trial.parts.validation[i]] for i in _evenly(len(validation), CORRUPTED)]
     images = batch(decoded(wanted, usable_cores(), CORRUPTED, target.fast))
     random = np.random.default_rng(0)
     pixels = np.stack(
@@ -213,7 +212,7 @@ def _without(trial: _Trial, held: NDArray[np.int64]) -> _Answers | None:
     places = trial.places(parts.training)
     head = build_head(configuration.head, trial.rows.shape[1], rows.classes, len(places)).eval()
     head.load_state_dict(state)
-    asked = held[np.linspace(0, len(held) - 1, min(len(held), SHOWN)).round().astype(int)]
+    asked = held[_evenly(len(held), SHOWN)]
     with torch.inference_mode():
         logits = head(torch.from_numpy(trial.rows[asked])).numpy()
     chances = probabilities(logits, trial.info.temperature)
@@ -231,6 +230,10 @@ def _share(flagged: NDArray[np.bool_]) -> float:
 
 
 def _known(rows: Floats, labels: NDArray[np.int64]) -> dict[str, Arrays]:
-    some = np.linspace(0, len(rows) - 1, min(len(rows), REMEMBERED)).round().astype(int)
-    rows, labels = rows[some], labels[some]
-    return {name: score.fit(rows, labels) for name, score in SCORES.items()}
+    some = _evenly(len(rows), REMEMBERED)
+    return {name: score.fit(rows[some], labels[some]) for name, score in SCORES.items()}
+
+
+def _evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of the places 0 … count - 1, evenly spread."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)

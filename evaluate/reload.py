@@ -1,11 +1,38 @@
 """The very backbone that a cache or a head was made with, loaded again."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cache.errors import WeightsError
 from cache.identity import Identity
 from extract.backbones import WEIGHTS_WORDS
+from extract.devices import require_device
+from extract.engines import usable_engines
 from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone
-from extract.target import target_of
+from extract.target import Target, target_of
+
+if TYPE_CHECKING:
+    from heads.files import HeadInfo
+
+
+def reload_target(
+    info: HeadInfo, weights: str, engine: str | None, shelf: Shelf | None = None
+) -> Target:
+    """Return what gives a head its embeddings: its backbone, on its device, by an engine of now.
+
+    weights: see `reload_backbone`. engine: see `usable_engines`.
+
+    Raises:
+        DeviceError: the device, or an engine on it, can't be used here.
+        WeightsError: those weights can't be had, or are others than then.
+    """
+    identity = info.identity
+    require_device(identity.device)
+    backbone = reload_backbone(identity, info.weights, weights, shelf)
+    engines = usable_engines(identity.device, engine, identity.precision)
+    return target_of(identity, backbone, engines)
 
 
 def reload_backbone(

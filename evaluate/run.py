@@ -15,16 +15,16 @@ from evaluate import rows
 from evaluate.activation import Maps, activation_maps, maps_path, write_maps
 from evaluate.measure import Answers, Measurement, measure
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.reload import reload_backbone
+from evaluate.reload import reload_target
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
 from evaluate.timing import time_models
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.batches import batch, decoded
-from extract.devices import DEVICES, require_device, usable_cores
+from extract.devices import DEVICES, usable_cores
 from extract.engines import usable_engines
 from extract.scan import ImageSet
-from extract.target import Target, engines_folder, target_of
+from extract.target import Target, engines_folder
 from heads.architectures import HEADS
 from heads.configuration import NO_OPTIMIZER, fingerprint
 from heads.files import SavedHead, load_head
@@ -101,15 +101,12 @@ def evaluate(
         info = group[0].info
         for saved in group:
             check_classes(saved.info.classes, test)
-        require_device(info.identity.device)
         try:
-            backbone = reload_backbone(info.identity, info.weights, weights, shelf)
+            target = reload_target(info, weights, engine, shelf)
         except WeightsError as error:
             refused.append(str(error))
             continue
-        engines = usable_engines(info.identity.device, engine, info.identity.precision)
         within = partial(_within, progress, number * images, len(groups) * images)
-        target = target_of(info.identity, backbone, engines)
         for row in _measured(group, target, test, leaked, workspace, within, remark):
             entry = {name: row[name] for name in list(COLUMNS)[1:]}
             ids.append(add_result(workspace.results, entry))

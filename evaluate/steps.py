@@ -177,16 +177,13 @@ def learn_to_doubt(
     from evaluate.doubt import doubt_path, is_known
     from evaluate.predict import best_of
     from evaluate.provoke import measure_doubt
-    from evaluate.reload import reload_backbone
-    from extract.target import engines_folder, target_of
+    from evaluate.reload import reload_target
+    from extract.target import engines_folder
     from heads.configuration import fingerprint
 
     best = best_of(place, heads, fingerprint(testing.labels))
     if best and not is_known(doubt_path(place.heads, best.info.id)):
-        identity, shelf = best.info.identity, engines_folder(place.cache)
-        engines = usable_engines(identity.device, engine, identity.precision)
-        backbone = reload_backbone(identity, best.info.weights, weights, shelf)
-        target = target_of(identity, backbone, engines)
+        target = reload_target(best.info, weights, engine, engines_folder(place.cache))
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:
                 measure_doubt(best, training, audit.group_of, target, place, progress)
@@ -200,24 +197,20 @@ def predict(
 ) -> None:  # fmt: skip
     """Classify files by a model, and print or write what it says."""
     from evaluate.predict import as_csv, check_out, find_model, listed, predict, write_answers
-    from evaluate.reload import reload_backbone
-    from extract.target import engines_folder, target_of
+    from evaluate.reload import reload_target
+    from extract.target import engines_folder
 
     check_out(out)
     model_id, saved = find_model(place, model)
-    of = saved.info
+    info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
     say(
-        f"Model {model_id}: {of.identity.backbone} on {of.identity.device}, "
-        f"{of.configuration.head} head, {of.configuration.optimizer}; trained on {of.dataset} "
-        f"({', '.join(of.classes)})",
+        f"Model {model_id}: {info.identity.backbone} on {info.identity.device}, "
+        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
+        f"{info.dataset} ({', '.join(info.classes)})",
         err=True,
     )
-    info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
-    require_device(info.identity.device)
-    engines = usable_engines(info.identity.device, engine, info.identity.precision)
-    backbone = reload_backbone(info.identity, info.weights, weights, shelf)
+    target = reload_target(info, weights, engine, shelf)
     with bar("Embedding", "rows") as progress:
-        target = target_of(info.identity, backbone, engines)
         found = predict(paths, saved, target, place, progress, shelf)
     for each in found:
         if each.error:

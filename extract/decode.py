@@ -39,6 +39,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG2000": (".jp2", ".j2k"),
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
 }
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 WHITE_IS_ZERO = 0  # of TIFF tag 262, PhotometricInterpretation
 PHOTOMETRIC_TAG = 262
 BITS_PER_SAMPLE_TAG = 258

@@ -14,6 +14,7 @@ from extract.decode import Picture
 SMALL = 32  # pixels of the reduced image that is transformed
 LOWEST = 8  # frequencies in each direction that are compared
 BITS = LOWEST * LOWEST - 1  # all but the mean
+FLAT = 2.0  # gray levels of contrast, below which a picture is blank and its hash that of noise
 # The rows of the cosine transform for these frequencies: DCT-II, orthogonal, to a common factor.
 WAVES = np.cos(
     np.pi / SMALL * np.outer(np.arange(LOWEST), np.arange(SMALL) + 0.5), dtype=np.float32

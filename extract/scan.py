@@ -10,7 +10,7 @@ from unicodedata import normalize
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
-from extract.decode import FORMATS
+from extract.decode import SUFFIXES
 from extract.hashes import Hasher
 
 SHOWN = 5  # files that can't be opened, named in remarks
@@ -100,7 +100,6 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
         DatasetError: the folder is missing, has no class folders, or a class has no image.
     """
     classes = _classes(folder)
-    suffixes = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
     unopened: list[Failure] = []
     paths = list(_walk(folder, unopened))
     files, ignored = [], []
@@ -108,7 +107,7 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
         for done, (label, path) in enumerate(paths, start=1):
             if done % PROGRESS_FILES == 0 or done == len(paths):
                 progress(done, len(paths))
-            if label is None or not path.lower().endswith(suffixes):
+            if label is None or not path.lower().endswith(SUFFIXES):
                 ignored.append(Path(path))
                 continue
             try:

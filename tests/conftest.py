@@ -14,6 +14,7 @@ from extract.backbones import BACKBONES, Backbone
 from extract.devices import require_device
 from extract.kept import Shelf, Slot
 from extract.load import LoadedBackbone, load_backbone
+from extract.scan import scan
 from tests.toy import Toy, no_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +97,12 @@ def gel() -> Path:
 def caches() -> dict[str, Cache]:
     """The committed caches of the sample images (make fixtures), by device."""
     return {cache.identity.device: cache for cache in find_caches(FIXTURES)}
+
+
+@pytest.fixture(scope="session")
+def labels() -> dict[bytes, str]:
+    """The classes of the sample images that the committed caches hold."""
+    return scan(ROOT / "dataset").labels
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from cache.segments import (
 )
 from cache.store import Cache, contents, find_caches, open_cache, read
 from extract.writer import SegmentWriter
+from tests.toy import key
 
 IDENTITY = Identity(
     backbone="toy",
@@ -41,10 +42,6 @@ IDENTITY = Identity(
     device="cpu",
 )
 NOTE = {"weights": "random:0", "engine": "torch", "rows": 2, "seconds": 1.0}
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
 
 
 def rows(*numbers: int, value: float = 0.0) -> Rows:

@@ -12,7 +12,8 @@ from cache.errors import CacheError
 from cache.provenance import merged
 from cache.segments import Failure, Rows, read_header, verify_segment, write_segment
 from cache.store import Cache, contents, open_cache, read, read_all
-from tests.test_cache import IDENTITY, NOTE, key, rows, write
+from tests.test_cache import IDENTITY, NOTE, rows, write
+from tests.toy import key
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from cache.segments import (
     write_segment,
 )
 from cache.store import open_cache
-from tests.test_cache import IDENTITY, NOTE, key, rows
+from tests.test_cache import IDENTITY, NOTE, rows
+from tests.toy import key
 
 FLIPS = 600  # of a short run
 

@@ -7,24 +7,13 @@ import pytest
 
 from cache.errors import HeadError
 from cache.store import Cache
-from extract.scan import scan
 from heads.configuration import Configuration, fingerprint
 from heads.grid import Sweep, combinations
 from heads.run import TRIALS, train_heads
 from heads.splits import check_trainable, split
-from tests.conftest import ROOT
+from tests.toy import key
 
 ONE = Sweep((Configuration("single", "adam"),))
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
-
-
-@pytest.fixture(scope="module")
-def labels() -> dict[bytes, str]:
-    """The classes of the sample images that the cache fixtures hold."""
-    return scan(ROOT / "dataset").labels
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from cache.errors import CacheError, HeadError
 from cache.segments import Failure, Rows, write_segment
 from cache.store import Cache, contents, open_cache, read
-from extract.scan import scan
 from heads.architectures import HEADS
 from heads.configuration import Configuration, fingerprint, head_id
 from heads.files import find_heads, load_head, read_info
@@ -21,21 +20,11 @@ from heads.grid import Sweep, combinations
 from heads.optimizers import OPTIMIZERS
 from heads.run import HeadsRun, train_heads
 from heads.splits import check_trainable, split
-from tests.conftest import ROOT
+from tests.toy import key
 
 EVERY = Sweep(tuple(combinations({"head": list(HEADS), "optimizer": list(OPTIMIZERS)})))
 STANDARD = Sweep(tuple(combinations({})))
 ONE = Sweep((Configuration("single", "adam"),))
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
-
-
-@pytest.fixture(scope="module")
-def labels() -> dict[bytes, str]:
-    """The classes of the sample images that the cache fixtures hold."""
-    return scan(ROOT / "dataset").labels
 
 
 class TestSplit:

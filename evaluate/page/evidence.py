@@ -37,6 +37,7 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
     pairs = compare_all(right)
     against = [(rows[j], found, p) for i, j, found, p in pairs if i == 0]
     limit = _limit([found.interval for _, found, _ in against])
+    rivals = _worth_telling(against)
     best = f"#{rows[0]['model_id']} {short_name(material, rows[0])}"
     return {
         "best": best,
@@ -44,12 +45,12 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
         "limit": limit,
         "told": [
             in_words(best, f"#{row['model_id']} {short_name(material, row)}", found, p)
-            for row, found, p in _worth_telling(against)
+            for row, found, p in rivals
         ],
         "scores": [
             {"id": row["model_id"], "name": short_name(material, row)}
             | {"differences": _differences(labels, chances[0], chances[rows.index(row)])}
-            for row, *_ in _worth_telling(against)
+            for row, *_ in rivals
         ],
         "others": [
             {

@@ -9,8 +9,8 @@ from evaluate.page.material import Material
 from evaluate.page.ranking import model, short_name
 from evaluate.results import Row
 from evaluate.study import first_of_each, interval_of, is_random
+from evaluate.timing import STAGES
 
-STAGES = ("read", "decode", "backbone", "head")  # in the order of the data's way
 PLACE, VARIANT = ("pretrained_model", "hardware_type"), ("engine", "numeric_precision")
 MIB_OF_ONE = 20.0  # a model of so many MiB is an ordinary mark
 SMALLEST, LARGEST = 0.3, 12.0  # areas of marks
