@@ -11,14 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.errors import CacheError, DatasetError, FrostlineError
-from evaluate import steps
-from evaluate.options import TRAINING, takes
+from cache.errors import DatasetError, FrostlineError
+from evaluate import steps, uses
+from evaluate.cache_commands import caches
+from evaluate.options import (
+    FEWER,
+    FIELD_OPTIONS,
+    IMAGES,
+    PICTURES,
+    RECIPE,
+    SHARED,
+    TRAINING,
+    takes,
+)
 from evaluate.printable import printable
-from evaluate.terminal import bar, say, show_findings, warn
+from evaluate.terminal import say, show_findings, warn
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
 if TYPE_CHECKING:
+    from evaluate.recipes import Recipe
+    from evaluate.workspace import Workspace
     from extract.scan import ImageSet
 
 
@@ -49,10 +61,15 @@ def cli() -> None:
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "arch", "device", "head", "optimizer", "weights",
-       "precision", "engine", "fast_decode", "strict", "max_pixels", *TRAINING)  # fmt: skip
-def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
-    """Do everything: extract, train-heads, evaluate, report."""
+@takes("recipe", "dataset", "test", "also", *FEWER, "workspace", "arch", "device", "head",
+       "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
+       *TRAINING)  # fmt: skip
+@click.pass_context
+def run(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, also: dict[str, Path],
+    **choices: Any,
+) -> None:  # fmt: skip
+    """Do everything: extract, train-heads, evaluate, report; with a recipe, a whole study."""
     from cache.store import open_cache
     from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
@@ -60,11 +77,17 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     from heads.splits import check_trainable
 
     place, sweep = Workspace(workspace), asked(choices)
-    training, testing = steps.scan(dataset, place), steps.scan(test, place)
+    recipe: Recipe | None = ctx.meta.get(RECIPE)
+    if recipe and recipe.split is not None:
+        dataset, test = _invoke(split, {"out": place.root / "split"} | recipe.split, ctx)
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
     check_trainable(training.labels, sweep.cv)
-    check_classes(set(training.labels.values()), testing)
+    for images in (testing, *others.values()):
+        check_classes(set(training.labels.values()), images)
     views = max(candidate.views for candidate in sweep.candidates)
-    targets = steps.extract([training, testing], place, **_only(choices, _EXTRACT), augmented=views)
+    every = [training, testing, *others.values()]
+    targets = steps.extract(every, place, **_only(choices, _EXTRACT), augmented=views)
     caches = [open_cache(place.cache, target.identity) for target in targets]
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
@@ -78,12 +101,15 @@ def run(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
     if new:
         steps.evaluate(new, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, audit, *how)
-    steps.report(place)
+    steps.evaluate_also(heads, others, training, choices["no_group"], *how)
+    for given in recipe.baselines if recipe else ():
+        _invoke(baseline, given | {"dataset": dataset, "test": test}, ctx)
+    _invoke(report, (recipe and recipe.report) or {}, ctx)
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "arch", "device", "weights", "precision", "engine",
-       "fast_decode", "workers", "images_at_once", "augmented", "seed", "strict",
+@takes("dataset", "test", *FEWER, "workspace", "arch", "device", "weights", "precision", "engine",
+       *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict",
        "max_pixels")  # fmt: skip
 @click.pass_context
 def extract(
@@ -93,17 +119,25 @@ def extract(
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    sets = steps.scan_present(ctx, dataset, test, place)
-    if choices["precision"] == "int8" and sets[0].folder != dataset:
-        raise DatasetError(
-            f"--precision int8 takes its ranges from training images, and {dataset} is not there: "
-            "test images take no part in any choice"
-        )
+    given = {"dataset": (dataset, choices.pop("per_class"))}
+    given["test"] = (test, choices.pop("test_per_class"))
+    found = {
+        name: steps.scan_if_there(ctx, name, folder, place, per_class)
+        for name, (folder, per_class) in given.items()
+    }
+    for option, value in (("precision", "int8"), ("normalize", "dataset")):
+        if choices[option] == value and not found["dataset"]:
+            raise DatasetError(
+                f"--{option} {value} goes by training images, and {dataset} is not there: "
+                "test images take no part in any choice"
+            )
+    sets = [images for images in found.values() if images]
     steps.extract(sets, place, **choices)
 
 
 @cli.command("train-heads")
-@takes("dataset", "workspace", "arch", "only_device", "head", "optimizer", *TRAINING)
+@takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
+       *TRAINING)  # fmt: skip
 def train_heads(
     dataset: Path, workspace: Path, arch: list[str], device: list[str], **choices: Any
 ) -> None:
@@ -114,7 +148,7 @@ def train_heads(
 
     place, sweep = Workspace(workspace), asked(choices)
     place.require()
-    training = steps.scan(dataset, place)
+    training = steps.scan(dataset, place, choices["per_class"])
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
@@ -125,16 +159,19 @@ def train_heads(
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "arch", "only_device", "head", "optimizer", "weights",
-       "engine", "no_group", "max_pixels")  # fmt: skip
-def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None:
+@takes("dataset", "test", "also", *FEWER, "workspace", "only_arch", "only_device", "head",
+       "optimizer", "weights", "engine", "no_group", "max_pixels")  # fmt: skip
+def evaluate(
+    dataset: Path, test: Path, also: dict[str, Path], workspace: Path, **choices: Any
+) -> None:
     """Put backbone and head together again, test and time each whole model."""
     from evaluate.select import Wanted, select_heads
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
     place.require()
-    training, testing = steps.scan(dataset, place), steps.scan(test, place)
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
     wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
     heads, remarks = select_heads(training, place, wanted)
     for remark in remarks:
@@ -144,34 +181,73 @@ def evaluate(dataset: Path, test: Path, workspace: Path, **choices: Any) -> None
     how = place, choices["engine"], choices["weights"]
     steps.evaluate(heads, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, audit, *how)
+    steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True)
 
 
 @cli.command()
-@takes("workspace", "baseline")
-def report(workspace: Path, baseline: Path | None) -> None:
-    """Show the ranked results and write report/index.html."""
+@takes("dataset", "test", "also", *FEWER, "workspace", "mode", "some_arch", "training_device",
+       "head", "optimizer", "weights", "training_precision", "engine", "fit", "normalize",
+       "augment_or_none", "max_pixels", *FIELD_OPTIONS, "seed", "no_group")  # fmt: skip
+def baseline(
+    dataset: Path, test: Path, also: dict[str, Path], workspace: Path, **choices: Any
+) -> None:
+    """Train whole networks in the ordinary way, to see what freezing costs and saves."""
+    from evaluate.conventional.steps import train_whole
+    from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
 
-    steps.report(Workspace(workspace), baseline)
+    place = Workspace(workspace)
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
+    for images in (testing, *others.values()):
+        check_classes(set(training.labels.values()), images)
+    audit = steps.look_over(training, testing, place)
+    groups = {} if choices["no_group"] else audit.group_of
+    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    for saved in train_whole(training, groups, place, choices):
+        how = place, choices["engine"], choices["weights"]
+        if unmeasured([saved], testing, place, choices["engine"], leaked):
+            steps.evaluate([saved], testing, leaked, *how)
+        steps.evaluate_also([saved], others, training, choices["no_group"], *how)
 
 
 @cli.command()
-@takes("dataset", "test", "workspace", "html", "audit_format", "fail_on", "max_pixels")
+@takes("workspace", "published", "max_latency_ms", "max_size_mb")
+def report(workspace: Path, baseline: Path | None, **limits: float | None) -> None:
+    """Show the ranked results and write report/index.html."""
+    from evaluate.choice import Limits
+    from evaluate.workspace import Workspace
+
+    steps.report(Workspace(workspace), baseline, Limits(**limits))
+
+
+@cli.command()
+@click.argument("source", type=IMAGES)
+@takes("split_out", "test_fraction", "copy", "seed", "no_group", "workspace", "max_pixels")
+def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
+    """Cut one folder of images into a training and a test set: by class, copies on one side."""
+    from evaluate.workspace import Workspace
+
+    return steps.split(source, Workspace(workspace), **choices)
+
+
+@cli.command()
+@takes("dataset", "test", *FEWER, "workspace", "html", "audit_format", "fail_on", "max_pixels")
 @click.pass_context
 def audit(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,
-    audit_format: str, fail_on: list[str],
+    audit_format: str, fail_on: list[str], per_class: int | None, test_per_class: int | None,
 ) -> None:  # fmt: skip
     """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
     from evaluate.findings import FINDINGS, as_json, in_words
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
-    training = steps.scan(dataset, place)
+    training = steps.scan(dataset, place, per_class)
     if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
-        testing: ImageSet | None = steps.scan(test, place)
+        testing: ImageSet | None = steps.scan(test, place, test_per_class)
     else:
-        testing = steps.scan_if_there(ctx, "test", test, place)
+        testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
     found = steps.look_over(training, testing, place, anew=True)
     say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
     if html:
@@ -194,7 +270,7 @@ def predict(paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
         given = sys.stdin.buffer.read().removeprefix(BOM)
         lines = given.split(b"\0" if b"\0" in given else b"\n")
         paths = tuple(Path(os.fsdecode(line.strip(b"\r"))) for line in lines if line.strip())
-    steps.predict(paths, model, Workspace(workspace), **choices)
+    uses.predict(paths, model, Workspace(workspace), **choices)
 
 
 @cli.command()
@@ -203,7 +279,7 @@ def export(model: str, file_format: str, out: Path, workspace: Path, weights: st
     """Write a whole model as one file for other programs, with a model card beside it."""
     from evaluate.workspace import Workspace
 
-    steps.export(model, file_format, out, Workspace(workspace), weights)
+    uses.export(model, file_format, out, Workspace(workspace), weights)
 
 
 @cli.command()
@@ -214,106 +290,25 @@ def doctor() -> None:
     show_findings(examine())
 
 
-@cli.group("cache")
-def caches() -> None:
-    """Look after the cached embeddings."""
+cli.add_command(caches)
 
 
-@caches.command()
-@takes("workspace")
-def ls(workspace: Path) -> None:
-    """Say what each cache holds, whose it is, and how it came to be."""
-    from evaluate.inventory import describe
-    from evaluate.workspace import Workspace
-
-    for cache in steps.find(Workspace(workspace)):
-        say("\n".join(describe(cache)))
+_EXTRACT = ("arch", "device", "weights", "precision", "engine", *PICTURES, "seed", "strict")
 
 
-@caches.command()
-@takes("workspace")
-def verify(workspace: Path) -> None:
-    """Read every cached number and hold it against its checksum."""
-    from cache.verify import verify
-    from evaluate.workspace import Workspace
-
-    place = Workspace(workspace)
-    place.require()
-    with bar("Verifying", "segments") as progress:
-        found = list(verify(place.cache, progress))
-    if not found:
-        raise CacheError(f"{place.cache} has no cache: run extract first, or see --workspace")
-    damage = [error for _, error in found if error]
-    for error in damage:
-        warn(str(error))
-    if damage:
-        raise CacheError(
-            f"{len(damage)} of {len(found)} segments are damaged; all others are whole"
-        )
-    say(f"{len(found)} segment(s) in {place.cache}: every one is as it was written")
+def _scan(
+    dataset: Path, test: Path, place: Workspace, choices: dict[str, Any]
+) -> tuple[ImageSet, ImageSet]:
+    training = steps.scan(dataset, place, choices["per_class"])
+    return training, steps.scan(test, place, choices["test_per_class"])
 
 
-@caches.command()
-@takes("workspace", "arch", "only_device")
-def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
-    """Make one file of each cache's segments, which is read without copying."""
-    from cache.compact import compact
-    from evaluate.workspace import Workspace
-
-    for cache in steps.find(Workspace(workspace), arch, device):
-        before = len(cache.segments)
-        with bar(f"Compacting {cache.identity.name}", "rows") as progress:
-            path = compact(cache, progress=progress)
-        say(f"{before} segment(s) → {path}")
-
-
-@caches.command()
-@takes("dataset", "test", "workspace", "arch", "only_device", "yes")
-@click.pass_context
-def prune(
-    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
-    device: list[str], yes: bool,
-) -> None:  # fmt: skip
-    """Drop the rows of images that are gone: neither in these folders nor in any seen before."""
-    from cache.compact import compact
-    from evaluate.prune import gone, images_there
-    from evaluate.workspace import Workspace
-
-    place = Workspace(workspace)
-    found = steps.find(place, arch, device)
-    there = images_there(steps.scan_present(ctx, dataset, test, place), place.scan_table)
-    drop = {cache.folder: gone(cache, there) for cache in found}
-    for cache in found:
-        say(f"{cache.identity.name}: {len(drop[cache.folder])} image(s) are gone")
-    if not any(drop.values()):
-        return
-    if not yes:
-        click.confirm("Drop their rows?", abort=True)
-    for cache in found:
-        if drop[cache.folder]:
-            with bar(f"Pruning {cache.identity.name}", "rows") as progress:
-                compact(cache, drop[cache.folder], progress)
-
-
-@caches.command("export")
-@takes("out", "dataset", "test", "workspace", "arch", "only_device")
-@click.pass_context
-def export_rows(
-    ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path,
-    arch: list[str], device: list[str],
-) -> None:  # fmt: skip
-    """Write the cached rows, with paths and labels, for other tools."""
-    from evaluate.export import export
-    from evaluate.workspace import Workspace
-
-    place = Workspace(workspace)
-    found = steps.find(place, arch, device)
-    images = {f.sha256: f for s in steps.scan_present(ctx, dataset, test, place) for f in s.unique}
-    for path in export(found, images, out):
-        say(f"Written: {path}")
-
-
-_EXTRACT = ("arch", "device", "weights", "precision", "engine", "fast_decode", "seed", "strict")
+def _invoke(command: click.Command, given: dict[str, Any], ctx: click.Context) -> Any:
+    """Run another command with these options, and for others that matter to it with ours."""
+    ours = {name: ctx.params[name] for name in SHARED if ctx.params.get(name) is not None}
+    ours["also"] = [f"{name}={folder}" for name, folder in ctx.params.get("also", {}).items()]
+    with command.make_context(command.name, [], ctx, default_map=ours | given) as inner:
+        return command.invoke(inner)
 
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,11 @@ from cache.errors import CacheError
 FORMAT_VERSION = 1
 
 
+def file_name(backbone: str) -> str:
+    """Return a backbone's name as a part of a file's name: Windows allows no colon there."""
+    return backbone.replace(":", "-")
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything an embedding depends on besides the image's bytes.
@@ -64,7 +69,8 @@ class Identity:
     @property
     def name(self) -> str:
         """The cache's folder name: readable first, unique by the digest's first 12 digits."""
-        return f"{self.backbone}-{self.device}-{self.precision}-{self.digest[:12]}"
+        backbone = file_name(self.backbone)
+        return f"{backbone}-{self.device}-{self.precision}-{self.digest[:12]}"
 
     def differences(self, other: "Identity") -> list[str]:
         """Every field in which two identities differ, as `field: ours, not theirs`."""

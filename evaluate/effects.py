@@ -20,14 +20,17 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "hardware_type": ("engine",),
     "classifier_head": (),
     "opt_alg": ("momentum", "nesterov"),
+    "mode": (),
 }
 # Settings of training; where validation chose among several, they are no settings but outcomes.
 TUNED = (
     *("learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "gamma", "warmup"),
-    *("patience", "balance", "views", "epochs", "batch_size"),
+    *("patience", "balance", "views", "augmentation", "epochs", "batch_size"),
 )
 SPLIT = ("n_groups", "n_validation", "seed")
-SETTINGS = (*FACTORS, "weights", "engine", "numeric_precision", *SPLIT, *TUNED)
+IMAGES = ("fit", "normalization")
+SETTINGS = (*FACTORS, "weights", "engine", "numeric_precision", *IMAGES, *SPLIT, *TUNED)
+IMAGENET = "imagenet"  # the weights that go without saying
 
 Row = Mapping[str, Any]  # of results.csv, by column
 
@@ -67,7 +70,8 @@ def factor_effects(rows: Sequence[Row], right: NDArray[np.bool_]) -> list[Factor
     """Return the effect of every two levels of each factor that some models share all else with.
 
     rows: M rows of results.csv, of one study. right: bool [M, N], which images each got right. The
-    better level is named first. A backbone's level names its weights unless they are ImageNet's.
+    better level is named first. A backbone's level names its weights unless they are ImageNet's;
+    training from scratch is matched with what begins with these.
 
     Pairs of models answer the same images and are not independent. So the unit is the image: of
     each, the mean difference over pairs is taken. The p-value is that of flipping their signs
@@ -141,7 +145,7 @@ def _sign_flips(gained: NDArray[np.int64]) -> float:
 
 
 def _level(row: Row, factor: str) -> str:
-    if factor == "pretrained_model" and row["weights"] != "imagenet":
+    if factor == "pretrained_model" and row["weights"] != IMAGENET:
         return f"{row[factor]} ({row['weights']})"
     return str(row[factor])
 
@@ -158,6 +162,11 @@ def _equal_in(row: Row, *but: str) -> tuple[Any, ...]:
     """Return the settings that must be equal in two rows; some may differ."""
     free = set(but)
     of_another_kind = "classifier_head" in but and row["opt_alg"] == NO_OPTIMIZER
+    from_scratch = row["mode"] == "scratch"
+    if from_scratch and "seed" in but:  # its weights are drawn from it
+        free.add("weights")
+    if from_scratch and "mode" in but:
+        row = {**row, "weights": IMAGENET}
     if row["selected_by"] != Selection.rule or of_another_kind:  # each fitted head has its own
         free |= set(TUNED)
     # An empty cell is NaN, which would equal nothing.

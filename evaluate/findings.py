@@ -126,6 +126,12 @@ class Audit:
         counts = self.balance.get(TRAINING, {})
         return [label for label, n in counts.items() if n * IMBALANCE < max(counts.values())]
 
+    @property
+    def untested(self) -> list[str]:
+        """The classes of training that have no test image; none where there is no test set."""
+        balance = self.balance
+        return sorted(balance[TRAINING].keys() - balance[TEST].keys()) if TEST in balance else []
+
     def _part(self, place: int) -> str:
         return self.images[place].part
 
@@ -226,6 +232,9 @@ def in_words(found: Audit) -> list[str]:
         f"{part}: " + ", ".join(f"{count} {label}" for label, count in counts.items())
         for part, counts in found.balance.items()
     ]
+    if found.untested:
+        names = ", ".join(found.untested)
+        lines.append(f"no test image of {names}: nothing will be known about it")
     seen_by = f"the embeddings of {found.cache}" if found.cache else "no embeddings: none are there"
     lines.append(f"Near duplicates by perceptual hash and {seen_by}.")
     shown = {

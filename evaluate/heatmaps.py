@@ -32,7 +32,7 @@ def write_heatmaps(
     folder.mkdir(parents=True, exist_ok=True)
     head, place = load_head(saved), {path: number for number, path in enumerate(paths, start=1)}
     done = 0
-    images = decoded(paths, usable_cores(), 2 * AT_ONCE, target.fast)
+    images = decoded(paths, usable_cores(), 2 * AT_ONCE, target.decoding)
     for batch in batches(images, AT_ONCE):
         maps = activation_maps(target.backbone, head, batch.pixels)
         for path, pixels, heat in zip(batch.paths, batch.pixels, maps, strict=True):

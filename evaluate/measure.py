@@ -16,6 +16,7 @@ from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.batches import BATCHES_AHEAD, Batch, batches, decoded
+from extract.decode import Decoding
 from extract.devices import usable_cores
 from extract.engines import build_engine
 from extract.kept import Shelf
@@ -76,14 +77,14 @@ def measure(
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
     batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
     built = build_engine(target, batch_size, shelf)
-    for first in _batches(paths[:WARM_UP], batch_size, target.fast):
+    for first in _batches(paths[:WARM_UP], batch_size, target.decoding):
         if len(first.pixels):
             embeddings = built.forward(first.pixels)
             for head in heads:
                 _answer(head, [embeddings])
     warm = time.perf_counter()
     done, rows = list[Batch](), list[NDArray[np.float32]]()
-    for batch in _batches(paths, batch_size, target.fast):
+    for batch in _batches(paths, batch_size, target.decoding):
         if len(batch.pixels):
             rows.append(built.forward(batch.pixels))
         done.append(batch)
@@ -112,5 +113,6 @@ def _answer(head: nn.Module, batches: Sequence[NDArray[np.float32]]) -> Answers:
     return Answers(np.concatenate(logits), time.perf_counter() - started)
 
 
-def _batches(paths: Sequence[Path], batch_size: int, fast: bool) -> Iterator[Batch]:
-    return batches(decoded(paths, usable_cores(), BATCHES_AHEAD * batch_size, fast), batch_size)
+def _batches(paths: Sequence[Path], batch_size: int, decoding: Decoding) -> Iterator[Batch]:
+    ahead = BATCHES_AHEAD * batch_size
+    return batches(decoded(paths, usable_cores(), ahead, decoding), batch_size)

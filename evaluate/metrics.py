@@ -62,6 +62,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def cross_entropy(labels: Labels, probabilities: Probabilities) -> float:
+    """Mean negative logarithm of the probability that the true class was given."""
+    return float(sk.log_loss(labels, probabilities, labels=range(probabilities.shape[1])))
+
+
 def confusion_matrix(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
     """Counts [C, C]: rows are the true classes, columns the predicted ones."""
     classes = range(probabilities.shape[1])

@@ -247,6 +247,8 @@ def _licence(info: HeadInfo) -> Iterator[str]:
         "under their publishers' terms; ImageNet's own are for non-commercial research and "
         "education.",
         "random": "The backbone's weights are random.",
+        "trained": "The backbone's weights were trained together with the head, from "
+        f"{info.network.start if info.network else ''} weights, and may be under their terms.",
     }
     kind = info.weights.partition(":")[0]
     yield "Frostline is under the MIT licence. " + weights.get(

@@ -31,10 +31,10 @@ from evaluate.model_card import Check, model_card
 from evaluate.predictions import Predictions
 from evaluate.printable import printable
 from evaluate.results import Row
-from extract.decode import decode_gray
+from extract.decode import Decoding, decode_gray
 from extract.engines import TOLERANCES
 from extract.load import LoadedBackbone
-from extract.target import is_fast
+from extract.target import decoding_of
 from heads.files import HeadInfo, SavedHead, load_head
 
 CHECKED = 8  # test images that a file is tried on
@@ -90,7 +90,7 @@ def export_model(
     """
     info, form = saved.info, FORMATS[format_name]
     _check_possible(info, format_name, out)
-    pixels = _samples(predictions.paths, is_fast(info.identity))
+    pixels = _samples(predictions.paths, decoding_of(info.identity))
     model = WholeModel(backbone.module, load_head(saved), info.temperature).eval()
     facts = _facts(info, row, form)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,12 +131,12 @@ def _check_possible(info: HeadInfo, format_name: str, out: Path) -> None:
         )
 
 
-def _samples(paths: Sequence[Path], fast: bool) -> Pixels:
+def _samples(paths: Sequence[Path], decoding: Decoding) -> Pixels:
     """Decode some of the images, from all of the list: uint8 [n, 1, 224, 224]."""
     pixels = []
     for path in dict.fromkeys((*paths[:: max(1, len(paths) // CHECKED)], *paths)):
         try:
-            pixels.append(decode_gray(path.read_bytes(), fast).pixels)
+            pixels.append(decode_gray(path.read_bytes(), decoding).pixels)
         except (OSError, UnreadableImageError):
             continue  # gone since, or changed
         if len(pixels) == CHECKED:

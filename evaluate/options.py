@@ -9,11 +9,16 @@ from typing import Any
 
 import click
 
+from evaluate.conventional.modes import MODES
 from evaluate.findings import FINDINGS
 from evaluate.formats import FORMATS
-from extract.backbones import ALIASES, BACKBONES
+from extract.backbones import ALIASES, BACKBONES, STANDARD
+from extract.decode import AS_USUAL, FITS
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
+from extract.families import FAMILIES
+from extract.normalization import NORMALIZATIONS
+from extract.views import POLICIES
 from heads.architectures import HEADS
 from heads.configuration import BALANCES, Configuration
 from heads.grid import FIELDS, LIMITS
@@ -23,6 +28,7 @@ from heads.schedules import SCHEDULES
 DATASET, TEST = Path("dataset"), Path("test_images")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
 FOLDER = click.Path(file_okay=False, path_type=Path)
+IMAGES = click.Path(path_type=Path)  # a folder, a list of images, or a folder in an archive
 
 
 def _distinct(ctx: click.Context, parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
@@ -30,11 +36,57 @@ def _distinct(ctx: click.Context, parameter: click.Parameter, values: Sequence[A
     return list(dict.fromkeys(ALIASES.get(value, value) for value in values))
 
 
-def _many(flag: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
+class Architecture(click.Choice[str]):
+    """A backbone of the table, or one of a family by its own name: tv:NAME, timm:NAME."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> str:
+        """See the class. Whether the family has it is found out where it is used."""
+        family, colon, name = str(value).partition(":")
+        if colon and name and family in FAMILIES:
+            return str(value)
+        return super().convert(value, parameter, ctx)
+
+
+def _backbones(text: str, required: bool = False) -> Callable[..., Any]:
+    return click.option(
+        "--arch", type=Architecture([*BACKBONES, *ALIASES]), multiple=True, callback=_distinct,
+        required=required, metavar="NAME|" + "|".join(f"{family}:NAME" for family in FAMILIES),
+        help=f"{text}; repeatable. NAME: {', '.join(BACKBONES)}.",
+    )  # fmt: skip
+
+
+def _by_recipe(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Let a recipe say what the options are that are not given."""
+    if path:
+        from evaluate.recipes import TABLES, read_recipe
+
+        group = ctx.find_root().command
+        assert isinstance(group, click.Group)  # noqa: S101 - `run` is a command of it
+        recipe = read_recipe(path, {name: group.commands[name] for name in TABLES})
+        ctx.meta[RECIPE], ctx.default_map = recipe, recipe.run
+
+
+def _named(
+    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, Path]:
+    """Take NAME=DIR apart."""
+    found = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise click.BadParameter(f"{value}: give NAME=DIR, each NAME once", ctx, parameter)
+        found[name] = Path(folder)
+    return found
+
+
+def _many(
+    flag: str, choices: Sequence[str], text: str, required: bool = False
+) -> Callable[..., Any]:
     choice = click.Choice(choices)
     return click.option(
-        flag, type=choice, multiple=True, callback=_distinct, help=f"{text}; repeatable."
-    )
+        flag, type=choice, multiple=True, callback=_distinct, required=required,
+        help=f"{text}; repeatable.",
+    )  # fmt: skip
 
 
 def _limit_pixels(ctx: click.Context, parameter: click.Parameter, limit: int) -> None:
@@ -77,13 +129,54 @@ def _swept(flag: str, name: str, text: str) -> Callable[..., Any]:
 
 
 OPTIONS: dict[str, Callable[..., Any]] = {
+    "recipe": click.option(
+        "--recipe", type=click.Path(dir_okay=False, exists=True, path_type=Path), is_eager=True,
+        expose_value=False, callback=_by_recipe,
+        help="A TOML file with a whole study, see recipes/; options given here come before it.",
+    ),
     "dataset": click.option(
-        "--dataset", type=FOLDER, default=DATASET, show_default=True,
-        help="Images to train on: a subfolder per class.",
+        "--dataset", type=IMAGES, default=DATASET, show_default=True,
+        help="Images to train on: a subfolder per class, also in a .zip, or a .csv list.",
     ),
     "test": click.option(
-        "--test", type=FOLDER, default=TEST, show_default=True,
+        "--test", type=IMAGES, default=TEST, show_default=True,
         help="Images to test on: the same subfolders.",
+    ),
+    "per_class": click.option(
+        "--per-class", type=click.IntRange(min=1),
+        help="Train on so many images of each class, chosen by content [default: all].",
+    ),
+    "test_per_class": click.option(
+        "--test-per-class", type=click.IntRange(min=1),
+        help="Test on so many images of each class, chosen by content [default: all].",
+    ),
+    "also": click.option(
+        "--also", multiple=True, metavar="NAME=DIR", callback=_named,
+        help="An independent set to test on too, for the drop in accuracy; repeatable.",
+    ),
+    "max_latency_ms": click.option(
+        "--max-latency-ms", type=Finite(0, min_open=True),
+        help="Name the best model that answers a single image so soon (median).",
+    ),
+    "max_size_mb": click.option(
+        "--max-size-mb", type=Finite(0, min_open=True),
+        help="Name the best model of at most so many megabytes.",
+    ),
+    "mode": _many("--mode", list(MODES), "What of the network is trained", required=True),
+    "training_precision": click.option(
+        "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+        help="Arithmetic of training.",
+    ),
+    "split_out": click.option(
+        "--out", type=FOLDER, required=True, help="Folder to write train and test into."
+    ),
+    "test_fraction": click.option(
+        "--test-fraction", type=Finite(0, 1, min_open=True, max_open=True), default=0.2,
+        show_default=True, help="Share of each class to test on.",
+    ),
+    "copy": click.option(
+        "--copy/--list", default=False, show_default=True,
+        help="Copy the images into folders, or write lists of where they lie.",
     ),
     "workspace": click.option(
         "--workspace", type=FOLDER, default=Path(), show_default=True,
@@ -93,7 +186,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
         help="File to write, .npz or .parquet.",
     ),
-    "baseline": click.option(
+    "published": click.option(
         "--baseline", type=click.Path(dir_okay=False, exists=True, path_type=Path),
         help="A published results.csv to set ours beside.",
     ),
@@ -143,8 +236,14 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         expose_value=False, callback=_limit_pixels,
         help="Refuse larger images undecoded, as decompression bombs.",
     ),
-    "arch": _many("--arch", [*BACKBONES, *ALIASES], "Backbone [default: all]"),
+    "arch": _backbones(f"Backbone [default: {', '.join(STANDARD)}]"),
+    "only_arch": _backbones("Backbone [default: of every cache found]"),
+    "some_arch": _backbones("Backbone", required=True),
     "device": _many("--device", list(DEVICES), "Device [default: every real one present]"),
+    "training_device": click.option(
+        "--device", "device", type=click.Choice(list(DEVICES)),
+        help="Device that trains and answers [default: cuda, tpu or cpu, the first that is there].",
+    ),
     "only_device": _many("--device", list(DEVICES), "Device [default: of every cache found]"),
     "head": _many("--head", list(HEADS), "Head [default: single, multi]"),
     "optimizer": _many("--optimizer", list(OPTIMIZERS), "Optimizer [default: adam, sgd]"),
@@ -170,6 +269,22 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--views", "augmented", type=click.IntRange(0, 65535), default=0, show_default=True,
         help="Augmented views of each image to embed, besides the clean one.",
     ),
+    "fit": click.option(
+        "--fit", type=click.Choice(list(FITS)), default=AS_USUAL.fit, show_default=True,
+        help="How an image becomes a square.",
+    ),
+    "normalize": click.option(
+        "--normalize", type=click.Choice(list(NORMALIZATIONS)), default="weights",
+        show_default=True, help="Whose mean and standard deviation images are normalised by.",
+    ),
+    "augment": click.option(
+        "--augment", type=click.Choice(list(POLICIES)), default=AS_USUAL.augmentation,
+        show_default=True, help="What augmented views may look like.",
+    ),
+    "augment_or_none": click.option(
+        "--augment", type=click.Choice(["none", *POLICIES]), default=AS_USUAL.augmentation,
+        show_default=True, help="How each image is changed anew in every epoch.",
+    ),
     "fast_decode": click.option(
         "--fast-decode", is_flag=True,
         help="Decode large JPEG files at a fraction of their size: faster, other pixels.",
@@ -193,7 +308,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "batch_size": _swept("--batch-size", "batch_size", "Images per step of head training"),
     "balance": _many("--balance", list(BALANCES), "What is done for rare classes"),
-    "views": _swept("--views", "views", "Augmented views to draw from, as far as extracted"),
+    "views": _swept("--views", "views", "Augmented views to draw from, or to fill up with"),
     "val_fraction": _swept("--val-fraction", "val_fraction", "Share kept for validation"),
     "seeds": click.option(
         "--seeds", type=_number("seeds"), default=1, show_default=True,
@@ -215,9 +330,15 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         help="Device that trains the heads.",
     ),
 }  # fmt: skip
+FIELD_OPTIONS = tuple(name for name in FIELDS if name not in ("head", "optimizer"))
 PLAN = ("seed", "seeds", "cv", "repeats")
-TRAINING = (*(name for name in FIELDS if name not in ("head", "optimizer")), *PLAN, "grid",
-            "no_group", "train_on", "tensorboard")  # fmt: skip
+FEWER = ("per_class", "test_per_class")
+PICTURES = ("fast_decode", "fit", "normalize", "augment")  # how files become what a backbone sees
+# What commands of a recipe take from `run`, where their tables say nothing.
+SHARED = ("dataset", "test", "workspace", *FEWER, "weights", "engine", "fit", "normalize", "seed",
+          "no_group")  # fmt: skip
+RECIPE = "recipe"
+TRAINING = (*FIELD_OPTIONS, *PLAN, "grid", "no_group", "train_on", "tensorboard")
 
 
 def takes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

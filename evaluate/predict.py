@@ -20,6 +20,7 @@ from cache.progress import Progress, silent
 from cache.store import read
 from evaluate.doubt import doubt_path, doubts, read_doubt
 from evaluate.printable import printable
+from evaluate.words import NOT_TRAINED, STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.decode import SUFFIXES
 from extract.kept import Shelf
@@ -33,7 +34,7 @@ BEST = "best"
 # Columns of results.csv that are needed here.
 READ = (
     *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
-    *("weights", "n_groups", "val_accuracy", "val_loss"),
+    *("weights", "n_groups", "val_accuracy", "val_loss", "mode", "also"),
 )
 
 
@@ -225,6 +226,7 @@ def _results(path: Path) -> list[dict[str, str]]:
     try:
         if lacking:
             raise ValueError(f"it lacks {', '.join(lacking)}")
+        rows = [row for row in rows if row["also"] == STUDYS_OWN]
         _first(rows)
     except ValueError as error:
         raise ResultsError(
@@ -240,6 +242,7 @@ def _first(rows: Sequence[dict[str, str]]) -> dict[str, str]:
 
     def rank(row: dict[str, str]) -> tuple[Any, ...]:
         order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
-        return row["weights"].startswith("random"), float(row["n_groups"]) < most, *order
+        untrained = row["weights"].startswith("random") and row["mode"] in NOT_TRAINED
+        return untrained, float(row["n_groups"]) < most, *order
 
     return min(rows, key=rank)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import WeightsError
 from cache.identity import Identity
+from evaluate.workspace import Workspace
 from extract.backbones import WEIGHTS_WORDS
 from extract.devices import require_device
 from extract.engines import usable_engines
-from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone
-from extract.target import Target, target_of
+from extract.target import Target, engines_folder, target_of
 
 if TYPE_CHECKING:
     from heads.files import HeadInfo
 
+TRAINED = "trained"  # the word for weights that were trained here, together with a head
 
-def reload_target(
-    info: HeadInfo, weights: str, engine: str | None, shelf: Shelf | None = None
-) -> Target:
+
+def network_path(place: Workspace, name: str) -> Path:
+    """Return where a backbone lies that was trained together with a head."""
+    return place.networks / f"{name}.safetensors"
+
+
+def reload_target(info: HeadInfo, weights: str, engine: str | None, place: Workspace) -> Target:
     """Return what gives a head its embeddings: its backbone, on its device, by an engine of now.
 
     weights: see `reload_backbone`. engine: see `usable_engines`.
@@ -30,37 +37,31 @@ def reload_target(
     """
     identity = info.identity
     require_device(identity.device)
-    backbone = reload_backbone(identity, info.weights, weights, shelf)
+    backbone = reload_backbone(identity, info.weights, weights, place)
     engines = usable_engines(identity.device, engine, identity.precision)
     return target_of(identity, backbone, engines)
 
 
 def reload_backbone(
-    identity: Identity, weights_label: str, weights: str, shelf: Shelf | None = None
+    identity: Identity, weights_label: str, weights: str, place: Workspace
 ) -> LoadedBackbone:
     """Load the very backbone that an identity was made with.
 
     weights_label: where the weights came from then. weights: the `--weights` of now; a path there
-    is where weights from a file are looked for.
+    is where weights from a file are looked for. Those that were trained here lie in the workspace.
 
     Raises:
         WeightsError: those weights can't be had, or are others than then.
     """
     kind, _, detail = weights_label.partition(":")
-    if weights in ("imagenet", "random") and weights != kind:
-        raise WeightsError(
-            f"--weights {weights}: {identity.backbone} was extracted with {weights_label}: leave "
-            "the option out, or run extract and train-heads with other weights"
-        )
-    if kind == "file":
-        if weights in WEIGHTS_WORDS:
-            raise WeightsError(
-                f"{identity.backbone} was extracted with weights from a file ({detail}): "
-                f"say where it lies with --weights PATH/{detail}"
-            )
-        loaded = load_backbone(identity.backbone, weights, shelf=shelf)
+    if kind == TRAINED:
+        if not (file := network_path(place, detail)).is_file():
+            raise WeightsError(f"{file} is gone: `cli.py baseline` trains it again")
+        weights, seed = str(file), 0
     else:
-        loaded = load_backbone(identity.backbone, kind, int(detail or 0), shelf)
+        weights, seed = _as_then(identity.backbone, weights_label, weights)
+    normalization, shelf = (identity.mean, identity.std), engines_folder(place.cache)
+    loaded = load_backbone(identity.backbone, weights, seed, shelf, normalization)
     now = target_of(identity, loaded, ()).identity
     if differences := identity.differences(now):
         raise WeightsError(
@@ -68,4 +69,22 @@ def reload_backbone(
             f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
             "Give --weights, or run extract and train-heads again"
         )
-    return loaded
+    return replace(loaded, weights=weights_label)
+
+
+def _as_then(name: str, label: str, weights: str) -> tuple[str, int]:
+    """Return which weights to load, and the seed of random ones."""
+    kind, _, detail = label.partition(":")
+    if weights in ("imagenet", "random") and weights != kind:
+        raise WeightsError(
+            f"--weights {weights}: {name} was extracted with {label}: leave the option out, or run "
+            "extract and train-heads with other weights"
+        )
+    if kind != "file":
+        return kind, int(detail or 0)
+    if weights in WEIGHTS_WORDS:
+        raise WeightsError(
+            f"{name} was extracted with weights from a file ({detail}): say where it lies with "
+            f"--weights PATH/{detail}"
+        )
+    return weights, 0

@@ -8,14 +8,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.atomic import replacing
-from evaluate.baseline import read_published
+from evaluate.choice import NO_LIMITS, Limits
 from evaluate.findings import Audit
 from evaluate.page.audited import audited
+from evaluate.page.constrained import constrained
 from evaluate.page.devices import device_parity
 from evaluate.page.doubts import doubts
+from evaluate.page.elsewhere import on_other_images
 from evaluate.page.embedding_map import embedding_map
 from evaluate.page.evidence import evidence
 from evaluate.page.material import Material, gather
+from evaluate.page.modes import frozen_or_whole
 from evaluate.page.origins import extractions, provenance
 from evaluate.page.published import beside_ours
 from evaluate.page.quality import quality
@@ -24,7 +27,8 @@ from evaluate.page.samples import samples
 from evaluate.page.speed import costs, trade_off
 from evaluate.page.training import courses
 from evaluate.printable import printable
-from evaluate.study import cautions, studies
+from evaluate.published import read_published
+from evaluate.study import cautions, describe_confusions, studies
 from evaluate.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
@@ -42,7 +46,10 @@ class Section:
 SECTIONS: dict[str, Section] = {
     "ranking": Section("All models, ranked", ranking),
     "evidence": Section("What the data support", evidence),
+    "choice": Section("The best that fits", constrained),
     "tradeoff": Section("Accuracy, latency and size", trade_off),
+    "modes": Section("Frozen against trained as a whole", frozen_or_whole),
+    "elsewhere": Section("On other images", on_other_images),
     "samples": Section("What it said", samples),
     "quality": Section("How good the answers are", quality),
     "map": Section("Map of the images", embedding_map),
@@ -56,18 +63,21 @@ SECTIONS: dict[str, Section] = {
 }
 
 
-def write_report(workspace: Workspace, baseline: Path | None = None) -> Path:
+def write_report(
+    workspace: Workspace, baseline: Path | None = None, limits: Limits = NO_LIMITS
+) -> Path:
     """Write the report and return its path.
 
     A pure function of files: the same ones give the same bytes. What is not there is left out.
-    baseline: a table of published results, to stand beside ours.
+    baseline: a table of published results, to stand beside ours. limits: of what a model may cost;
+    the best one that keeps them is named.
 
     Raises:
         ResultsError: there are no results, or a file that the report is made from is damaged.
         HeadError, CacheError: a head's file or a cache is damaged.
     """
     published = tuple(read_published(baseline)) if baseline else ()
-    found = [gather(study, workspace, published) for study in studies(workspace.results)]
+    found = [gather(study, workspace, published, limits) for study in studies(workspace.results)]
     parts = [_study(material, f"s{number}") for number, material in enumerate(found, start=1)]
     html = _render("index.html.jinja", studies=parts, extractions=extractions(workspace))
     return _write(workspace.report, html)
@@ -95,6 +105,7 @@ def _study(material: Material, name: str) -> dict[str, Any]:
         "best": model(material, study.best),
         "guessing": 1 / len(material.classes),
         "undecided": _undecided(content.get("evidence")),
+        "confused": printable(describe_confusions(study.best)),
         "cautions": [printable(line) for line in cautions(study)],
         "sections": sections,
     }

@@ -12,6 +12,7 @@ from pandas.api.types import is_numeric_dtype
 from cache.atomic import replacing
 from cache.errors import ResultsError
 from evaluate.metrics import METRICS
+from evaluate.words import STUDYS_OWN
 
 REFERENCE_METRICS = ("accuracy", "precision", "recall", "roc_auc")
 
@@ -22,7 +23,7 @@ COLUMNS: dict[str, str] = {
     "pretrained_model": "backbone, from the table in README.md",
     "classifier_head": "head, from the table in README.md",
     "opt_alg": "optimizer, from the table in README.md",
-    "training_time_mins": "minutes to train the head on cached embeddings",
+    "training_time_mins": "minutes to train: the head on cached embeddings, or the whole network",
     "inference_time_secs": "seconds for the whole test set, file to label, after warm-up",
     "accuracy": METRICS["accuracy"].summary,
     "precision": METRICS["precision"].summary,
@@ -30,12 +31,14 @@ COLUMNS: dict[str, str] = {
     "conf_mat": "confusion matrix as JSON: rows true, columns predicted, in the order of `classes`",
     "roc_auc": METRICS["roc_auc"].summary,
     **{name: metric.summary for name, metric in METRICS.items() if name not in REFERENCE_METRICS},
-    "accuracy_with_leaked": "the same, with the test images that are left out as leaked",
+    "loss": "cross entropy on the test images",
+    "accuracy_with_leaked": "accuracy with the test images that are left out as leaked",
     "temperature": "by which logits are divided to give calibrated probabilities; from validation",
     "ece": "expected calibration error of the probabilities, on the test images",
     "ece_calibrated": "the same, after division by the temperature",
     "val_accuracy": "share of validation images classified rightly",
     "val_loss": "cross entropy on the validation images",
+    "mode": "how it was trained: frozen (the head alone), scratch, finetune, transfer",
     "selected_by": "why this head was kept; never by its test score",
     "cv_accuracy": "mean validation accuracy over folds, where some judged the configuration",
     "cv_spread": "its standard deviation",
@@ -44,6 +47,7 @@ COLUMNS: dict[str, str] = {
     "dataset_fingerprint": "hash of its images and their class names; file names don't count",
     "test": "folder tested on",
     "test_fingerprint": "hash of its images and their class names; file names don't count",
+    "also": "name of an independent test set (`evaluate --also`); -: the study's own",
     "classes": "class names as JSON",
     "n_training": "images trained on",
     "n_validation": "images validated on",
@@ -54,6 +58,8 @@ COLUMNS: dict[str, str] = {
     "weights": "of the backbone: imagenet, random:SEED, file:NAME",
     "engine": "what ran the whole model",
     "numeric_precision": "fp32, bf16 or int8",
+    "fit": "how an image of any shape becomes a square: stretch, pad",
+    "normalization": "whose mean and deviation images are normalised by: weights, dataset",
     "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",
@@ -64,6 +70,7 @@ COLUMNS: dict[str, str] = {
     "patience": "epochs without a lower validation loss after which training stopped; 0: never",
     "balance": "what was done for rare classes: none, weights, sampling",
     "views": "augmented views that training drew from",
+    "augmentation": "policy of the augmented images that training drew from; none: there were none",
     "epochs": "passes over the training images",
     "batch_size": "of head training",
     "seed": "of split, initial weights and batches",
@@ -90,7 +97,7 @@ TEXT = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg", "conf_mat", "dataset"),
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
     *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
-    *("stages_ms", "throughput"),
+    *("stages_ms", "throughput", "mode", "also", "fit", "normalization", "augmentation"),
 )
 
 LOCK_TIMEOUT_S = 60
@@ -145,7 +152,8 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
             table = read_results(path)
-            same = matching(table, row["head_id"], row["test_fingerprint"], row["engine"])
+            key = (row["head_id"], row["test_fingerprint"], row["engine"], row["also"])
+            same = matching(table, *key)
             if same.any():
                 model_id = int(table.loc[same, "model_id"].iloc[0])
             else:
@@ -163,10 +171,12 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
 
 
 def matching(
-    table: pd.DataFrame, head_id: str, test_fingerprint: str, engine: str
+    table: pd.DataFrame, head_id: str, test_fingerprint: str, engine: str, also: str = STUDYS_OWN
 ) -> "pd.Series[bool]":
-    """Mark the row of a head on a test set, run by an engine."""
-    same_test = table["test_fingerprint"] == test_fingerprint
+    """Mark the row of a head on a test set, run by an engine. also: the test set's name, if it is
+    an independent one.
+    """
+    same_test = (table["test_fingerprint"] == test_fingerprint) & (table["also"] == also)
     return (table["head_id"] == head_id) & same_test & (table["engine"] == engine)
 
 

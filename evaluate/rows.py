@@ -11,10 +11,12 @@ from torch import nn
 from cache.store import Cache, contents, read
 from evaluate.calibration import calibrated, ece
 from evaluate.measure import Answers, Measurement
-from evaluate.metrics import METRICS, confusion_matrix
+from evaluate.metrics import METRICS, confusion_matrix, cross_entropy
 from evaluate.predictions import Predictions
 from evaluate.timing import Timing, size_of
+from evaluate.words import STUDYS_OWN
 from extract.scan import ImageSet
+from extract.target import decoding_of, normalization_of
 from heads.architectures import HEADS
 from heads.configuration import fingerprint
 from heads.files import HeadInfo
@@ -37,6 +39,7 @@ def scores(predictions: Predictions, temperature: float) -> dict[str, Any]:
     }
     with_leaked = METRICS["accuracy"].score(predictions.labels, predictions.probabilities)
     return found | {
+        "loss": round(cross_entropy(labels, probabilities), 6),
         "conf_mat": dumps(confusion_matrix(labels, probabilities)),
         "accuracy_with_leaked": round(with_leaked, 6),
         "ece": round(ece(labels, probabilities), 6),
@@ -58,6 +61,7 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "temperature": round(info.temperature, 6),
         "val_accuracy": round(info.curves["validation_accuracy"][info.epoch], 6),
         "val_loss": round(info.curves["validation_loss"][info.epoch], 6),
+        "mode": info.mode,
         "selected_by": selection.rule,
         "cv_accuracy": selection.cv_accuracy,
         "cv_spread": selection.cv_spread,
@@ -70,6 +74,9 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "n_groups": info.n_groups,
         "weights": info.weights,
         "numeric_precision": info.identity.precision,
+        "fit": decoding_of(info.identity).fit,
+        "normalization": normalization_of(info.identity),
+        "augmentation": _augmentation(info),
         **{name: getattr(configuration, name) for name in SETTINGS},
         **dict.fromkeys(NUMBERS if HEADS[configuration.head].fitted else ()),
         "weight_decay": configuration.weight_decay,
@@ -79,11 +86,22 @@ def origin(info: HeadInfo) -> dict[str, Any]:
     }
 
 
-def measured(test: ImageSet, measurement: Measurement, answers: Answers) -> dict[str, Any]:
-    """Return the columns that say what was measured, and how long it took."""
+def _augmentation(info: HeadInfo) -> str:
+    if info.network:
+        return info.network.augmentation
+    return decoding_of(info.identity).augmentation if info.configuration.views else "none"
+
+
+def measured(
+    test: ImageSet, measurement: Measurement, answers: Answers, also: str = STUDYS_OWN
+) -> dict[str, Any]:
+    """Return the columns that say what was measured, and how long it took. also: the test set's
+    name, if it is an independent one.
+    """
     return {
         "test": test.name,
         "test_fingerprint": fingerprint(test.labels),
+        "also": also,
         "n_unreadable": len(measurement.failed) + len(test.unopened),
         "engine": measurement.engine,
         "inference_time_secs": round(measurement.seconds + answers.seconds, 6),

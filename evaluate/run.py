@@ -18,6 +18,7 @@ from evaluate.predictions import Predictions, predictions_path, write_prediction
 from evaluate.reload import reload_target
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
 from evaluate.timing import time_models
+from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.batches import batch, decoded
@@ -56,7 +57,7 @@ def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
         info = saved.info
         return (
             list(DEVICES).index(info.identity.device),
-            list(BACKBONES).index(info.identity.backbone),
+            _place(info.identity.backbone),
             info.identity.digest,
             list(HEADS).index(info.configuration.head),
             [*OPTIMIZERS, NO_OPTIMIZER].index(info.configuration.optimizer),
@@ -65,6 +66,12 @@ def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
         )
 
     return sorted(heads, key=key)
+
+
+def _place(backbone: str) -> tuple[int, str]:
+    """Return where a backbone comes: as in the table, then those of families by name."""
+    names = list(BACKBONES)
+    return (names.index(backbone) if backbone in names else len(names)), backbone
 
 
 def evaluate(
@@ -76,11 +83,13 @@ def evaluate(
     weights: str = "auto",
     progress: Progress = silent,
     remark: Callable[[str], None] = lambda text: None,
+    also: str = STUDYS_OWN,
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv`.
 
     Heads of one cache are measured behind the same run of their backbone, then entered; of the best
-    of them, activation is mapped. leaked: test images that are left out of every score.
+    of them, activation is mapped. leaked: test images that are left out of every score. also: the
+    test set's name, if it is an independent one.
     Returns the rows' model_ids, in the reference study's order. progress counts images. remark: is
     told of engines that gave way. A backbone whose weights can't be had costs its own models only;
     the error comes at the end.
@@ -91,7 +100,7 @@ def evaluate(
         WeightsError: a head's backbone can't be had again.
     """
     ids, refused = list[int](), list[str]()
-    images, shelf = len(test.unique), engines_folder(workspace.cache)
+    images = len(test.unique)
     if all(file.sha256 in leaked for file in test.unique):
         raise DatasetError(
             f"{test.folder}: every image there is in training too: nothing to test on"
@@ -102,12 +111,12 @@ def evaluate(
         for saved in group:
             check_classes(saved.info.classes, test)
         try:
-            target = reload_target(info, weights, engine, shelf)
+            target = reload_target(info, weights, engine, workspace)
         except WeightsError as error:
             refused.append(str(error))
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
-        for row in _measured(group, target, test, leaked, workspace, within, remark):
+        for row in _measured(group, target, test, leaked, workspace, within, remark, also):
             entry = {name: row[name] for name in list(COLUMNS)[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:
@@ -131,15 +140,16 @@ def unmeasured(
     workspace: Workspace,
     engine: str | None,
     leaked: Collection[bytes] = (),
+    also: str = STUDYS_OWN,
 ) -> list[SavedHead]:
     """Return the heads not yet measured on these images, by this engine, in this very workspace,
-    with as many images left out as leaked.
+    with as many images left out as leaked. also: see `evaluate`.
     """
     results, known = read_results(workspace.results), fingerprint(test.labels)
 
     def measured(saved: SavedHead) -> bool:
         key = (saved.info.id, known, _first_engine(saved, engine))
-        rows = results[matching(results, *key)]
+        rows = results[matching(results, *key, also)]
         same_choice = rows["selected_by"] == saved.info.selection.rule
         same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
         same_images = rows["n_leaked"] == sum(key in leaked for key in test.labels)
@@ -162,6 +172,7 @@ def _measured(
     workspace: Workspace,
     progress: Progress,
     remark: Callable[[str], None],
+    also: str,
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
@@ -180,7 +191,7 @@ def _measured(
     ):
         info = saved.info
         predictions = _predictions(info.classes, test, leaked, measured, answers)
-        row = rows.origin(info) | rows.measured(test, measured, answers)
+        row = rows.origin(info) | rows.measured(test, measured, answers, also)
         path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
         write_predictions(path, predictions, info.classes)
         row |= rows.scores(predictions, info.temperature)
@@ -220,7 +231,7 @@ def _map_activation(
     right = chances.argmax(1) == predictions.labels
     order = np.lexsort((chances.max(1), right))[:MAPPED]
     some = batch(
-        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, target.fast)
+        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, target.decoding)
     )
     maps = activation_maps(target.backbone, load_head(saved), some.pixels)
     write_maps(maps_path(workspace.heads, saved.info.id), Maps(some.hashes, maps))

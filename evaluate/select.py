@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cache.errors import CacheError, DeviceError, HeadError
+from cache.errors import CacheError, DeviceError, HeadError, WeightsError
 from cache.identity import Identity
 from cache.store import Cache, contents, find_caches
 from evaluate.workspace import Workspace
-from extract.backbones import BACKBONES
+from extract.backbones import find_backbone
 from extract.devices import require_device
 from extract.scan import ImageSet
 from extract.target import renewed
@@ -66,8 +66,10 @@ def outdated(identity: Identity) -> str | None:
 
     Whole models are put together from the code of now: heads on other rows would be wrong for them.
     """
-    if identity.backbone not in BACKBONES:
-        return f"this version of Frostline has no backbone {identity.backbone}"
+    try:
+        find_backbone(identity.backbone)
+    except WeightsError as error:
+        return str(error)
     return "; ".join(identity.differences(renewed(identity))) or None
 
 

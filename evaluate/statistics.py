@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import ceil, log10, sqrt
+from math import ceil, hypot, log10, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,21 @@ def accuracy_interval(right: int, total: int) -> Interval:
     """Return the 95 % interval of an accuracy (Wilson 1927), as two fractions."""
     interval = binomtest(right, total).proportion_ci(1 - SIGNIFICANT, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def difference_interval(right: int, total: int, other_right: int, other_total: int) -> Interval:
+    """Return the 95 % interval of an accuracy minus another one, on other images.
+
+    Newcombe's (1998) hybrid score interval, his method 10: from the two Wilson intervals.
+    """
+    one, other = right / total, other_right / other_total
+    low, high = accuracy_interval(right, total)
+    other_low, other_high = accuracy_interval(other_right, other_total)
+    difference = one - other
+    return (
+        difference - hypot(one - low, other_high - other),
+        difference + hypot(high - one, other - other_low),
+    )
 
 
 def score_intervals(

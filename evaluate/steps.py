@@ -13,14 +13,17 @@ import click
 
 from cache.errors import CacheError, HeadError, UnreadableImageError, WeightsError
 from evaluate.terminal import bar, say, tell_extractions, warn
-from extract.backbones import BACKBONES, WEIGHTS_WORDS
+from evaluate.words import STUDYS_OWN
+from extract.backbones import STANDARD, WEIGHTS_WORDS
 from extract.devices import present_devices, require_device
 from extract.engines import usable_engines
 
 if TYPE_CHECKING:
     from cache.store import Cache
+    from evaluate.choice import Limits
     from evaluate.findings import Audit
     from evaluate.workspace import Workspace
+    from extract.load import Normalization
     from extract.scan import ImageSet
     from extract.target import Target
     from heads.files import SavedHead
@@ -46,32 +49,40 @@ def scan_present(ctx: click.Context, dataset: Path, test: Path, place: Workspace
 
 
 def scan_if_there(
-    ctx: click.Context, option: str, folder: Path, place: Workspace
+    ctx: click.Context, option: str, folder: Path, place: Workspace, per_class: int | None = None
 ) -> ImageSet | None:
     """Scan an option's folder; None if it is missing and was not asked for."""
     default = click.core.ParameterSource.DEFAULT
     if ctx.get_parameter_source(option) == default and not folder.exists():
         return None
-    return scan(folder, place)
+    return scan(folder, place, per_class)
 
 
-def scan(folder: Path, place: Workspace) -> ImageSet:
-    """List and hash the images of a folder."""
+def scan(folder: Path, place: Workspace, per_class: int | None = None) -> ImageSet:
+    """List and hash the images of a folder, a list, or a folder in an archive, which is unpacked.
+
+    per_class: take so many of each class, chosen by their content.
+    """
+    from extract.archives import unpacked
     from extract.scan import scan
 
+    with bar(f"Unpacking {folder}", "files") as progress:
+        folder = unpacked(folder, place.images, progress, warn)
     with bar(f"Reading {folder}", "files") as progress:
         images = scan(folder, progress, place.scan_table)
     for remark in images.remarks:
         warn(remark)
-    return images
+    return images.at_most(per_class) if per_class else images
 
 
 def extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
-    weights: str, precision: str, engine: str | None, fast_decode: bool, seed: int, strict: bool,
-    workers: int | None = None, images_at_once: int | None = None, augmented: int = 0,
+    weights: str, precision: str, engine: str | None, fast_decode: bool, fit: str, normalize: str,
+    augment: str, seed: int, strict: bool, workers: int | None = None,
+    images_at_once: int | None = None, augmented: int = 0,
 ) -> list[Target]:  # fmt: skip
-    """Fill the caches of every backbone and device asked for."""
+    """Fill the caches of every backbone and device asked for. sets: of training images first."""
+    from extract.decode import Decoding
     from extract.load import load_backbone
     from extract.run import extract
     from extract.target import Target, engines_folder
@@ -88,12 +99,14 @@ def extract(
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
     targets, shelf = list[Target](), engines_folder(place.cache)
-    for name in arch or BACKBONES:
-        backbone = load_backbone(name, weights, seed, shelf)
+    decoding = Decoding(fast_decode, fit, augment)
+    mean_and_std = normalization(normalize, sets[0], place)
+    for name in arch or STANDARD:
+        backbone = load_backbone(name, weights, seed, shelf, mean_and_std)
         if backbone.notice:
             warn(backbone.notice)
         targets += [
-            Target(backbone, where, chosen, precision, fast_decode)
+            Target(backbone, where, chosen, precision, decoding)
             for where, chosen in engines.items()
         ]
     if precision == "int8":
@@ -108,6 +121,20 @@ def extract(
         )  # fmt: skip
     tell_extractions(done, len(images), failed, place.failures)
     return targets
+
+
+def normalization(normalize: str, training: ImageSet, place: Workspace) -> Normalization | None:
+    """Return mean and standard deviation of the training images, or None for the weights' own."""
+    from extract.looks import looks_of
+    from extract.normalization import of_images
+
+    if normalize != "dataset":
+        return None
+    with bar("Looking at gray levels", "images") as progress:
+        looks, _ = looks_of(training.unique, place.looks, progress)
+    found = of_images(looks.values())
+    say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
+    return found
 
 
 def look_over(
@@ -159,14 +186,14 @@ def train(
 
 def evaluate(
     heads: Sequence[SavedHead], testing: ImageSet, leaked: Collection[bytes], place: Workspace,
-    engine: str | None, weights: str,
+    engine: str | None, weights: str, also: str = STUDYS_OWN,
 ) -> None:  # fmt: skip
-    """Measure whole models on the test images."""
+    """Measure whole models on the test images. also: their name, if they are an independent set."""
     from evaluate.run import evaluate
 
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, leaked, place, engine, weights, progress, warn)
-    say(f"{len(ids)} whole model(s) measured on {testing.folder}: {place.results}")
+        ids = evaluate(heads, testing, leaked, place, engine, weights, progress, warn, also)
+    say(f"{len(ids)} whole model(s) measured on {testing.name}: {place.results}")
 
 
 def learn_to_doubt(
@@ -178,12 +205,11 @@ def learn_to_doubt(
     from evaluate.predict import best_of
     from evaluate.provoke import measure_doubt
     from evaluate.reload import reload_target
-    from extract.target import engines_folder
     from heads.configuration import fingerprint
 
     best = best_of(place, heads, fingerprint(testing.labels))
     if best and not is_known(doubt_path(place.heads, best.info.id)):
-        target = reload_target(best.info, weights, engine, engines_folder(place.cache))
+        target = reload_target(best.info, weights, engine, place)
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:
                 measure_doubt(best, training, audit.group_of, target, place, progress)
@@ -191,92 +217,71 @@ def learn_to_doubt(
             warn(f"How to doubt the best model could not be measured: {error}")
 
 
-def predict(
-    given: Sequence[Path], model: str, place: Workspace, out: Path | None, heatmap: Path | None,
-    weights: str, engine: str | None,
+def evaluate_also(
+    heads: Sequence[SavedHead], others: Mapping[str, ImageSet], training: ImageSet, no_group: bool,
+    place: Workspace, engine: str | None, weights: str, anew: bool = False,
 ) -> None:  # fmt: skip
-    """Classify files by a model, and print or write what it says."""
-    from evaluate.predict import as_csv, check_out, find_model, listed, predict, write_answers
-    from evaluate.reload import reload_target
-    from extract.target import engines_folder
+    """Measure whole models on independent sets by name; unless anew, those that were not yet."""
+    from evaluate.run import unmeasured
 
-    check_out(out)
-    model_id, saved = find_model(place, model)
-    info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
-    say(
-        f"Model {model_id}: {info.identity.backbone} on {info.identity.device}, "
-        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
-        f"{info.dataset} ({', '.join(info.classes)})",
-        err=True,
-    )
-    target = reload_target(info, weights, engine, shelf)
-    with bar("Embedding", "rows") as progress:
-        found = predict(paths, saved, target, place, progress, shelf)
-    for each in found:
-        if each.error:
-            warn(f"{each.path}: {each.error}")
-    if out:
-        write_answers(out, found, info, model_id)
-        say(f"Written: {out}", err=True)
+    for name, images in others.items():
+        audit = look_over(training, images, place)
+        leaked = audit.exactly_leaked if no_group else audit.leaked
+        todo = heads if anew else unmeasured(heads, images, place, engine, leaked, name)
+        if todo:
+            evaluate(todo, images, leaked, place, engine, weights, name)
+
+
+def split(
+    source: Path, place: Workspace, out: Path, test_fraction: float, copy: bool, seed: int,
+    no_group: bool,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Cut one set of images into two, and return where they are."""
+    from rich.console import Console
+
+    from evaluate.divide import Cut, divide, divided_before, sides, table_of, write_division
+
+    cut, images = Cut(test_fraction, seed, not no_group, copy), scan(source, place)
+    if divided_before(images, cut, out):
+        say(f"{out}: divided before, the same way")
     else:
-        say(as_csv(found, info.classes).rstrip())
-    answered = [each for each in found if not each.error]
-    if not answered:
-        raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")
-    doubted = sum(bool(each.doubt) for each in answered)
-    say(f"{len(answered)} image(s) classified, {doubted} of them to be doubted", err=True)
-    if answered[0].doubt is None:
-        warn(
-            f"Model {model_id}: its doubt was never measured; `cli.py evaluate` does it for the "
-            "best of the models that it measures"
-        )
-    if heatmap:
-        from evaluate.heatmaps import write_heatmaps
-
-        with bar("Activation maps", "images") as progress:
-            images = [Path(each.path) for each in answered]
-            count = write_heatmaps(images, saved, target, heatmap, progress)
-        say(f"{count} activation map(s) in {heatmap}", err=True)
+        division = divide(images, look_over(images, None, place), cut)
+        for remark in division.remarks:
+            warn(remark)
+        with bar(f"Writing {out}", "files") as progress:
+            write_division(division, images, out, progress)
+        Console().print(table_of(division))
+    training, testing = sides(out, cut)
+    say(f"To train on: {training}; to test on: {testing}")
+    return training, testing
 
 
-def export(model: str, file_format: str, out: Path, place: Workspace, weights: str) -> None:
-    """Write a model as one file, and say how near it answers to the model put together here."""
-    from evaluate.model_file import export_model
-    from evaluate.page.material import read_answers
-    from evaluate.predict import find_model
-    from evaluate.reload import reload_backbone
-    from evaluate.study import studies
-    from extract.target import engines_folder
-
-    model_id, saved = find_model(place, model)
-    rows = [row for study in studies(place.results) for row in study.rows]
-    row = next(row for row in rows if row["model_id"] == int(model_id))
-    info = saved.info
-    answers = read_answers(row, place)
-    if answers is None:
-        raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
-    backbone = reload_backbone(info.identity, info.weights, weights, engines_folder(place.cache))
-    written = export_model(backbone, saved, row, answers, file_format, out)
-    say("Written: " + ", ".join(map(str, written.files)))
-    say(
-        f"Run by itself, it answers {written.check.images} test images within "
-        f"{written.check.difference:.1g} of the model put together here"
-    )
-
-
-def report(place: Workspace, baseline: Path | None = None) -> None:
+def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     """Write the report, and show its tables."""
     from rich.console import Console
 
+    from evaluate.page.constrained import choice_in_words
     from evaluate.report import write_report
-    from evaluate.study import cautions, describe_best, studies
+    from evaluate.study import (
+        cautions,
+        describe_best,
+        describe_confusions,
+        describe_others,
+        studies,
+    )
     from evaluate.terminal import ranked_table
 
-    path = write_report(place, baseline)
+    path = write_report(place, baseline, limits)
     console = Console(width=None if Console().is_terminal else 160)
     for study in reversed(studies(place.results)):
         console.print(ranked_table(study, console.width))
         for caution in cautions(study):
             warn(caution)
         say(f"Best: {describe_best(study)}")
+        if confused := describe_confusions(study.best):
+            say(confused)
+        for line in describe_others(study):
+            say(line)
+        if limits.given:
+            say(choice_in_words(study, limits, place))
     say(f"Report: {path}")

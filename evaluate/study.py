@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from cache.errors import ResultsError
 from evaluate.results import Row, read_results
-from evaluate.statistics import Interval, accuracy_interval
+from evaluate.statistics import (
+    Interval,
+    accuracy_interval,
+    difference_in_words,
+    difference_interval,
+)
+from evaluate.words import NOT_TRAINED, STUDYS_OWN
+from heads.files import FROZEN
 
 # What can tell two rows of one backbone, device, head and optimizer apart, and its short name.
 SETTINGS = {
@@ -22,6 +31,7 @@ SETTINGS = {
     "patience": "patience",
     "balance": "balance",
     "views": "views",
+    "augmentation": "augmented",
     "epochs": "epochs",
     "batch_size": "batch",
     "n_groups": "undivided groups",
@@ -30,16 +40,23 @@ SETTINGS = {
     "weights": "weights",
     "engine": "engine",
     "numeric_precision": "at",
+    "fit": "fit",
+    "normalization": "normalised by",
 }
-KIND = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg")
+KIND = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg", "mode")
+TOLD = 3  # confusions
 MAX_DIFFERENCE = 0.01  # between a whole model and its head on cached embeddings
 
 
 @dataclass(frozen=True)
 class Study:
-    """The models of one training and one test set, ranked: the best on validation first."""
+    """The models of one training and one test set, ranked: the best on validation first.
+
+    others: rows of models with the same training set, measured on independent test sets.
+    """
 
     rows: tuple[Row, ...]
+    others: tuple[Row, ...] = ()
 
     @property
     def best(self) -> Row:
@@ -63,7 +80,7 @@ class Study:
 
 
 def kind(row: Row) -> tuple[str, ...]:
-    """Return a row's backbone, device, head and optimizer."""
+    """Return a row's backbone, device, head, optimizer and mode."""
     return tuple(row[name] for name in KIND)
 
 
@@ -72,22 +89,29 @@ def studies(results: Path) -> list[Study]:
 
     Ranked by validation accuracy, then validation loss: choosing by the test score would make the
     test score a boast. Untrained backbones are stand-ins and come last, whatever they score; before
-    them come heads whose split divided near duplicates, which makes validation too easy.
+    them come heads whose split divided near duplicates, which makes validation too easy. Rows on
+    independent test sets are no study of their own.
 
     Raises:
         ResultsError: there is no row yet, or the file is damaged.
     """
-    table = read_results(results)
+    found = read_results(results)
+    own = found["also"] == STUDYS_OWN
+    table, others = found[own].copy(), found[~own].sort_values(["also", "model_id"])
     if table.empty:
         raise ResultsError(f"{results} holds no results yet: run evaluate first")
     of_study = table.groupby(["dataset_fingerprint", "test_fingerprint"])
-    table["random"] = table["weights"].str.startswith("random")
+    table["random"] = table["weights"].str.startswith("random") & table["mode"].isin(NOT_TRAINED)
     table["divided"] = table["n_groups"] < of_study["n_groups"].transform("max")
     order = ["random", "divided", "val_accuracy", "val_loss", "model_id"]
     ranked = table.sort_values(order, ascending=[True, True, False, True, True])
     groups = [rows for _, rows in ranked.groupby(["dataset_fingerprint", "test_fingerprint"])]
     groups.sort(key=lambda rows: str(rows["evaluated_at"].max()), reverse=True)
-    return [Study(tuple(_row(record) for record in rows.to_dict("records"))) for rows in groups]
+    of_training = {key: _rows(them) for key, them in others.groupby("dataset_fingerprint")}
+    return [
+        Study(rows, of_training.get(rows[0]["dataset_fingerprint"], ()))
+        for rows in map(_rows, groups)
+    ]
 
 
 def first_of_each(rows: Sequence[Row], *names: str) -> list[Row]:
@@ -110,7 +134,8 @@ def describe_best(study: Study) -> str:
 
 def configuration_name(row: Row) -> str:
     """Name a row's configuration for people."""
-    return "{pretrained_model} on {hardware_type}, {classifier_head} head, {opt_alg}".format(**row)
+    name = "{pretrained_model} on {hardware_type}, {classifier_head} head, {opt_alg}".format(**row)
+    return name if row["mode"] == FROZEN else f"{name}, {row['mode']}"
 
 
 def cautions(study: Study) -> list[str]:
@@ -161,14 +186,77 @@ def confusion(row: Row) -> tuple[list[str], list[list[int]]]:
     return json.loads(row["classes"]), json.loads(row["conf_mat"])
 
 
+def confusions(row: Row) -> list[tuple[str, str, int, int]]:
+    """Return a row's mistakes by kind, the most frequent first: true class, predicted class, how
+    many images, and how many the true class has.
+    """
+    classes, matrix = confusion(row)
+    found = [
+        (classes[i], classes[j], count, sum(counts))
+        for i, counts in enumerate(matrix)
+        for j, count in enumerate(counts)
+        if count and i != j
+    ]
+    return sorted(found, key=lambda each: -each[2])
+
+
+def describe_confusions(row: Row) -> str:
+    """Name a row's most frequent mistakes: `Most confused: 41 of 200 cat taken for dog; ...`.
+
+    Nothing is said where there is no mistake.
+    """
+    told = [f"{n:,} of {of:,} {a} taken for {b}" for a, b, n, of in confusions(row)[:TOLD]]
+    return f"Most confused: {'; '.join(told)}" if told else ""
+
+
+def other_sets(study: Study) -> list[list[tuple[Row, Row]]]:
+    """Return, of each independent test set, the models measured there, in the study's order: their
+    row of the study, and the one of that set.
+    """
+    sets: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    for row in study.others:
+        measured = sets.setdefault((row["also"], row["test_fingerprint"]), {})
+        measured[row["head_id"], row["engine"]] = row
+    found = [
+        [(r, there[key]) for r in study.rows if (key := (r["head_id"], r["engine"])) in there]
+        for there in sets.values()
+    ]
+    return [pairs for pairs in found if pairs]
+
+
+def change_of(row: Row, other: Row) -> tuple[float, Interval]:
+    """Return a model's accuracy on an independent test set minus that on the study's own, and its
+    95 % interval.
+    """
+    right = (right_answers(other), other["n_test"], right_answers(row), row["n_test"])
+    return other["accuracy"] - row["accuracy"], difference_interval(*right)
+
+
+def describe_change(row: Row, other: Row) -> str:
+    """Say how well a model does on an independent test set, against the study's own images."""
+    change, interval = change_of(row, other)
+    against = f" against {row['test']} ({row['accuracy']:.1%})"
+    sure = not interval[0] <= 0 <= interval[1]
+    return (
+        f"On {other['also']} ({other['n_test']:,} images), model {row['model_id']} gets "
+        f"{other['accuracy']:.1%} right: {difference_in_words(change, interval, against)}"
+        f"{': more than chance' if sure else ', which chance alone can do'}"
+    )
+
+
+def describe_others(study: Study) -> list[str]:
+    """Say of each independent test set how the best model measured there does, a line each."""
+    return [describe_change(*pairs[0]) for pairs in other_sets(study)]
+
+
 def interval_of(row: Row) -> Interval:
     """Return the 95 % interval of a row's accuracy, as two fractions."""
     return accuracy_interval(right_answers(row), row["n_test"])
 
 
 def is_random(row: Row) -> bool:
-    """Tell whether a row's backbone has random weights."""
-    return str(row["weights"]).startswith("random")
+    """Tell whether a row's backbone has random weights, and was never trained."""
+    return str(row["weights"]).startswith("random") and row["mode"] in NOT_TRAINED
 
 
 def _random_weights(study: Study) -> list[str]:
@@ -180,6 +268,10 @@ def _random_weights(study: Study) -> list[str]:
 def _with_leaked(best: Row) -> str:
     whole = best["accuracy_with_leaked"]
     return "" if whole != whole else f" (with them, accuracy would be {whole:.1%})"
+
+
+def _rows(table: pd.DataFrame) -> tuple[Row, ...]:
+    return tuple(_row(record) for record in table.to_dict("records"))
 
 
 def _row(record: Mapping[Hashable, Any]) -> Row:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 5
 WIDE = 118  # characters that the whole table of results needs
-NARROW = ("id", "backbone", "device", "head", "optim", "val acc", "test acc")  # columns shown below
+# Columns shown below.
+NARROW = ("id", "backbone", "device", "head", "optim", "mode", "val acc", "test acc")
 NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
@@ -146,6 +147,8 @@ def ranked_table(study: Study, width: int) -> Table:
 
 
 def _cells(study: Study, row: Row) -> dict[str, str]:
+    from heads.files import FROZEN
+
     def score(name: str) -> str:
         return "-" if row[name] != row[name] else f"{row[name]:.3f}"
 
@@ -155,6 +158,7 @@ def _cells(study: Study, row: Row) -> dict[str, str]:
         "device": row["hardware_type"],
         "head": row["classifier_head"],
         "optim": row["opt_alg"],
+        "mode": "" if row["mode"] == FROZEN else row["mode"],
         "weights": row["weights"],
         "val acc": score("val_accuracy"),
         "test acc": score("accuracy"),

@@ -15,11 +15,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import DatasetError
-from extract.backbones import BACKBONES
+from extract.backbones import find_backbone
 from extract.batches import batch, decoded
 from extract.decode import SIZE, decode_gray
 from extract.devices import usable_cores
 from extract.engines import build_engine
+from extract.families import skeleton
 from extract.kept import Shelf
 from extract.target import Target
 
@@ -95,7 +96,7 @@ def time_models(
         DatasetError: none of the files can be decoded.
     """
     step = ceil(len(paths) / max(BATCHES)) or 1
-    sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), target.fast))
+    sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), target.decoding))
     if not sample.paths:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     peak_is_known = _forget_peak(target.device)
@@ -118,7 +119,7 @@ def size_of(backbone_name: str, head: nn.Module) -> Size:
     What a head remembers, as `knn` does, counts as memory, not as parameters.
     """
     backbone = _backbone_size(backbone_name)
-    own = _size(head, torch.zeros(1, BACKBONES[backbone_name].dim))
+    own = _size(head, torch.zeros(1, find_backbone(backbone_name).dim))
     return Size(
         backbone.parameters + own.parameters, backbone.flops + own.flops, backbone.mib + own.mib
     )
@@ -133,7 +134,7 @@ def _single_images(
         started = time.perf_counter()
         data = paths[number % len(paths)].read_bytes()
         read = time.perf_counter()
-        pixels = decode_gray(data, target.fast).pixels
+        pixels = decode_gray(data, target.decoding).pixels
         ready = time.perf_counter()
         row = built.forward(pixels[np.newaxis])
         return row, (read - started, ready - read, time.perf_counter() - ready)
@@ -225,9 +226,9 @@ def _peak_mib(device: str) -> float:
 
 @cache
 def _backbone_size(name: str) -> Size:
-    entry = BACKBONES[name]
-    with torch.device("meta"):  # shapes without numbers: nothing is drawn, nothing computed
-        network = entry.build(name).eval()
+    entry = find_backbone(name)
+    network = skeleton(name, entry.build)  # shapes without numbers: nothing drawn, nor computed
+    with torch.device("meta"):
         network.set_submodule(entry.last_linear, nn.Identity())
         return _size(network, torch.zeros(1, 3, SIZE, SIZE))
 

@@ -55,6 +55,16 @@ class Workspace:
         return self.root / "heads"
 
     @property
+    def networks(self) -> Path:
+        """Where the backbones lie that were trained together with their heads."""
+        return self.root / "networks"
+
+    @property
+    def images(self) -> Path:
+        """Where archives of images are unpacked."""
+        return self.root / "images"
+
+    @property
     def results(self) -> Path:
         """The table of results."""
         return self.root / "results.csv"

@@ -26,23 +26,32 @@ class Backbone:
 
     dim: length of the embedding. last_linear: dotted name of that layer; the embedding is its
     input. build: the whole classifier with random weights, by its name in the table.
-    imagenet: torch.hub's name of the file of its ImageNet weights, or where an installed package
-    has them. mean, std: the weights' own normalisation, per channel, full scale = 1.
+    imagenet: torch.hub's name of the file of its ImageNet weights, or `hf-hub:` and the name of
+    their repository, or where an installed package has them, or None where nobody published any.
+    mean, std: the weights' own normalisation, per channel, full scale = 1. standard: run unless
+    others are asked for. package: what builds it; another version may build another network.
     """
 
     dim: int
     last_linear: str
     build: Callable[[str], nn.Module]
-    imagenet: str | Callable[[], Path]
+    imagenet: str | Callable[[], Path] | None
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    standard: bool = False
+    package: str = "torchvision"
 
 
 def _torchvision(name: str) -> nn.Module:
-    from torchvision.models import get_model
+    from extract.families import build_torchvision
 
-    model: nn.Module = get_model(name, weights=None)
-    return model
+    return build_torchvision(name)
+
+
+def _basic_cnn(name: str) -> nn.Module:
+    from extract.basic_cnn import BasicCNN
+
+    return BasicCNN()
 
 
 def _efficientnet_lite(name: str) -> nn.Module:
@@ -59,15 +68,47 @@ def _efficientnet_lite0_file() -> Path:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(512, "fc", _torchvision, "resnet18-f37072fd.pth"),
-    "vgg16": Backbone(4096, "classifier.6", _torchvision, "vgg16-397923af.pth"),
+    "resnet18": Backbone(512, "fc", _torchvision, "resnet18-f37072fd.pth", standard=True),
+    "vgg16": Backbone(4096, "classifier.6", _torchvision, "vgg16-397923af.pth", standard=True),
     "mobilenet_v3_large": Backbone(
-        1280, "classifier.3", _torchvision, "mobilenet_v3_large-8738ca79.pth"
+        1280, "classifier.3", _torchvision, "mobilenet_v3_large-8738ca79.pth", standard=True
     ),
     "efficientnet_lite0": Backbone(
-        1280, "_fc", _efficientnet_lite, _efficientnet_lite0_file, LITE_MEAN, LITE_STD
+        1280,
+        "_fc",
+        _efficientnet_lite,
+        _efficientnet_lite0_file,
+        LITE_MEAN,
+        LITE_STD,
+        standard=True,
+        package="efficientnet-lite-pytorch",
     ),
+    "vgg11": Backbone(4096, "classifier.6", _torchvision, "vgg11-8a719046.pth"),
+    "vgg19": Backbone(4096, "classifier.6", _torchvision, "vgg19-dcbb9e9d.pth"),
+    "mobilenet_v2": Backbone(1280, "classifier.1", _torchvision, "mobilenet_v2-b0353104.pth"),
+    "resnet50": Backbone(2048, "fc", _torchvision, "resnet50-0676ba61.pth"),
+    "efficientnet_b0": Backbone(
+        1280, "classifier.1", _torchvision, "efficientnet_b0_rwightman-7f5810bc.pth"
+    ),
+    "densenet121": Backbone(1024, "classifier", _torchvision, "densenet121-a639ec97.pth"),
+    "basic_cnn": Backbone(256, "classifier", _basic_cnn, None, package="torch"),
 }
+
+STANDARD = tuple(name for name, entry in BACKBONES.items() if entry.standard)
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return a backbone by its name: one of the table, `tv:NAME` or `timm:NAME`.
+
+    Raises:
+        WeightsError: there is none of this name, or none that gives embeddings of 224 x 224 RGB.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    from extract.families import find_in_families
+
+    return find_in_families(name)
+
 
 WEIGHTS_WORDS = ("imagenet", "random", "auto")  # anything else is the path of a file
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cache.errors import UnreadableImageError
 from cache.segments import Failure
-from extract.decode import SIZE, Picture, decode_gray
+from extract.decode import AS_USUAL, SIZE, Decoding, Picture, decode_gray
 from extract.look import Look, look_of
 
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images
@@ -33,11 +33,13 @@ class Decoded:
     read_seconds: float
     decode_seconds: float
 
-    def view(self, number: int) -> "Decoded":
-        """Return the same file with one of its augmented views as its picture; 0: as it is."""
-        if number == 0 or isinstance(self.picture, str):
+    def view(self, place: int) -> "Decoded":
+        """Return the same file with the view at this place, from 1 on, as its picture; 0: as it
+        is.
+        """
+        if place == 0 or isinstance(self.picture, str):
             return self
-        view = replace(self.picture, pixels=self.picture.views[number - 1], several_pages=False)
+        view = replace(self.picture, pixels=self.picture.views[place - 1], several_pages=False)
         return replace(self, picture=view)
 
     @property
@@ -60,17 +62,21 @@ class Batch:
 
 
 def decoded(
-    paths: Iterable[Path], workers: int, ahead: int, fast: bool = False, views: int = 0
+    paths: Iterable[Path],
+    workers: int,
+    ahead: int,
+    decoding: Decoding = AS_USUAL,
+    numbers: Sequence[int] = (),
 ) -> Generator[Decoded]:
     """Read and decode files in `workers` threads, at most `ahead` of the caller; yield in order.
 
-    Each path is taken as late as possible. fast, views: see `decode_gray`.
+    Each path is taken as late as possible. numbers: see `decode_gray`.
     """
     queue: deque[Future[Decoded]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL
     try:
         for path in paths:
-            queue.append(pool.submit(_decode, path, fast, views))
+            queue.append(pool.submit(_decode, path, decoding, numbers))
             if len(queue) > ahead:
                 yield queue.popleft().result()
         while queue:
@@ -105,7 +111,7 @@ def batch(images: Iterable[Decoded]) -> Batch:
     )
 
 
-def _decode(path: Path, fast: bool, views: int) -> Decoded:
+def _decode(path: Path, decoding: Decoding, numbers: Sequence[int]) -> Decoded:
     started = time.perf_counter()
     try:
         data = path.read_bytes()
@@ -116,7 +122,7 @@ def _decode(path: Path, fast: bool, views: int) -> Decoded:
     picture: Picture | str
     look = None
     try:
-        picture = decode_gray(data, fast, views)
+        picture = decode_gray(data, decoding, numbers)
         look = look_of(picture)
     except UnreadableImageError as error:
         picture = str(error)

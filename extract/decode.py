@@ -3,6 +3,7 @@
 The rules below are part of every cache's identity: change a rule, change its name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
-from extract.views import rendered
+from extract.views import border_level, rendered
 
 SIZE = 224
 GRAY_RULE = "JPEG: luma as stored; else ITU-R 601 luma; alpha on white; EXIF rotation applied"
@@ -20,12 +21,17 @@ BIT_DEPTH_RULE = (
     "9..16-bit gray: full scale to 0..255; 16-bit colour: high byte; "
     "32-bit and float: minimum..maximum to 0..255"
 )
-FIT_RULE = "stretch"
 INTERPOLATION_RULE = "Pillow bilinear, antialiased"
 FAST_INTERPOLATION_RULE = (
     "Pillow bilinear, antialiased; before, JPEG by 1/2, 1/4 or 1/8 in its cosine transform, "
     "to twice the size or more"
 )
+
+# By name: how an image of any shape becomes a square.
+FITS: dict[str, str] = {
+    "stretch": "stretch",
+    "pad": "padded to a square, centred, with the median level of its border; 1",
+}
 
 # Formats that are read at all, by Pillow's name, and their file names' suffixes. Others stay shut:
 # Pillow would start Ghostscript for an EPS file.
@@ -48,10 +54,25 @@ SAMPLE_FORMAT_TAG = 339
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """How a file becomes pixels. fast: by FAST_INTERPOLATION_RULE, which changes the pixels of JPEG
+    files (3 levels on average at hard edges). fit: one of FITS. augmentation: the policy of
+    `extract.views` that augmented views are drawn by.
+    """
+
+    fast: bool = False
+    fit: str = "stretch"
+    augmentation: str = "gentle"
+
+
+AS_USUAL = Decoding()
+
+
+@dataclass(frozen=True)
 class Picture:
     """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this.
-    width, height: as stored, in pixels; mode: Pillow's name of how. views: augmented ones, from
-    number 1 on, of the shape of `pixels`.
+    width, height: as stored, in pixels; mode: Pillow's name of how. views: augmented ones, of the
+    shape of `pixels`.
     """
 
     pixels: NDArray[np.uint8]
@@ -62,12 +83,11 @@ class Picture:
     views: tuple[NDArray[np.uint8], ...] = ()
 
 
-def decode_gray(data: bytes, fast: bool = False, views: int = 0) -> Picture:
+def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[int] = ()) -> Picture:
     """Decode an image file's bytes; of several pages or frames, the first.
 
     More pixels than `PIL.Image.MAX_IMAGE_PIXELS` are refused undecoded, as a decompression bomb.
-    fast: by FAST_INTERPOLATION_RULE, which changes the pixels of JPEG files (3 levels on average
-    at hard edges). views: how many augmented ones to render besides.
+    numbers: of augmented views to render besides, from 1 on.
 
     Raises:
         UnreadableImageError: the bytes are no picture that Pillow can decode whole.
@@ -79,9 +99,12 @@ def decode_gray(data: bytes, fast: bool = False, views: int = 0) -> Picture:
             _check_size(image)
             several_pages = _has_several_pages(image)
             stored = (image.width, image.height, image.mode)
-            gray = _to_gray(image, fast)
-        key = sha256(data).digest() if views else b""
-        augmented = tuple(rendered(gray, key, number, SIZE) for number in range(1, views + 1))
+            gray = _to_gray(image, decoding.fast)
+        if decoding.fit == "pad":
+            gray = _padded(gray)
+        key = sha256(data).digest() if numbers else b""
+        policy = decoding.augmentation
+        augmented = tuple(rendered(gray, key, number, SIZE, policy) for number in numbers)
         gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     except UnreadableImageError:
         raise
@@ -139,6 +162,13 @@ def _to_gray(image: Image.Image, fast: bool) -> Image.Image:
     orientation = ExifTags.Base.Orientation
     gray.getexif()[orientation] = image.getexif().get(orientation, 1)
     return ImageOps.exif_transpose(gray)
+
+
+def _padded(gray: Image.Image) -> Image.Image:
+    side = max(gray.size)
+    square = Image.new("L", (side, side), border_level(gray))
+    square.paste(gray, ((side - gray.width) // 2, (side - gray.height) // 2))
+    return square
 
 
 def _gray_full_scale(image: Image.Image) -> Image.Image:

@@ -8,12 +8,16 @@ from cache.errors import WeightsError, WeightsUnavailableError
 from extract.backbones import BACKBONES
 from extract.devices import DEVICES
 from extract.engines import ENGINES
-from extract.sources import imagenet_file, where_to_put
+from extract.sources import imagenet_file, way_out
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: kind (device, engine, weights), name, whether it is there, and what to know."""
+    """One line: what is known of one thing.
+
+    kind: device, engine, weights, or family (of further backbones). present: whether it is
+    there. note: which, or how to get it.
+    """
 
     kind: str
     name: str
@@ -22,7 +26,9 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at every device, engine and backbone's weights, without downloading anything."""
+    """Look at every device, engine, backbone's weights and family of further backbones, without
+    downloading anything.
+    """
     for name, device in DEVICES.items():
         missing = device.missing()
         note = missing or f"engines: {', '.join(device.engines)}"
@@ -39,6 +45,13 @@ def examine() -> Iterator[Finding]:
         try:
             yield Finding("weights", name, True, str(imagenet_file(name, download=False)))
         except WeightsUnavailableError as error:
-            yield Finding("weights", name, False, f"{error}. {where_to_put(name)}")
+            yield Finding("weights", name, False, f"{error}. {way_out(name)}")
         except WeightsError as error:
             yield Finding("weights", name, False, str(error))
+    for family, package in (("tv", "torchvision"), ("timm", "timm")):
+        try:
+            note = f"any classification model of {package} {version(package)} for 224 x 224 RGB"
+            yield Finding("family", f"{family}:NAME", True, note)
+        except PackageNotFoundError:
+            note = f"{package} is not installed: pip install 'frostline[{package}]'"
+            yield Finding("family", f"{family}:NAME", False, note)

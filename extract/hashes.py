@@ -42,14 +42,16 @@ class Hashed:
 
 
 class Hasher:
-    """Hashes the files below a folder, but for those that the table knows as they are.
+    """Hashes files, but for those that the table knows as they are.
 
-    The table only saves time: if it can't be used, every file is hashed, and `trouble` says so.
+    folder: where they all lie; those that the table has there, and that are not asked for, are gone
+    and are forgotten. None: they lie anywhere, and nothing is forgotten. The table only saves time:
+    if it can't be used, every file is hashed, and `trouble` says so.
     """
 
-    def __init__(self, folder: Path, table: Path | None) -> None:
-        self.given, self.absolute = str(folder), os.path.abspath(folder)  # noqa: PTH100
-        self.table = table
+    def __init__(self, folder: Path | None, table: Path | None) -> None:
+        self.folder, self.table = folder, table
+        self.given, self.absolute = str(folder), os.path.abspath(folder or "")  # noqa: PTH100
         self.trouble: str | None = None
         self.known: dict[bytes, Hashed] = {}
         self.met: set[bytes] = set()
@@ -57,19 +59,22 @@ class Hasher:
 
     def __enter__(self) -> "Hasher":
         if self.table and self.table.exists():
-            self._careful(lambda table: self.known.update(known_below(table, Path(self.absolute))))
+            self._careful(lambda table: self.known.update(self._known(table)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        gone = self.known.keys() - self.met if kind is None else ()
+        gone = self.known.keys() - self.met if kind is None and self.folder else ()
         if self.new or gone:
             self._careful(lambda table: remember(table, self.new, gone))
 
     def sha256(self, path: str) -> bytes:
         """Return the SHA-256 of a file's bytes. Raises OSError."""
-        key = os.fsencode(self.absolute + path[len(self.given) :])
+        if self.folder:
+            key = os.fsencode(self.absolute + path[len(self.given) :])
+        else:
+            key = os.fsencode(os.path.abspath(path))  # noqa: PTH100
         self.met.add(key)
         now = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files takes its time
         known = self.known.get(key)
@@ -85,6 +90,9 @@ class Hasher:
             self.new = []
         return sha256
 
+    def _known(self, table: Path) -> dict[bytes, Hashed]:
+        return known_below(table, Path(self.absolute)) if self.folder else known_files(table)
+
     def _careful(self, use: Callable[[Path], None]) -> None:
         if self.table and not self.trouble:
             try:
@@ -94,6 +102,12 @@ class Hasher:
                     f"{self.table} can't be used ({error}): every file was read and hashed; "
                     "delete it, it only saves time"
                 )
+
+
+def known_files(table: Path) -> dict[bytes, Hashed]:
+    """Return all that the table has, by path. Raises sqlite3.Error."""
+    with _open(table) as database:
+        return {row[0]: Hashed(*row) for row in database.execute("SELECT * FROM files")}
 
 
 def known_below(table: Path, folder: Path) -> dict[bytes, Hashed]:
@@ -126,10 +140,7 @@ def still_there(table: Path) -> frozenset[bytes]:
     """
     if not table.exists():
         return frozenset()
-    with _open(table) as database:
-        return frozenset(
-            row[3] for row in database.execute("SELECT * FROM files") if _unchanged(Hashed(*row))
-        )
+    return frozenset(file.sha256 for file in known_files(table).values() if _unchanged(file))
 
 
 def _unchanged(hashed: Hashed) -> bool:

@@ -25,6 +25,7 @@ from extract.openvino_graph import convert, import_openvino, kept_graph, save
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from extract.decode import Decoding
     from extract.scan import ImageFile
     from extract.target import Target
 
@@ -49,7 +50,7 @@ def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Tar
         rmtree(pointer.folder)
     if find_spec("nncf") is None:
         raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
-    pixels, name = _sample(images, target.fast)
+    pixels, name = _sample(images, target.decoding)
     new = replace(target, calibration=name)
     slot, fp32 = new.slot(shelf), replace(target, precision="fp32").slot(shelf)
     assert slot  # noqa: S101 - a shelf has a slot for every target
@@ -59,12 +60,13 @@ def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Tar
     return new
 
 
-def _sample(images: Sequence[ImageFile], fast: bool) -> tuple[NDArray[np.uint8], str]:
+def _sample(images: Sequence[ImageFile], decoding: Decoding) -> tuple[NDArray[np.uint8], str]:
     """Decode the images with the smallest hashes: a random choice, and the same in any order."""
     files = {image.sha256: image.path for image in images}
+    paths = (files[key] for key in sorted(files))
     readable = (
         image
-        for image in decoded((files[key] for key in sorted(files)), usable_cores(), SAMPLE, fast)
+        for image in decoded(paths, usable_cores(), SAMPLE, decoding)
         if not isinstance(image.picture, str)
     )
     chosen = batch(islice(readable, SAMPLE))

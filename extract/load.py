@@ -10,7 +10,8 @@ from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from cache.errors import WeightsError
-from extract.backbones import BACKBONES
+from cache.identity import file_name
+from extract.backbones import find_backbone
 from extract.kept import sha256_of
 from extract.sources import Source, find_weights
 
@@ -21,18 +22,23 @@ if TYPE_CHECKING:
     from extract.kept import Shelf, Slot
 
 
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class LoadedBackbone:
     """A backbone whose weights are known; its module is made when it is first used.
 
     weights: where they came from (`imagenet`, `random:SEED`, `file:NAME`). weights_sha256: of
-    their tensors. notice: what the user must know about them, or None.
+    their tensors. notice: what the user must know about them, or None. normalization: mean and
+    standard deviation per channel, full scale = 1; the weights' own, or of a set of images.
     """
 
     name: str
     weights: str
     weights_sha256: str
     notice: str | None
+    normalization: Normalization
     make: Callable[[], nn.Module] = field(repr=False, compare=False)
 
     @cached_property
@@ -46,40 +52,49 @@ class LoadedBackbone:
 
 
 def load_backbone(
-    name: str, weights: str, seed: int = 0, shelf: Shelf | None = None
+    name: str,
+    weights: str,
+    seed: int = 0,
+    shelf: Shelf | None = None,
+    normalization: Normalization | None = None,
 ) -> LoadedBackbone:
     """Find a backbone's weights. Their hash is kept on the `shelf`: later, nothing need be loaded.
 
     weights: `imagenet`, `random` (seeded by `seed`), `auto` (ImageNet where it can be had, else
-    random with a notice) or the path of a `.safetensors` or `.pth` file.
+    random with a notice) or the path of a `.safetensors` or `.pth` file. normalization: None for
+    the weights' own.
 
     Raises:
         WeightsError: the weights can't be had, or don't fit.
     """
-    source = find_weights(name, weights, seed)
+    source, entry = find_weights(name, weights, seed), find_backbone(name)
+    normalization = normalization or (entry.mean, entry.std)
+    build = partial(_make, name, source, seed, normalization)
     slot = shelf and shelf.slot(
-        f"{name}-weights",
+        f"{file_name(name)}-weights",
         source=sha256_of(source.file) if source.file else source.label,
-        versions=[version(package) for package in ("torch", "torchvision")],
+        versions=[version(package) for package in ("torch", entry.package)],
     )
     if slot and (note := slot.read()):
         digest = note["sha256"]
-        make = partial(_make_again, name, source, seed, digest, slot)
-        return LoadedBackbone(name, source.label, digest, source.notice, make)
-    module, digest = _make(name, source, seed)
+        make = partial(_make_again, build, digest, slot, f"{name}: its weights ({source.label})")
+        return LoadedBackbone(name, source.label, digest, source.notice, normalization, make)
+    module, digest = build()
     if slot:
         slot.fill(lambda folder: None, sha256=digest)
-    return LoadedBackbone(name, source.label, digest, source.notice, lambda: module)
+    return LoadedBackbone(name, source.label, digest, source.notice, normalization, lambda: module)
 
 
-def _make(name: str, source: Source, seed: int) -> tuple[nn.Module, str]:
+def _make(
+    name: str, source: Source, seed: int, normalization: Normalization
+) -> tuple[nn.Module, str]:
     """Build the module, and return it with its weights' hash."""
     import torch
 
     from extract.stem import GrayInput
     from extract.weights import load_state, tensors_sha256
 
-    entry = BACKBONES[name]
+    entry = find_backbone(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = entry.build(name)
@@ -89,16 +104,18 @@ def _make(name: str, source: Source, seed: int) -> tuple[nn.Module, str]:
             load_state(model, source.file, optional=entry.last_linear)
     parent, _, last = entry.last_linear.rpartition(".")
     setattr(model.get_submodule(parent), last, torch.nn.Identity())
-    module = GrayInput(model, entry.mean, entry.std).eval().requires_grad_(False)
+    module = GrayInput(model, *normalization).eval().requires_grad_(False)
     return module, tensors_sha256(model)
 
 
-def _make_again(name: str, source: Source, seed: int, expected: str, slot: Slot) -> nn.Module:
-    module, digest = _make(name, source, seed)
+def _make_again(
+    build: Callable[[], tuple[nn.Module, str]], expected: str, slot: Slot, weights: str
+) -> nn.Module:
+    module, digest = build()
     if digest != expected:
         rmtree(slot.folder, ignore_errors=True)
         raise WeightsError(
-            f"{name}: its weights ({source.label}) are not those that {slot.folder} was written "
+            f"{weights} are not those that {slot.folder} was written "
             "for, perhaps on another machine; that is deleted: run the same command again"
         )
     return module

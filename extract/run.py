@@ -15,6 +15,7 @@ from cache.segments import Failure
 from cache.sharing import sharing
 from cache.store import Cache, open_cache, row_key
 from extract.batches import BATCHES_AHEAD, decoded
+from extract.decode import AS_USUAL
 from extract.devices import usable_cores
 from extract.kept import Shelf
 from extract.lane import Lane
@@ -64,13 +65,13 @@ def extract(
 ) -> list[Extraction]:
     """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
 
-    Each image is read and decoded once, in `workers` threads (default: one per core), for all
-    targets that lack it. Segments are committed as the run goes on and whenever it ends: finished,
-    asked to stop (after the batch it is at), or stopped by an error. Other processes may fill the
-    same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
-    strict: stop at the first unreadable image. views: augmented ones of each image, besides the
-    clean one. looks: the table where it is noted what decoded images look like. progress counts
-    rows.
+    All targets decode alike. Each image is read and decoded once, in `workers` threads (default:
+    one per core), for all targets that lack it. Segments are committed as the run goes on and
+    whenever it ends: finished, asked to stop (after the batch it is at), or stopped by an error.
+    Other processes may fill the same caches meanwhile. Engines are built only if a row is missing,
+    and kept on the `shelf`. strict: stop at the first unreadable image. views: augmented ones of
+    each image, besides the clean one. looks: the table where it is noted what decoded images look
+    like. progress counts rows.
 
     Raises:
         CacheError: a segment is damaged.
@@ -94,7 +95,9 @@ def extract(
         if not alone:  # two that go the same way would do the same work
             random.shuffle(files)
         total, shown = sum(len(lane.missing) for lane in lanes), 0
-        seen = stack.enter_context(Looks(looks))
+        # Padded, an image looks otherwise than its copies elsewhere.
+        as_usual = all(lane.target.decoding.fit == AS_USUAL.fit for lane in lanes)
+        seen = stack.enter_context(Looks(looks if as_usual else None))
         for _ in _filled(lanes, files, workers or usable_cores(), views, seen):
             if (done := sum(lane.done for lane in lanes)) != shown:
                 progress(shown := done, total)
@@ -122,8 +125,8 @@ def _filled(
                 _skip(lanes, file)
 
     ahead = BATCHES_AHEAD * max(lane.batch_size for lane in lanes)
-    fast = any(lane.target.fast for lane in lanes)
-    with closing(decoded(paths(), workers, ahead, fast, views)) as source:
+    decoding, numbers = lanes[0].target.decoding, range(1, views + 1)
+    with closing(decoded(paths(), workers, ahead, decoding, numbers)) as source:
         started = time.perf_counter()
         for image in source:
             waited = time.perf_counter() - started

@@ -1,8 +1,9 @@
-"""A folder with one subfolder per class → the images in it, by the hash of their bytes."""
+"""A folder with one subfolder per class, or a list → the images, by the hash of their bytes."""
 
+import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from unicodedata import normalize
@@ -10,8 +11,10 @@ from unicodedata import normalize
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
+from extract.archives import UNPACKED
 from extract.decode import SUFFIXES
 from extract.hashes import Hasher
+from extract.lists import SUFFIX, read_list
 
 SHOWN = 5  # files that can't be opened, named in remarks
 PROGRESS_FILES = 500  # between two words about progress
@@ -28,9 +31,10 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one folder. Files that are no images, or can't be opened, are told apart.
+    """The images of one folder or list. Files that are no images, or can't be opened, are told
+    apart.
 
-    trouble: what was wrong with the table of hashes, if anything.
+    folder: or the list. trouble: what was wrong with the table of hashes, if anything.
     """
 
     folder: Path
@@ -41,8 +45,12 @@ class ImageSet:
 
     @property
     def name(self) -> str:
-        """The last two parts of the folder as the user named it: `dataset`, `gel/dataset`."""
+        """The last two parts of the path as the user named it: `dataset`, `gel/dataset`."""
         parts = [part for part in self.folder.parts if part not in ("..", self.folder.anchor)]
+        for place, part in enumerate(parts):
+            if part.endswith(UNPACKED):  # above it is a place of ours
+                parts = parts[place + 1 :]
+                break
         return "/".join(parts[-2:]) or self.folder.resolve().name
 
     @cached_property
@@ -73,8 +81,8 @@ class ImageSet:
         lines = [self.trouble] if self.trouble else []
         if self.ignored:
             lines.append(
-                f"{self.folder}: {len(self.ignored)} file(s) ignored, being no image in a class "
-                f"folder, such as {self.ignored[0]}"
+                f"{self.folder}: {len(self.ignored)} file(s) ignored, being no image of a class, "
+                f"such as {self.ignored[0]}"
             )
         lines += [f"{f.path} can't be opened: {f.reason}" for f in self.unopened[:SHOWN]]
         if self.conflicts:
@@ -89,21 +97,44 @@ class ImageSet:
             )
         return lines
 
+    def at_most(self, per_class: int, seed: int = 0) -> "ImageSet":
+        """Return a set of so many of the `unique` images of each class; of all where it has fewer.
+
+        Which ones depends on their content and the seed only. With a larger per_class they are
+        among those chosen.
+        """
+
+        def drawn(file: ImageFile) -> bytes:
+            return hashlib.sha256(f"{seed}:".encode() + file.sha256).digest()
+
+        of_class: dict[str, list[ImageFile]] = {}
+        for file in sorted(self.unique, key=drawn):
+            of_class.setdefault(file.label, []).append(file)
+        chosen = {file.sha256 for files in of_class.values() for file in files[:per_class]}
+        return replace(self, files=tuple(f for f in self.unique if f.sha256 in chosen))
+
 
 def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -> ImageSet:
-    """List and hash the images in `folder/<class>/**`. Hidden files are not looked at.
+    """List and hash the images in `folder/<class>/**`, or those that a `.csv` file lists.
 
-    table: where hashes are remembered (`extract/hashes.py`), so that only files whose path, size or
-    time of change is new are read. progress counts files.
+    Hidden files in a folder are not looked at. For lists, see `extract/lists.py`. table: where
+    hashes are remembered (`extract/hashes.py`), so that only files whose path, size or time of
+    change is new are read. progress counts files.
 
     Raises:
-        DatasetError: the folder is missing, has no class folders, or a class has no image.
+        DatasetError: the folder or list is missing, has no class, or a class has no image.
+        OSError: the list can't be read.
     """
-    classes = _classes(folder)
     unopened: list[Failure] = []
-    paths = list(_walk(folder, unopened))
+    listed = folder.suffix.lower() == SUFFIX and folder.is_file()
+    paths: list[tuple[str | None, str]]
+    if listed:
+        paths = [(_label(label), path) for label, path in read_list(folder)]
+        classes = {label for label, _ in paths if label}
+    else:
+        classes, paths = _classes(folder), list(_walk(folder, unopened))
     files, ignored = [], []
-    with Hasher(folder, table) as hasher:
+    with Hasher(None if listed else folder, table) as hasher:
         for done, (label, path) in enumerate(paths, start=1):
             if done % PROGRESS_FILES == 0 or done == len(paths):
                 progress(done, len(paths))
@@ -118,8 +149,8 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
                 files.append(ImageFile(Path(path), label, sha256))
     if empty := sorted(classes - {file.label for file in files}):
         raise DatasetError(
-            f"{folder}: no readable image file in class folder(s) {', '.join(empty)}: "
-            "add images or remove the folder"
+            f"{folder}: no readable image file in class(es) {', '.join(empty)}: add images or "
+            "remove the class"
         )
     return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble)
 
@@ -127,7 +158,8 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
 def _classes(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise DatasetError(
-            f"{folder} is not a folder: give one with a subfolder of images per class"
+            f"{folder} is not a folder: give one with a subfolder of images per class, or a .csv "
+            "list of images"
         )
     classes = {
         _label(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")

@@ -11,10 +11,13 @@ from pathlib import Path
 from urllib.error import URLError
 
 from cache.errors import WeightsError, WeightsUnavailableError
-from extract.backbones import BACKBONES
+from extract.backbones import find_backbone
 from extract.kept import sha256_of
 
 CONNECT_TIMEOUT_S = 10
+HUB = "https://download.pytorch.org/models"
+HUGGING_FACE = "hf-hub:"  # before the name of a repository there
+SAFE_FILE = "model.safetensors"  # the one file of a repository that holds tensors and no pickle
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ def find_weights(name: str, weights: str, seed: int) -> Source:
         except WeightsUnavailableError as error:
             if weights == "imagenet":
                 raise WeightsUnavailableError(
-                    f"{name}: {error}. {where_to_put(name)} Or choose --weights PATH, --weights "
+                    f"{name}: {error}. {way_out(name)} Or choose --weights PATH, --weights "
                     "random, or --arch efficientnet_lite0, whose weights are installed with it."
                 ) from None
             notice = (
                 f"{name} has RANDOM weights: {error}. Timings are real, accuracies those of an "
-                "untrained network; `python cli.py doctor` says how to get the weights."
+                "untrained network; `python cli.py doctor` says what can be done."
             )
             return Source(at_random.label, None, notice)
     file = Path(weights)
@@ -59,16 +62,20 @@ def find_weights(name: str, weights: str, seed: int) -> Source:
 
 
 def imagenet_file(name: str, download: bool = True) -> Path:
-    """Return the file of a backbone's ImageNet weights: an installed one, or torchvision's
-    `IMAGENET1K_V1` from the hub's folder, checked by hash.
+    """Return the file of a backbone's published weights: an installed one, or torchvision's from
+    the hub's folder, checked by hash, or timm's from Hugging Face's folder.
 
     Raises:
         WeightsUnavailableError: it isn't there, and can't be (or must not be) downloaded.
         WeightsError: a file is there, but its content is another.
     """
-    published = BACKBONES[name].imagenet
+    published = find_backbone(name).imagenet
+    if published is None:
+        raise WeightsUnavailableError("it has no published weights")
     if not isinstance(published, str):
         return published()
+    if published.startswith(HUGGING_FACE):
+        return _from_hugging_face(published.removeprefix(HUGGING_FACE), download)
     file = hub_folder() / published
     if not file.exists():
         if not download:
@@ -82,11 +89,16 @@ def imagenet_file(name: str, download: bool = True) -> Path:
     return file
 
 
-def where_to_put(name: str) -> str:
-    """Say which file would give `name` its ImageNet weights without a network."""
-    url = _url(name)
-    file = hub_folder() / url.rpartition("/")[2]
-    return f"Fetch {url} where there is a network and copy it to {file}."
+def way_out(name: str) -> str:
+    """Say how `name` would get its published weights without a network, or what it is for."""
+    published = find_backbone(name).imagenet
+    if not isinstance(published, str):
+        return "It is for `python cli.py baseline --mode scratch`."
+    if published.startswith(HUGGING_FACE):
+        url = f"https://huggingface.co/{published.removeprefix(HUGGING_FACE)}/resolve/main"
+        return f"Fetch {url}/{SAFE_FILE} where there is a network; --weights PATH takes it."
+    folder = hub_folder()
+    return f"Fetch {HUB}/{published} where there is a network and copy it to {folder / published}."
 
 
 def hub_folder() -> Path:
@@ -102,7 +114,7 @@ def _fetch(name: str, file: Path) -> None:
     try:
         with _connect_timeout(CONNECT_TIMEOUT_S):
             file.parent.mkdir(parents=True, exist_ok=True)
-            download_url_to_file(_url(name), str(file), _hash_prefix(file))
+            download_url_to_file(f"{HUB}/{file.name}", str(file), _hash_prefix(file))
     except (URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise WeightsUnavailableError(
@@ -112,11 +124,25 @@ def _fetch(name: str, file: Path) -> None:
         raise WeightsError(f"{name}: the download was damaged ({error}): try again") from None
 
 
-def _url(name: str) -> str:
-    from torchvision.models import get_model_weights
+def _from_hugging_face(repository: str, download: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
-    return url
+    try:  # without asking the network whether there is a newer one
+        return Path(hf_hub_download(repository, SAFE_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        if not download:
+            raise WeightsUnavailableError(
+                f"{SAFE_FILE} of {repository} is not in Hugging Face's folder of this machine"
+            ) from None
+    try:
+        return Path(hf_hub_download(repository, SAFE_FILE))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise WeightsUnavailableError(
+            f"its published weights are not on this machine and {SAFE_FILE} of {repository} can't "
+            f"be downloaded ({reason})"
+        ) from None
 
 
 def _hash_prefix(file: Path) -> str:

@@ -4,28 +4,32 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cache.identity import Identity
+from cache.identity import Identity, file_name
 from extract import decode
-from extract.backbones import BACKBONES
+from extract.backbones import find_backbone
+from extract.decode import AS_USUAL, FITS, SIZE, Decoding
 from extract.devices import DEVICES
 from extract.kept import Shelf, Slot
-from extract.load import LoadedBackbone
-from extract.views import VIEWS_RULE
+from extract.load import LoadedBackbone, Normalization
+from extract.views import POLICIES
+
+# By whether decoding is fast.
+INTERPOLATIONS = {False: decode.INTERPOLATION_RULE, True: decode.FAST_INTERPOLATION_RULE}
 
 
 @dataclass(frozen=True)
 class Target:
     """A backbone on a device. engines: those to try, in order.
 
-    fast: JPEG files are decoded by FAST_INTERPOLATION_RULE. calibration: which images the ranges
-    of int8 arithmetic were taken from; "" at other precisions.
+    calibration: which images the ranges of int8 arithmetic were taken from; "" at other
+    precisions.
     """
 
     backbone: LoadedBackbone
     device: str
     engines: tuple[str, ...]
     precision: str
-    fast: bool = False
+    decoding: Decoding = AS_USUAL
     calibration: str = ""
 
     @property
@@ -34,9 +38,10 @@ class Target:
         return identity_of(
             self.backbone.name,
             self.backbone.weights_sha256,
+            self.backbone.normalization,
             self.device,
             self.precision,
-            self.fast,
+            self.decoding,
             self.calibration,
         )
 
@@ -54,37 +59,43 @@ class Target:
 
     def slot_of_calibration(self, shelf: Shelf) -> Slot:
         """Return where it is kept which images int8's ranges are taken from in this workspace."""
-        return self._slot(shelf, "calibration", fast=self.fast)
+        return self._slot(shelf, "calibration", decoding=self.decoding)
 
     def _slot(self, shelf: Shelf, kind: str, **more: object) -> Slot:
         identity = self.identity
+        packages = ("torch", "openvino", find_backbone(identity.backbone).package)
         return shelf.slot(
-            f"{identity.backbone}-{kind}",
+            f"{file_name(identity.backbone)}-{kind}",
             weights=identity.weights_sha256,
             input=(identity.size, identity.mean, identity.std),
-            versions=[version(name) for name in ("torch", "openvino")],
+            versions=[version(name) for name in packages],
             **more,
         )
 
 
 def identity_of(
-    name: str, weights_sha256: str, device: str, precision: str, fast: bool, calibration: str
+    name: str,
+    weights_sha256: str,
+    normalization: Normalization,
+    device: str,
+    precision: str,
+    decoding: Decoding,
+    calibration: str,
 ) -> Identity:
     """Return the identity of the cache that a backbone with these weights fills; see `Target`."""
-    entry = BACKBONES[name]
-    rule = decode.FAST_INTERPOLATION_RULE if fast else decode.INTERPOLATION_RULE
+    mean, std = normalization
     return Identity(
         backbone=name,
         weights_sha256=weights_sha256,
-        embedding_dim=entry.dim,
+        embedding_dim=find_backbone(name).dim,
         gray=decode.GRAY_RULE,
         bit_depth=decode.BIT_DEPTH_RULE,
-        fit=decode.FIT_RULE,
-        interpolation=rule,
-        size=decode.SIZE,
-        mean=entry.mean,
-        std=entry.std,
-        views=VIEWS_RULE,
+        fit=FITS[decoding.fit],
+        interpolation=INTERPOLATIONS[decoding.fast],
+        size=SIZE,
+        mean=mean,
+        std=std,
+        views=POLICIES[decoding.augmentation].rule,
         precision=precision,
         calibration=calibration,
         device=device,
@@ -96,22 +107,34 @@ def renewed(identity: Identity) -> Identity:
     return identity_of(
         identity.backbone,
         identity.weights_sha256,
+        (identity.mean, identity.std),  # of the weights, or of images: both are still good
         identity.device,
         identity.precision,
-        is_fast(identity),
+        decoding_of(identity),
         identity.calibration,
     )
 
 
-def is_fast(identity: Identity) -> bool:
-    """Whether JPEG files were made smaller while being decoded."""
-    return identity.interpolation == decode.FAST_INTERPOLATION_RULE
+def decoding_of(identity: Identity) -> Decoding:
+    """Return how the images of a cache were decoded; the usual way, where a rule is unknown."""
+    policies = {policy.rule: name for name, policy in POLICIES.items()}
+    return Decoding(
+        fast=identity.interpolation == INTERPOLATIONS[True],
+        fit={rule: name for name, rule in FITS.items()}.get(identity.fit, AS_USUAL.fit),
+        augmentation=policies.get(identity.views, AS_USUAL.augmentation),
+    )
+
+
+def normalization_of(identity: Identity) -> str:
+    """Say by what a cache's images were normalised: `weights`, or `dataset`."""
+    entry = find_backbone(identity.backbone)
+    return "weights" if (entry.mean, entry.std) == (identity.mean, identity.std) else "dataset"
 
 
 def target_of(identity: Identity, backbone: LoadedBackbone, engines: tuple[str, ...]) -> Target:
     """Return what fills the cache of this identity, if the backbone is that very one."""
-    fast, device, precision = is_fast(identity), identity.device, identity.precision
-    return Target(backbone, device, engines, precision, fast, identity.calibration)
+    decoding, device, precision = decoding_of(identity), identity.device, identity.precision
+    return Target(backbone, device, engines, precision, decoding, identity.calibration)
 
 
 def engines_folder(root: Path) -> Shelf:

@@ -3,6 +3,9 @@
 import hashlib
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,29 +22,52 @@ _UNREADABLE = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, 
 def load_state(model: nn.Module, file: Path, optional: str) -> None:
     """Load a `.safetensors` or `.pth` file; the layer `optional` may be missing or differ.
 
+    Tensors of older files are renamed as the model's own layers do it when they are loaded.
+
     Raises:
         WeightsError: the file is no weights file, or its tensors don't fit (all are named).
     """
-    state = {k: v for k, v in _read_tensors(file).items() if not k.startswith(f"{optional}.")}
-    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{optional}.")}
-    faults = [f"{key} is missing" for key in wanted.keys() - state.keys()]
-    faults += [f"{key} is unknown" for key in state.keys() - wanted.keys()]
-    faults += [
-        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
-        for key in wanted.keys() & state.keys()
-        if state[key].shape != wanted[key].shape
+    read = _read_tensors(file)
+    state = OrderedDict((k, v) for k, v in read.items() if not k.startswith(f"{optional}."))
+    # By these, layers know older names. Without them all but the whole model is taken for oldest.
+    versions = getattr(read, "_metadata", {"": {"version": model._version}})
+    state._metadata = versions  # type: ignore[attr-defined]
+    faults = [
+        f"{key} holds NaN or infinity" for key, v in state.items() if not torch.isfinite(v).all()
     ]
-    faults += [
-        f"{key} holds NaN or infinity"
-        for key in wanted.keys() & state.keys()
-        if not torch.isfinite(state[key]).all()
-    ]
+    with _noted_shapes(model, faults):
+        keys = model.load_state_dict(state, strict=False)
+    missing = [key for key in keys.missing_keys if not key.startswith(f"{optional}.")]
+    faults += [f"{key} is missing" for key in missing]
+    faults += [f"{key} is unknown" for key in keys.unexpected_keys]
     if faults:
         raise WeightsError(
             f"{file} does not fit the backbone: {'; '.join(sorted(faults)[:8])}"
             + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         )
-    model.load_state_dict(state, strict=False)
+
+
+@contextmanager
+def _noted_shapes(model: nn.Module, faults: list[str]) -> Iterator[None]:
+    """Note tensors of another shape while they are loaded, where torch would name them alone."""
+
+    def hook(layer: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        own = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+        for name, tensor in own:
+            key = prefix + name
+            if key in state and state[key].shape != tensor.shape:
+                faults.append(f"{key} is {list(state[key].shape)}, not {list(tensor.shape)}")
+                state[key] = tensor
+
+    handles = [
+        layer.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+        for layer in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def tensors_sha256(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from cache.errors import HeadError
-from heads.architectures import NEIGHBOURS
+from heads.architectures import HEADS, NEIGHBOURS
 from heads.files import HeadInfo, SavedHead
 
 ROWS_AT_ONCE = 512
@@ -46,14 +46,26 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
 def _layers(
     info: HeadInfo, tensors: Tensors, embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Linear layers, in the order of their numbers, with ReLU between them."""
+    """Linear layers, in the order of their numbers, with the head's activation between them."""
+    activation = {"relu": _relu, "gelu": _gelu}[HEADS[info.configuration.head].activation]
     names = [name.removesuffix("weight") for name in tensors if name.endswith("weight")]
     names.sort(key=lambda name: int(name.rstrip(".") or 0))
     hidden = embeddings
     for position, name in enumerate(names):
-        hidden = np.maximum(hidden, 0) if position else hidden
+        hidden = activation(hidden) if position else hidden
         hidden = hidden @ tensors[f"{name}weight"].T + tensors[f"{name}bias"]
     return hidden
+
+
+def _relu(hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.maximum(hidden, 0)
+
+
+def _gelu(hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    """X Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016)."""
+    from scipy.special import ndtr
+
+    return np.asarray(hidden * ndtr(hidden), np.float32)
 
 
 def _neighbours(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cache.identity import Identity
+from cache.identity import Identity, file_name
 from heads.architectures import HEADS
 from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES
@@ -16,6 +16,7 @@ BALANCES = {
     "none": "as the images are",
     "weights": "an image of a rare class counts for more",
     "sampling": "rare classes are drawn as often as common ones",
+    "augment": "small classes are filled up with augmented views of their images",
 }
 
 
@@ -27,7 +28,8 @@ class Configuration:
     weight_decay: of `torch.optim`, and the λ of fitted heads. schedule: of the learning rate, with
     its gamma. warmup: epochs of linear rise before. patience: epochs without a lower validation
     loss after which training stops, and the best weights are kept; 0: it never stops, and the last
-    are. balance: what is done for rare classes. views: augmented views that training draws from.
+    are. balance: what is done for rare classes. views: augmented views that training draws from; of
+    balance `augment`, what there is to fill up with, and large classes are trained on clean views.
     fold: "" or, of a head that serves to estimate only, `2/5`: it is validated on the second fifth.
 
     What means nothing is set to its default, so that equal trainings have equal keys.
@@ -90,7 +92,7 @@ def head_id(configuration: Configuration, identity: Identity, images: str) -> st
     key = json.dumps([dataclasses.asdict(configuration), identity.digest, images], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     kind = (configuration.head, configuration.optimizer)
-    return "-".join((identity.backbone, identity.device, *kind, digest))
+    return "-".join((file_name(identity.backbone), identity.device, *kind, digest))
 
 
 def fingerprint(labels: Mapping[bytes, str], groups: Mapping[bytes, int] | None = None) -> str:

@@ -38,6 +38,26 @@ class Selection:
     cv_ungrouped: float | None = None
 
 
+FROZEN = "frozen"  # the mode of a model whose backbone was run once
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a head was trained together with its backbone, as one network, in the ordinary way.
+
+    name: of this training, from everything that it depends on. mode: what of it was trained. start:
+    the backbone's weights at the beginning. augmentation: the policy by which each image was
+    changed anew in every epoch, or `none`. precision, device: of training.
+    """
+
+    name: str
+    mode: str
+    start: str
+    augmentation: str
+    precision: str
+    device: str
+
+
 @dataclass(frozen=True)
 class HeadInfo:
     """What a head file says of itself.
@@ -47,7 +67,7 @@ class HeadInfo:
     duplicates that the split did not divide. weights: where the backbone's came from.
     training_seconds: its share, if it was trained together with others. epoch: from 0, of the
     curves, whose weights these are. temperature: by which its logits are divided to give
-    calibrated probabilities.
+    calibrated probabilities. network: of a head that was not trained on cached embeddings.
     """
 
     configuration: Configuration
@@ -66,11 +86,20 @@ class HeadInfo:
     epoch: int
     temperature: float
     selection: Selection
+    network: Network | None = None
 
     @property
     def id(self) -> str:
         """The head's name, from everything it depends on."""
-        return head_id(self.configuration, self.identity, self.images_fingerprint)
+        images = self.images_fingerprint
+        if self.network:
+            images = f"{images} {self.network.name}"
+        return head_id(self.configuration, self.identity, images)
+
+    @property
+    def mode(self) -> str:
+        """What of the model was trained, and how."""
+        return self.network.mode if self.network else FROZEN
 
 
 @dataclass(frozen=True)
@@ -172,6 +201,7 @@ def _info_from_json(text: str) -> HeadInfo:
             "identity": Identity.from_json(json.dumps(fields["identity"])),
             "classes": tuple(fields["classes"]),
             "selection": Selection(**fields["selection"]),
+            "network": Network(**network) if (network := fields.get("network")) else None,
         }
     )
 

@@ -107,7 +107,7 @@ def combinations(values: Values) -> list[Configuration]:
     unless weight decays are given.
 
     Raises:
-        GridError: a value means nothing to any of the heads.
+        GridError: a value means nothing to any of the heads, or needs another one.
     """
     found: dict[Configuration, None] = {}
     for head in values.get("head") or [name for name, entry in HEADS.items() if entry.standard]:
@@ -141,6 +141,11 @@ def _check_meaning(values: Values, found: Sequence[Configuration]) -> None:
         if configuration.warmup >= configuration.epochs:
             raise GridError(
                 f"warmup = {configuration.warmup} of {configuration.epochs} epochs: it must be less"
+            )
+        if configuration.balance == "augment" and not configuration.views:
+            raise GridError(
+                "balance = augment fills small classes up with augmented views: say with --views "
+                "how many of each image there are (views in a grid file)"
             )
 
 

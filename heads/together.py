@@ -10,14 +10,15 @@ from math import ceil, isfinite, nan
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, one_hot
+from torch.nn.functional import log_softmax
 
 from heads.architectures import HEADS
 from heads.configuration import Configuration
+from heads.drawing import batches_of, masks_of, odds_of, row_weights, views_of
 from heads.ending import Ending
 from heads.optimizers import BETAS, OPTIMIZERS, Rates
 from heads.schedules import factor
-from heads.stacked import Stack, stack
+from heads.stacked import Step, stack
 
 Curves = dict[str, list[float]]
 
@@ -45,13 +46,15 @@ class Labelled:
 class Pass:
     """Heads that differ in nothing that would give them other batches or another architecture.
 
-    pool: rows that batches are drawn from. batch_size: of these. training, validation: which rows
-    are whose, bool [K, N].
+    pool: rows that batches are drawn from. batch_size: of these. extra: (image, view) pairs that
+    are trained on besides, int64 [F, 2], as rows N, N + 1, …; see `filled`. training: which rows
+    are whose, bool [K, N + F]. validation: bool [K, N].
     """
 
     configurations: tuple[Configuration, ...]
     pool: Tensor
     batch_size: int
+    extra: Tensor
     training: Tensor
     validation: Tensor
 
@@ -79,8 +82,11 @@ def chunks(these: Pass, rows: Labelled, device: str, workers: int) -> list[Pass]
     """Divide a pass into parts that are trained at a time, enough for all workers."""
     first, count = these.configurations[0], len(these.configurations)
     dim, numbers = rows.embeddings.shape[2], 0
-    for width in (*HEADS[first.head].hidden, rows.classes):
+    entry = HEADS[first.head]
+    for width in (*entry.hidden, rows.classes):
         numbers, dim = numbers + (dim + 1) * width, width
+    if entry.batch_norm:  # scale and shift, instead of a bias, and the running moments
+        numbers += 3 * sum(entry.hidden)
     tensors = 2 + OPTIMIZERS[first.optimizer].memory
     budget = WORKING_SET if device == "cpu" else ON_ACCELERATOR
     fit = budget // (numbers * tensors * rows.embeddings.element_size())
@@ -127,9 +133,15 @@ class _Run:
     def __init__(self, these: Pass, rows: Labelled, device: str) -> None:
         self.configurations = these.configurations
         self.pool, self.batch_size, self.device = these.pool, these.batch_size, device
-        self.embeddings, self.labels = rows.embeddings.to(device), rows.labels
+        self.embeddings = rows.embeddings.to(device)
         first, count = self.configurations[0], len(self.configurations)
         self.first = first
+        # Of each row, its image, and the view that it is of; of images, any up to `views`.
+        whole = torch.arange(len(rows.labels))
+        self.images = torch.cat([whole, these.extra[:, 0]])
+        self.fixed = torch.cat([torch.zeros_like(whole), these.extra[:, 1]])
+        self.views = 0 if first.balance == "augment" else first.views
+        self.labels = rows.labels[self.images]
         self.generator = torch.Generator().manual_seed(first.seed)
         dim = rows.embeddings.shape[2]
         self.heads = stack(first.head, dim, rows.classes, count, first.seed, self.embeddings)
@@ -141,10 +153,12 @@ class _Run:
             [torch.zeros_like(parameter) for parameter in self.heads.parameters]
             for _ in range(self.optimizer.memory)
         ]
-        self.weights = _row_weights(self.configurations, these.training, rows)  # [N, K]
+        self.weights = row_weights(
+            self.configurations, these.training, self.labels, rows.classes, self.embeddings.dtype
+        )
         self.validation = these.validation.t().to(rows.embeddings.dtype)
         self.held_out = self.validation.any(1).nonzero()[:, 0]
-        self.odds = _odds(rows.labels[these.pool]) if first.balance == "sampling" else None
+        self.odds = odds_of(self.labels[these.pool]) if first.balance == "sampling" else None
         self.ending = Ending(self.configurations)
         self.points: list[dict[str, Tensor]] = []
         self.steps = 0
@@ -161,14 +175,14 @@ class _Run:
                     unknown = torch.full_like(points["training_loss"], nan)
                     points |= dict.fromkeys(_VALIDATION, unknown)
             self.points.append(points)
-            self.ending.look(epoch, self.points[-1]["validation_loss"], self.heads.parameters)
+            self.ending.look(epoch, self.points[-1]["validation_loss"], self.heads.tensors)
             yield epoch
 
     def results(self, keep: bool, seconds: float) -> list[Trained]:
         """Return each head as it was when it ended, or at its best epoch if it had patience."""
-        final = self.ending.final(self.heads.parameters)
-        heads = Stack(final, self.heads.names, self.heads.dropout)
-        sound = torch.stack([(p.flatten(1).abs() < LARGEST).all(1) for p in final]).all(0)
+        heads = self.heads.holding(self.ending.final(self.heads.tensors))
+        small = [(tensor.flatten(1).abs() < LARGEST).all(1) for tensor in heads.parameters]
+        sound = torch.stack(small).all(0)
         curves_of_all = {
             name: torch.stack([point[name] for point in self.points], 1).tolist()
             for name in self.points[0]
@@ -184,33 +198,26 @@ class _Run:
 
     def _train(self, epoch: int) -> dict[str, Tensor]:
         rates, count = self._rates(epoch), len(self.configurations)
+        active = self.ending.active.to(self.device)
         sums = {name: torch.zeros(count).to(self.embeddings) for name in _SUMS}
-        views = torch.randint(self.first.views + 1, (len(self.labels),), generator=self.generator)
-        for rows in self._batches():
-            kept = [m.to(self.device) for m in self.heads.draw(len(rows), self.generator)]
-            batch = self.embeddings[views[rows].to(self.device), rows.to(self.device)]
+        views = self.fixed + views_of(len(self.labels), self.views, self.generator)
+        for rows in batches_of(self.pool, self.batch_size, self.odds, self.generator):
+            masks = masks_of(len(rows), self.first.head, self.generator)
+            kept = [mask.to(self.embeddings) for mask in masks]
+            batch = self.embeddings[views[rows].to(self.device), self.images[rows].to(self.device)]
             weights = self.weights[rows].to(self.device)
             labels = self.labels[rows].to(self.device)
-            inputs: list[Tensor] = []
-            logits = _classes_first(self.heads.forward(batch, kept, inputs))
+            step = Step(kept, (weights > 0) & active)
+            logits = _classes_first(self.heads.forward(batch, step))
             losses, slopes = _losses(logits, labels)
             # No row of a head in this batch: a step with a gradient of zero.
             whole = weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
             slopes *= weights / whole
             slopes = slopes.permute(1, 2, 0)
-            self._update(self.heads.backward(slopes, batch, inputs, self.memory_of_slopes), rates)
+            self._update(self.heads.backward(slopes, batch, step, self.memory_of_slopes), rates)
             _add(sums, losses, logits, labels, weights)
             _finish(self.device)
         return {f"training_{name}": value for name, value in _means(sums).items()}
-
-    def _batches(self) -> Sequence[Tensor]:
-        if self.odds is None:
-            order = torch.randperm(len(self.pool), generator=self.generator)
-        else:
-            order = self.odds.multinomial(
-                len(self.pool), replacement=True, generator=self.generator
-            )
-        return torch.split(self.pool[order], self.batch_size)
 
     def _rates(self, epoch: int) -> Callable[..., Rates]:
         """Return the rates of an epoch, but for what is of a step; see `_update`.
@@ -304,29 +311,6 @@ def _losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     slopes = chances.exp_()
     slopes[place] -= 1
     return losses, slopes
-
-
-def _row_weights(
-    configurations: Sequence[Configuration], training: Tensor, rows: Labelled
-) -> Tensor:
-    """What each row counts for in each head's loss, [N, K]: 0 if it is not trained on; 1, or the
-    mean class size by the size of its class.
-    """
-    weights = training.t().to(rows.embeddings.dtype)
-    ones = one_hot(rows.labels, rows.classes).to(weights)
-    for number, configuration in enumerate(configurations):
-        if configuration.balance == "weights":
-            sizes = weights[:, number] @ ones
-            present = int((sizes > 0).sum())
-            of_class = sizes.sum() / (present * sizes.clamp(min=1))
-            weights[:, number] *= of_class[rows.labels]
-    return weights
-
-
-def _odds(labels: Tensor) -> Tensor:
-    """How likely each row is drawn, if all classes shall be equally likely."""
-    sizes = torch.bincount(labels)
-    return 1.0 / sizes[labels].double()
 
 
 def _blocks(parameters: Tensor, device: str) -> Iterator[slice]:

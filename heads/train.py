@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from threading import Event, Lock
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
+from heads.filling import filled
 from heads.splits import NO_GROUPS, Groups, Split, split
 from heads.together import (
     Curves,
@@ -81,7 +83,7 @@ def train(
             yield group, _fit(group, data, keep)
             progress(sum(c.epochs for c in group))
         else:
-            parts += chunks(_as_pass(group, data), data.rows, device, workers)
+            parts += chunks(as_pass(group, data), data.rows, device, workers)
     if workers == 1 or len(parts) == 1:
         for part in parts:
             done = train_together(part, data.rows, keep, device, progress)
@@ -131,28 +133,53 @@ def _shared(configuration: Configuration) -> Hashable:
     if HEADS[c.head].fitted:
         return c.head, c.seed, c.fold, c.val_fraction
     folds = c.fold.partition("/")[2]
-    batches = (c.batch_size, c.balance == "sampling", c.views, c.seed, c.val_fraction, folds)
+    drawn = c.balance if c.balance in ("sampling", "augment") else ""
+    batches = (c.batch_size, drawn, c.views, c.seed, c.val_fraction, folds)
     return c.head, c.optimizer, c.nesterov, batches
 
 
-def _as_pass(group: Sequence[Configuration], data: Data) -> Pass:
-    splits = {fold: data.split(c) for fold, c in {c.fold: c for c in group}.items()}
-    training = {fold: data.mask(parts.training) for fold, parts in splits.items()}
-    validation = {fold: data.mask(parts.validation) for fold, parts in splits.items()}
-    first = group[0]
-    pool, batch_size = data.places(splits[first.fold].training), first.batch_size
-    if first.fold:
-        # Heads of different folds see the same batches, each leaving its own fold out: so batches
-        # are larger by as much as is left out.
-        of = int(first.fold.partition("/")[2])
-        pool, batch_size = torch.arange(len(data.labels)), round(batch_size * of / (of - 1))
+def as_pass(group: Sequence[Configuration], data: Data) -> Pass:
+    """Say who of a group is trained on which rows, and in which batches.
+
+    group: configurations that differ in fold, rates or end only. Heads of different folds see the
+    same batches, each leaving out its own fold and what only others are filled up with: so batches
+    are larger by as much as is left out.
+    """
+    first, count = group[0], len(data.labels)
+    splits = {c.fold: data.split(c) for c in _siblings(first)}
+    filling = {fold: _filling(first, data, parts) for fold, parts in splits.items()}
+    extra = sorted(set().union(*filling.values()))
+    training = {}
+    for fold, parts in splits.items():
+        mine = torch.tensor([pair in filling[fold] for pair in extra], dtype=torch.bool)
+        training[fold] = torch.cat([data.mask(parts.training), mine])
+    images = torch.arange(count) if first.fold else data.places(splits[""].training)
+    pool = torch.cat([images, torch.arange(count, count + len(extra))])
+    seen = sum(int(mask.sum()) for mask in training.values())
     return Pass(
         configurations=tuple(group),
         pool=pool,
-        batch_size=batch_size,
+        batch_size=round(first.batch_size * len(pool) * len(splits) / seen),
+        extra=torch.tensor(extra, dtype=torch.int64).view(-1, 2),
         training=torch.stack([training[c.fold] for c in group]),
-        validation=torch.stack([validation[c.fold] for c in group]),
+        validation=torch.stack([data.mask(splits[c.fold].validation) for c in group]),
     )
+
+
+def _siblings(configuration: Configuration) -> list[Configuration]:
+    """Return the configurations of all folds of this one's division; of none, itself."""
+    of = int(configuration.fold.partition("/")[2] or 0)
+    folds = [f"{number}/{of}" for number in range(1, of + 1)]
+    return [replace(configuration, fold=fold) for fold in folds or [""]]
+
+
+def _filling(configuration: Configuration, data: Data, parts: Split) -> set[tuple[int, int]]:
+    """Return the (image, view) pairs that small classes are filled up with, if they are."""
+    if configuration.balance != "augment":
+        return set()
+    places = data.places(parts.training)
+    pairs = filled(data.rows.labels[places].numpy(), configuration.views, configuration.seed)
+    return {(int(places[row]), view) for row, view in pairs}
 
 
 def _fit(group: Sequence[Configuration], data: Data, keep: bool) -> list[Trained]:

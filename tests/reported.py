@@ -6,6 +6,7 @@ Heads are trained on real embeddings and asked about real images; only times are
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from evaluate import rows
 from evaluate.activation import Maps, maps_path, write_maps
 from evaluate.audit import audit
 from evaluate.doubt import Doubt, doubt_path, write_doubt
+from evaluate.page.material import read_answers
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.results import COLUMNS, TEXT, add_result
+from evaluate.study import studies
 from evaluate.workspace import Workspace
 from extract.scan import ImageSet, scan
 from heads.configuration import Configuration, fingerprint
@@ -39,6 +42,7 @@ SWEEP = Sweep(
 )
 NOT_TIMED = 7  # head of each cache
 MISTAKE, LEAKED = 3, 5  # test images: one with the wrong label, one that is no longer to be counted
+ELSEWHERE = "old scanner"
 EVIL = "<script>alert(1)</script>"
 
 
@@ -69,6 +73,8 @@ def row(head: str, **values: Any) -> dict[str, Any]:
         "engine": "torch",
         "numeric_precision": "fp32",
         "selected_by": "the only candidate",
+        "mode": "frozen",
+        "also": "-",
         "seed": 0,
         "evaluated_at": "2026-01-01T00:00:00+00:00",
         "head_id": head,
@@ -86,6 +92,7 @@ def reported(root: Path, caches: Iterable[Cache]) -> Workspace:
         for number, saved in enumerate(heads):
             answers = _answers(saved, cache, testing)
             _enter(place, saved, answers, testing, number)
+            _enter_elsewhere(place, saved, answers, testing)
             write_maps(maps_path(place.heads, saved.info.id), _maps(answers))
             _write_doubt(place, saved)
     audit(training, testing, place)
@@ -131,9 +138,39 @@ def _enter(
         "engine": engine,
         "evaluated_at": "2026-01-01T00:00:00+00:00",
     }
-    tested = {"test": testing.name, "test_fingerprint": known, "n_unreadable": 0}
+    tested = {"test": testing.name, "test_fingerprint": known, "also": "-", "n_unreadable": 0}
     columns = rows.origin(info) | rows.scores(answers, info.temperature) | tested | times
     add_result(place.results, {name: columns.get(name) for name in list(COLUMNS)[1:]})
+
+
+def _enter_elsewhere(
+    place: Workspace, saved: SavedHead, answers: Predictions, testing: ImageSet
+) -> None:
+    """Enter the same model on an independent set: of the same images, half under other labels."""
+    info, engine = saved.info, "openvino" if saved.info.identity.device == "cpu" else "xla"
+    labels = np.where(np.arange(len(answers.labels)) % 2, answers.labels, 1 - answers.labels)
+    scored = rows.scores(replace(answers, labels=labels), info.temperature)
+    other = {"test": "scans", "test_fingerprint": "0" * 16, "also": ELSEWHERE, "engine": engine}
+    columns = rows.origin(info) | scored | other | {"n_unreadable": 0}
+    columns |= {"stages_ms": "{}", "throughput": "{}", "evaluated_at": "2026-01-02T00:00:00+00:00"}
+    add_result(place.results, {name: columns.get(name) for name in list(COLUMNS)[1:]})
+
+
+def enter_whole(place: Workspace) -> None:
+    """Enter models trained as a whole beside the best frozen one, which they beat or don't."""
+    best = studies(place.results)[0].best
+    answers = read_answers(best, place)
+    assert answers is not None
+    flipped = replace(answers, probabilities=answers.probabilities[:, ::-1])
+    for mode, said, minutes in (("finetune", answers, 31.0), ("scratch", flipped, 45.0)):
+        head = f"{best['head_id']}-{mode}"
+        key = (head, best["test_fingerprint"], best["engine"])
+        write_predictions(predictions_path(place.heads, *key), said, json.loads(best["classes"]))
+        columns = best | rows.scores(said, 1.0) | {"head_id": head, "mode": mode}
+        columns |= {"training_time_mins": minutes, "embedding_time_mins": 0.0, "val_accuracy": 0.5}
+        if mode == "scratch":
+            columns["weights"] = "random:0"
+        add_result(place.results, {name: columns[name] for name in list(COLUMNS)[1:]})
 
 
 def _maps(answers: Predictions) -> Maps:

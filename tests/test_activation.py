@@ -29,6 +29,7 @@ from heads.fitted import FITS
 from heads.grid import Sweep, combinations
 from heads.run import train_heads
 from tests.conftest import ROOT
+from tests.test_backbones import TRIED
 
 Pixels = NDArray[np.uint8]
 
@@ -48,7 +49,7 @@ class Layers(nn.Module):
 
 def frozen(network: nn.Module) -> LoadedBackbone:
     module = network.eval().requires_grad_(False)
-    return LoadedBackbone("toy", "random:0", "", None, lambda: module)
+    return LoadedBackbone("toy", "random:0", "", None, ((0.5,) * 3, (0.5,) * 3), lambda: module)
 
 
 def brightness() -> LoadedBackbone:
@@ -183,7 +184,7 @@ def test_behind_a_mean_of_maps_grad_cam_is_the_weighted_sum_of_maps(toy: LoadedB
     assert np.abs(maps - expected.numpy()).max() < 0.51
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", TRIED)
 def test_every_backbone_has_maps_and_is_left_as_it_was(name: str) -> None:
     backbone = load_backbone(name, "random")
     entry, pixels = BACKBONES[name], images(1)

@@ -156,6 +156,14 @@ class TestFindings:
         assert [names(found, group) for group in found.groups] == [["copy.png", first.name]]
         assert (found.test, found.leaks) == (None, [])
 
+    def test_a_class_without_a_test_image_is_told(self, few: Few, tmp_path: Path) -> None:
+        data, place = few(3, 2), Workspace(tmp_path / "out")
+        shutil.rmtree(data / "test_images" / "gel")
+        found = audit(scan(data / "dataset"), scan(data / "test_images"), place)
+        assert found.untested == ["gel"]
+        assert "no test image of gel: nothing will be known about it" in in_words(found)
+        assert audit(scan(data / "dataset"), None, place).untested == []
+
     def test_imbalance(self, few: Few, tmp_path: Path) -> None:
         data = few(8, 1)
         for path in sorted((data / "dataset" / "gel").iterdir())[2:]:

@@ -30,7 +30,7 @@ from extract.decode import decode_gray
 from extract.engines import ENGINES, Engine
 from extract.load import LoadedBackbone
 from extract.scan import ImageSet, scan
-from extract.target import identity_of
+from extract.target import Target
 from tests.killing import PLACES, Death, dying
 from tests.toy import extract_one
 
@@ -58,7 +58,7 @@ class Caches(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp())
         self.data, self.root = self.place / "images", self.place / "cache"
         self.table = self.root / "scan.sqlite"
-        identity = identity_of("toy", self.toy.weights_sha256, "cpu", "fp32", False, "")
+        identity = Target(self.toy, "cpu", ("torch",), "fp32").identity
         self.cache: Cache = open_cache(self.root, identity)
         self.rows: dict[bytes, NDArray[np.float32]] = {}  # of every image that ever was
         self.promised: set[bytes] = set()  # images whose rows must be there

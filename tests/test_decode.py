@@ -13,7 +13,9 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.decode import PHOTOMETRIC_TAG, SIZE, decode_gray
+from extract.decode import FITS, PHOTOMETRIC_TAG, SIZE, Decoding, decode_gray
+from extract.load import LoadedBackbone
+from extract.target import Target, decoding_of
 
 RAMP = np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))  # 0…223, left to right
 
@@ -191,3 +193,34 @@ def test_every_real_image_decodes(gel: Path) -> None:
     assert len(paths) == 114
     for path in paths:
         assert decode_gray(path.read_bytes()).pixels.std() > 5
+
+
+class TestPadding:
+    """`--fit pad`: shapes are kept, and what is added is like the border."""
+
+    def padded(self, image: Image.Image) -> NDArray[np.uint8]:
+        return decode_gray(encode(image, "PNG"), Decoding(fit="pad")).pixels[0]
+
+    def test_a_wide_image_gets_bars_of_its_borders_level(self) -> None:
+        image = Image.new("L", (448, 224), 200)
+        image.paste(10, (150, 60, 300, 160))
+        pixels = self.padded(image)
+        assert (pixels[:56] == 200).all()
+        assert (pixels[-56:] == 200).all()
+        inner = np.asarray(image.resize((SIZE, SIZE // 2), Image.Resampling.BILINEAR))
+        assert np.abs(pixels[56:-56].astype(int) - inner).max() <= 1
+
+    def test_a_square_image_is_as_it_was(self) -> None:
+        image = Image.effect_noise((224, 224), 60)
+        assert np.array_equal(self.padded(image), decode_gray(encode(image, "PNG")).pixels[0])
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
+    def test_any_shape_becomes_a_square(self, size: tuple[int, int]) -> None:
+        assert (self.padded(Image.new("L", size, 99)) == 99).all()
+
+    def test_it_is_another_cache(self, toy: LoadedBackbone) -> None:
+        usual, pad = (
+            Target(toy, "cpu", ("torch",), "fp32", Decoding(fit=fit)).identity for fit in FITS
+        )
+        assert pad.differences(usual) == [f"fit: {FITS['pad']!r}, not {FITS['stretch']!r}"]
+        assert decoding_of(pad).fit == "pad"

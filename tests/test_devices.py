@@ -145,5 +145,7 @@ def test_the_doctor_looks_at_every_entry() -> None:
     from extract.backbones import BACKBONES
 
     findings = list(examine())
-    assert {f.name for f in findings} == {*DEVICES, *ENGINES, *BACKBONES}
+    families = {"tv:NAME", "timm:NAME"}
+    assert {f.name for f in findings} == {*DEVICES, *ENGINES, *BACKBONES, *families}
+    assert all(f.present for f in findings if f.name in families)
     assert all(finding.note for finding in findings)

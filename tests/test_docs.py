@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from cli import caches, cli
+from cli import cli
+from evaluate.cache_commands import caches
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import SCORES
 from evaluate.findings import FINDINGS

@@ -30,8 +30,11 @@ ROW: Row = {
     "hardware_type": "cpu",
     "engine": "openvino",
     "numeric_precision": "fp32",
+    "fit": "stretch",
+    "normalization": "weights",
     "classifier_head": "single",
     "opt_alg": "adam",
+    "mode": "frozen",
     "learning_rate": 0.001,
     "momentum": 0.0,
     "nesterov": 0,
@@ -42,6 +45,7 @@ ROW: Row = {
     "patience": 0,
     "balance": "none",
     "views": 0,
+    "augmentation": "none",
     "epochs": 20,
     "batch_size": 23,
     "n_validation": 18,
@@ -127,6 +131,20 @@ def test_weights_belong_to_the_backbone() -> None:
     }
 
 
+def test_modes_are_matched_where_all_else_is_equal() -> None:
+    finetune, scratch = {"mode": "finetune"}, {"mode": "scratch", "weights": "random:0"}
+    assert pairs_of(rows_of({}, finetune, scratch, finetune | {"learning_rate": 0.01})) == {
+        ("mode", "finetune", "frozen"): 1,
+        ("mode", "frozen", "scratch"): 1,
+        ("mode", "finetune", "scratch"): 1,
+    }
+
+
+def test_training_from_scratch_is_not_matched_with_an_untrained_backbone() -> None:
+    scratch = {"mode": "scratch", "weights": "random:0"}
+    assert not pairs_of(rows_of({"weights": "random:0"}, scratch))
+
+
 def test_what_validation_chose_is_no_setting() -> None:
     """Each optimizer at its best learning rate; but not against one that had no choice."""
     adam, sgd = BEST | {"learning_rate": 0.01}, SGD | BEST | {"learning_rate": 0.1}
@@ -197,7 +215,8 @@ def test_the_mean_over_pairs_and_images() -> None:
 def test_all_effects_of_a_study_are_adjusted_together() -> None:
     rows = the_reference_study()
     found = factor_effects(rows, np.random.default_rng(1).random((24, 200)) < 0.8)
-    assert [effect.factor for effect in found] == [*FACTORS][:1] * 3 + [*FACTORS][1:]
+    backbone, device, head, optimizer, _ = FACTORS  # all are frozen
+    assert [effect.factor for effect in found] == [backbone] * 3 + [device, head, optimizer]
     adjusted = holm([effect.p_value for effect in found])
     assert [effect.adjusted_p for effect in found] == pytest.approx(adjusted.tolist())
     assert all(effect.difference >= 0 for effect in found)
@@ -284,6 +303,12 @@ def test_words_of_what_is_significant_only_by_itself() -> None:
 
 
 # Over seeds
+
+
+def test_weights_drawn_from_the_seed_are_no_other_configuration() -> None:
+    scratch = [{"mode": "scratch", "weights": f"random:{seed}", "seed": seed} for seed in (0, 1)]
+    assert [found.count for found in over_seeds(rows_of(*scratch))] == [2]
+    assert over_seeds(rows_of(*({**each, "mode": "transfer"} for each in scratch))) == []
 
 
 def test_mean_and_spread_over_seeds() -> None:

@@ -244,19 +244,23 @@ class TestReload:
     ) -> None:
         files = scan(few(2, 1) / "dataset").files
         cache = extract_one(toy, files, tmp_path).cache
-        again = reload_backbone(cache.identity, toy.weights, "auto")
+        again = reload_backbone(cache.identity, toy.weights, "auto", Workspace(tmp_path))
         assert again.weights_sha256 == toy.weights_sha256
 
-    def test_other_weights_are_refused(self, caches: dict[str, Cache]) -> None:
+    def test_other_weights_are_refused(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         with pytest.raises(
             WeightsError, match=r"weights_sha256: .*run extract and train-heads again"
         ):
-            reload_backbone(caches["cpu"].identity, "random:3", "auto")
+            reload_backbone(caches["cpu"].identity, "random:3", "auto", Workspace(tmp_path))
 
-    def test_other_weights_asked_for_are_refused(self, caches: dict[str, Cache]) -> None:
+    def test_other_weights_asked_for_are_refused(
+        self, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
         with pytest.raises(WeightsError, match="was extracted with imagenet"):
-            reload_backbone(caches["cpu"].identity, "imagenet", "random")
+            reload_backbone(caches["cpu"].identity, "imagenet", "random", Workspace(tmp_path))
 
-    def test_weights_from_a_file_must_be_given_again(self, caches: dict[str, Cache]) -> None:
+    def test_weights_from_a_file_must_be_given_again(
+        self, caches: dict[str, Cache], tmp_path: Path
+    ) -> None:
         with pytest.raises(WeightsError, match=r"--weights PATH/mine\.pth"):
-            reload_backbone(caches["cpu"].identity, "file:mine.pth", "auto")
+            reload_backbone(caches["cpu"].identity, "file:mine.pth", "auto", Workspace(tmp_path))

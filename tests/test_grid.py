@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 NOTHING: dict[str, Any] = dict.fromkeys(Configuration.__dataclass_fields__) | {
     "seed": 0, "seeds": 1, "cv": None, "repeats": 1, "grid": None,
 }  # fmt: skip
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+GRIDS = [path for path in RECIPES if "[grid]" in path.read_text("utf-8")]
 
 
 def test_the_default_is_the_reference_studys_four() -> None:
@@ -29,8 +31,8 @@ def test_the_studys_1040() -> None:
     assert len(set(judges)) == 1040
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.name)
-def test_every_recipe_can_be_read(path: Path) -> None:
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.name)
+def test_every_grid_among_the_recipes_can_be_read(path: Path) -> None:
     assert read_grid(path).candidates
 
 
@@ -56,6 +58,15 @@ def test_fitted_heads_bring_their_strengths_and_take_no_optimizer() -> None:
     assert [c for c in found if c.head == "knn"] == [Configuration("knn", "none")]
     (one,) = combinations({"head": ["logreg"], "weight_decay": [0.5]})
     assert one.weight_decay == 0.5
+
+
+def test_filling_up_needs_views() -> None:
+    with pytest.raises(GridError, match=r"balance = augment .*--views"):
+        combinations({"balance": ["none", "augment"]})
+    found = combinations({"balance": ["augment"], "views": [6], "head": ["single", "ridge"]})
+    assert {(c.head, c.balance, c.views) for c in found} == {
+        ("single", "augment", 6), ("ridge", "none", 0),
+    }  # fmt: skip
 
 
 def test_folds_judge_and_seeds_are_kept() -> None:
@@ -112,6 +123,7 @@ def test_folds_judge_and_seeds_are_kept() -> None:
         ),
         ("[grid]\nval_fraction = [0.1, 0.2]\n", "line 2: val_fraction: validated on different"),
         ("[grid]\nhead = 'logreg'\nweight_decay = 0\n", "line 3: weight_decay: logreg needs"),
+        ("[grid]\nviews = [0, 2]\nbalance = 'augment'\n", "line 3: balance = augment fills"),
     ],
 )
 def test_a_wrong_file_is_named_with_line_and_key(text: str, said: str, tmp_path: Path) -> None:

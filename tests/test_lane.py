@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from cache.errors import DeviceError
 from cache.store import contents, read
 from extract import batches as batches_module
 from extract.batches import decoded
-from extract.decode import FAST_INTERPOLATION_RULE, decode_gray
+from extract.decode import FAST_INTERPOLATION_RULE, Decoding, decode_gray
 from extract.engines import ENGINES, Engine
 from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone
@@ -29,7 +29,7 @@ def images(data: Path) -> list[ImageFile]:
 
 
 def on_torch(backbone: LoadedBackbone, fast: bool = False) -> Target:
-    return Target(backbone, "cpu", ("torch",), "fp32", fast)
+    return Target(backbone, "cpu", ("torch",), "fp32", Decoding(fast))
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
 
-    def counted(data: bytes, fast: bool, views: int) -> object:
+    def counted(data: bytes, decoding: Decoding, numbers: Sequence[int]) -> object:
         seen.append(data)
-        return decode_gray(data, fast, views)
+        return decode_gray(data, decoding, numbers)
 
     monkeypatch.setattr(batches_module, "decode_gray", counted)
     return seen

@@ -18,18 +18,22 @@ from rich.console import Console
 
 from cache.errors import CacheError, FrostlineError, HeadError, ResultsError
 from cache.store import Cache
+from evaluate.choice import Limits
 from evaluate.page.material import DRAWN
 from evaluate.page.ranking import MAX_ROWS
 from evaluate.predictions import Predictions, predictions_path, write_predictions
 from evaluate.report import SECTIONS, write_report
 from evaluate.results import add_result, read_results
-from evaluate.study import cautions, describe_best, studies
+from evaluate.study import cautions, confusions, describe_best, describe_confusions, studies
 from evaluate.terminal import ranked_table
 from evaluate.workspace import Workspace
 from tests.conftest import ROOT
-from tests.reported import EVIL, reported, row
+from tests.reported import EVIL, enter_whole, reported, row
 
-WITH_RESULTS_ALONE = ["ranking", "tradeoff", "quality", "costs", "provenance"]
+LIMITS = Limits(max_latency_ms=8, max_size_mb=15)
+WITH_RESULTS_ALONE = [
+    *("ranking", "tradeoff", "modes", "elsewhere", "quality", "costs", "provenance"),
+]
 
 
 @pytest.fixture
@@ -44,12 +48,14 @@ def place(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, caches: dict[str, Cache]) -> Workspace:
-    return reported(tmp_path_factory.mktemp("made"), caches.values())
+    place = reported(tmp_path_factory.mktemp("made"), caches.values())
+    enter_whole(place)
+    return place
 
 
 @pytest.fixture(scope="module")
 def html(made: Workspace, gel: Path) -> str:
-    return write_report(made, gel / "published_results.csv").read_text()
+    return write_report(made, gel / "published_results.csv", LIMITS).read_text()
 
 
 @pytest.fixture
@@ -126,7 +132,12 @@ class TestRanking:
         assert said["stronger"] == "decay 10"
 
     @pytest.mark.parametrize(("width", "shown"), [(80, 7), (200, 12)])
-    def test_the_table_fits_the_terminal(self, place: Workspace, width: int, shown: int) -> None:
+    @pytest.mark.parametrize("mode", ["frozen", "finetune"])
+    def test_the_table_fits_the_terminal(
+        self, place: Workspace, width: int, shown: int, mode: str
+    ) -> None:
+        add_result(place.results, row("other", mode=mode))
+        shown += mode != "frozen"
         table = ranked_table(studies(place.results)[0], width)
         assert len(table.columns) == shown
         text = StringIO()
@@ -162,6 +173,25 @@ class TestCautions:
         assert "Model 4 answers otherwise than on its cached embeddings" in text
 
 
+class TestConfusions:
+    def test_the_most_frequent_mistakes_are_named(self) -> None:
+        matrix = [[90, 4, 6, 0], [33, 160, 0, 7], [1, 0, 9, 0], [0, 41, 0, 1159]]
+        animals = {"classes": '["ape", "cat", "<b>", "dog"]', "conf_mat": json.dumps(matrix)}
+        assert describe_confusions(row("a", **animals)) == (
+            "Most confused: 41 of 1,200 dog taken for cat; 33 of 200 cat taken for ape; "
+            "7 of 200 cat taken for dog"
+        )
+        assert [each[2] for each in confusions(row("a", **animals))] == [41, 33, 7, 6, 4, 1]
+
+    def test_of_two_classes_and_of_none(self, place: Workspace) -> None:
+        (study,) = studies(place.results)
+        assert describe_confusions(study.best) == f"Most confused: 1 of 11 gel taken for {EVIL}"
+        assert (
+            "Most confused: 1 of 11 gel taken for &lt;script&gt;" in write_report(place).read_text()
+        )
+        assert describe_confusions(row("a", conf_mat="[[11, 0], [0, 11]]")) == ""
+
+
 class TestWhole:
     def test_every_section_is_there(self, html: str) -> None:
         assert Page(html).sections == list(SECTIONS)
@@ -179,6 +209,11 @@ class TestWhole:
             "114 images by openvino",
             "compute-bound",
             "mobilenet_v3_large",
+            "Within 8 ms and 15 MB: model",
+            "Most confused: 1 of ",
+            "On old scanner (21 images), model",
+            "The 5 best of each group, by head, optimizer, mode, device",
+            "Training took 31.0 minutes, against",
         ):
             assert words in html, words
 
@@ -202,11 +237,11 @@ class TestWhole:
     def test_the_same_files_give_the_same_bytes(
         self, html: str, made: Workspace, gel: Path
     ) -> None:
-        assert write_report(made, gel / "published_results.csv").read_text() == html
+        assert write_report(made, gel / "published_results.csv", LIMITS).read_text() == html
         code = (
-            "import sys; from pathlib import Path; from evaluate.report import write_report; "
-            "from evaluate.workspace import Workspace; "
-            "write_report(Workspace(Path(sys.argv[1])), Path(sys.argv[2]))"
+            "import sys; from pathlib import Path; from evaluate.choice import Limits; "
+            "from evaluate.report import write_report; from evaluate.workspace import Workspace; "
+            "write_report(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), Limits(8, 15))"
         )
         subprocess.run(
             [sys.executable, "-c", code, made.root, gel / "published_results.csv"],

@@ -39,6 +39,7 @@ def row(head: str, test: str = "t1", **values: Any) -> dict[str, Any]:
         "conf_mat": "[[7, 4], [0, 11]]",
         "weights": "imagenet",
         "engine": "torch",
+        "also": "-",
         "head_id": head,
         "test_fingerprint": test,
         **values,
@@ -71,6 +72,14 @@ def test_another_head_adds_and_the_same_replaces_under_its_number(path: Path) ->
 def test_another_test_set_adds_rows(path: Path) -> None:
     assert [add_result(path, row("a", test)) for test in ("t1", "t2", "t1")] == [1, 2, 1]
     assert matching(read_results(path), "a", "t2", "torch").tolist() == [False, True]
+
+
+def test_an_independent_set_adds_a_row_even_of_the_same_images(path: Path) -> None:
+    sets = ("-", "cinic", "scans", "cinic", "-")
+    assert [add_result(path, row("a", also=also)) for also in sets] == [1, 2, 3, 2, 1]
+    table = read_results(path)
+    assert matching(table, "a", "t1", "torch").tolist() == [True, False, False]
+    assert matching(table, "a", "t1", "torch", "scans").tolist() == [False, False, True]
 
 
 def test_another_engine_adds_a_row(path: Path) -> None:

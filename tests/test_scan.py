@@ -2,6 +2,8 @@
 
 import shutil
 import unicodedata
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from cache.errors import DatasetError
 from extract.scan import ImageSet, scan
+from tests.killing import draw_images
 
 
 def picture(path: Path, shade: int) -> Path:
@@ -109,7 +112,7 @@ def test_images_without_classes(tmp_path: Path) -> None:
 
 def test_an_empty_class_is_named(folder: Path) -> None:
     (folder / "c").mkdir()
-    with pytest.raises(DatasetError, match=r"class folder.*c: add images"):
+    with pytest.raises(DatasetError, match=r"in class\(es\) c: add images"):
         scan(folder)
 
 
@@ -119,8 +122,49 @@ def test_an_empty_class_is_named(folder: Path) -> None:
         ("dataset", "dataset"),
         ("../shared/gel/dataset", "gel/dataset"),
         ("/home/me/gels", "me/gels"),
+        ("out/split/train.csv", "split/train.csv"),
+        ("out/images/0123abcd.unpacked/cifar10/train", "cifar10/train"),
+        ("out/images/0123abcd.unpacked/gels", "gels"),
     ],
 )
 def test_a_set_is_named_by_the_end_of_its_path(given: str, name: str) -> None:
 
     assert ImageSet(Path(given), (), (), ()).name == name
+
+
+class TestAtMost:
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> ImageSet:
+        return scan(draw_images(tmp_path, 40))
+
+    def test_so_many_of_each_class(self, images: ImageSet) -> None:
+        few = images.at_most(5)
+        assert Counter(file.label for file in few.files) == {"a": 5, "b": 5}
+        assert set(few.files) < set(images.files)
+        assert (few.folder, few.name) == (images.folder, images.name)
+
+    def test_a_class_with_fewer_keeps_all(self, images: ImageSet) -> None:
+        assert images.at_most(21).files == images.files
+
+    def test_more_of_them_contain_the_fewer(self, images: ImageSet) -> None:
+        sets = [set(images.at_most(count).files) for count in range(1, 21)]
+        assert all(few < more for few, more in pairwise(sets))
+
+    def test_another_seed_draws_others(self, images: ImageSet) -> None:
+        assert images.at_most(5) == images.at_most(5, seed=0)
+        assert images.at_most(5).files != images.at_most(5, seed=1).files
+
+    def test_content_decides_not_names(self, images: ImageSet) -> None:
+        before = images.at_most(5).labels
+        for number, file in enumerate(images.files):
+            file.path.rename(file.path.with_name(f"{97 * number % 40} renamed.png"))
+        assert scan(images.folder).at_most(5).labels == before
+
+    def test_copies_and_conflicts_take_no_place(self, images: ImageSet) -> None:
+        first, second = images.at_most(2).files[:2]
+        shutil.copy(first.path, first.path.with_name("copy.png"))
+        shutil.copy(second.path, images.folder / "b" / "conflict.png")
+        few = scan(images.folder).at_most(2)
+        assert len(few.files) == len(few.labels) == 4
+        assert first.sha256 in few.labels
+        assert second.sha256 not in few.labels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, multinomial
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from evaluate.statistics import (
     SIGNIFICANT,
@@ -18,6 +18,7 @@ from evaluate.statistics import (
     compare,
     compare_all,
     difference_in_words,
+    difference_interval,
     holm,
     in_words,
 )
@@ -67,6 +68,34 @@ def test_wilson_interval_holds_the_truth(
     assert 0.94 < np.mean(covered) < 0.96
     assert max(covered) < 0.98
     figure(f"Wilson, {images} images: {min(covered):.3f} to {max(covered):.3f}")
+
+
+# An accuracy against one on other images
+
+
+@pytest.mark.parametrize(("right", "other"), [(21, 15), (22, 0), (15, 15), (0, 40), (11, 40)])
+def test_newcombes_interval_is_statsmodels(right: int, other: int) -> None:
+    theirs = confint_proportions_2indep(right, 22, other, 40, method="newcomb")
+    assert difference_interval(right, 22, other, 40) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_newcombes_interval_is_of_his_table() -> None:
+    """Newcombe 1998, table II, method 10: 56/70 against 48/80."""
+    assert difference_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_newcombes_interval_holds_the_truth(figure: Callable[[str], None]) -> None:
+    """Exactly: every two numbers of right answers, by their chance."""
+    first, second = range(23), range(61)
+    ends = np.array([[difference_interval(i, 22, j, 60) for j in second] for i in first])
+    covered = []
+    for one, other in product((0.6, 0.8, 0.9, 0.95), repeat=2):
+        chances = np.outer(binom.pmf(first, 22, one), binom.pmf(second, 60, other))
+        held = (ends[..., 0] <= one - other) & (one - other <= ends[..., 1])
+        covered.append(chances[held].sum())
+    assert min(covered) > 0.93
+    assert np.mean(covered) < 0.97
+    figure(f"Newcombe, 22 against 60 images: {min(covered):.3f} to {max(covered):.3f}")
 
 
 # Two models

@@ -16,7 +16,7 @@ from benchmarks.pictures import photos
 from cache.errors import DatasetError
 from evaluate.timing import FEWEST, MOST, STAGES, size_of, time_models
 from extract.backbones import BACKBONES, Backbone
-from extract.decode import decode_gray
+from extract.decode import Decoding, decode_gray
 from extract.devices import DEVICES, usable_cores
 from extract.engines import ENGINES, Engine, build_engine
 from extract.kept import Shelf
@@ -120,9 +120,9 @@ class TestModels:
         seen = list[Images]()
         computing(seen.append)
         (path,) = photos(tmp_path, 1).rglob("*.jpg")
-        target = Target(toy, "cpu", ("torch",), "fp32", fast)
+        target = Target(toy, "cpu", ("torch",), "fp32", Decoding(fast))
         time_models(target, [nn.Identity()], [path], budget_s=0.01)
-        expected = decode_gray(path.read_bytes(), fast).pixels
+        expected = decode_gray(path.read_bytes(), Decoding(fast)).pixels
         assert all(np.array_equal(image, expected) for images in seen for image in images)
         assert {len(images) for images in seen} == {1, 4, 16, 64}
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from cache.errors import CacheError
 from cache.store import contents, read
-from extract.decode import SIZE, decode_gray
+from extract.decode import SIZE, Decoding, decode_gray
 from extract.load import LoadedBackbone, load_backbone
 from extract.run import extract
 from extract.scan import scan
-from extract.target import Target
-from extract.views import rendered
+from extract.target import Target, decoding_of
+from extract.views import POLICIES, rendered
 from heads.configuration import Configuration
 from heads.grid import Sweep
 from heads.run import train_heads
@@ -37,14 +37,14 @@ def picture(width: int = 300, height: int = 200) -> Image.Image:
 
 def test_an_image_has_always_the_same_views_all_different() -> None:
     data = PATH.read_bytes()
-    first, again = decode_gray(data, views=6), decode_gray(data, views=6)
+    first, again = (decode_gray(data, numbers=range(1, 7)) for _ in range(2))
     views = [first.pixels, *first.views]
     assert {view.shape for view in views} == {(1, SIZE, SIZE)}
     assert all(view.dtype == np.uint8 for view in views)
     assert all(np.array_equal(a, b) for a, b in zip(first.views, again.views, strict=True))
     assert len({view.tobytes() for view in views}) == 7
     assert np.array_equal(first.pixels, decode_gray(data).pixels)
-    fewer = decode_gray(data, views=3).views
+    fewer = decode_gray(data, numbers=range(1, 4)).views
     assert all(np.array_equal(a, b) for a, b in zip(fewer, first.views, strict=False))
 
 
@@ -67,10 +67,35 @@ def test_every_kind_of_change_occurs_and_none_goes_too_far() -> None:
     assert min(seen) > 20
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (40, 40)])
-def test_any_shape_can_be_rendered(size: tuple[int, int]) -> None:
+def test_any_shape_can_be_rendered(size: tuple[int, int], policy: str) -> None:
+    image = Image.new("L", size, 7)
     for number in range(1, 20):
-        assert rendered(Image.new("L", size, 7), b"x" * 32, number, SIZE).shape == (1, SIZE, SIZE)
+        assert rendered(image, b"x" * 32, number, SIZE, policy).shape == (1, SIZE, SIZE)
+
+
+def test_a_strong_view_is_a_random_choice_of_changes() -> None:
+    """Changes are made or not; each flip occurs alone, and hardly ever none at all."""
+    image = picture()
+    image.paste(255, (30, 30, 90, 60))  # so that no flip leaves it as it is
+    small = image.resize((192, 128), Image.Resampling.BILINEAR)  # twice 64 pixels high
+    clean = np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    views = [rendered(image, b"k" * 32, n, 64, "strong")[0].astype(int) for n in range(1, 301)]
+    same = sum(np.array_equal(view, clean) for view in views)
+    assert same < 0.02 * len(views), "a turn or a blur may be next to none"
+    for flipped in (clean[::-1], clean[:, ::-1]):
+        assert any(np.array_equal(view, flipped) for view in views)
+    lit = [view for view in views if abs(int(view.min()) - 30) > 5]
+    assert 0.1 * len(views) < len(lit) < 0.6 * len(views)
+
+
+def test_policies_are_different_caches(toy: LoadedBackbone) -> None:
+    targets = [
+        Target(toy, "cpu", ("torch",), "fp32", Decoding(augmentation=name)) for name in POLICIES
+    ]
+    assert len({target.identity.digest for target in targets}) == len(POLICIES)
+    assert [decoding_of(target.identity).augmentation for target in targets] == list(POLICIES)
 
 
 def test_views_are_rows_of_the_same_cache(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:
@@ -92,7 +117,7 @@ def test_a_view_is_embedded_as_it_is_rendered(
     files = scan(few(2, 1) / "dataset").files
     done = extract_one(toy, files, tmp_path, views=2)
     for file in files:
-        views = decode_gray(file.path.read_bytes(), views=2).views
+        views = decode_gray(file.path.read_bytes(), numbers=(1, 2)).views
         pixels = torch.from_numpy(np.stack(views))
         expected = toy.module(pixels).numpy()
         rows = np.concatenate([read(done.cache, [file.sha256], number) for number in (1, 2)])

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -9,13 +10,14 @@ from urllib.error import URLError
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import VisionTransformer, get_model
 
 from cache.errors import WeightsError, WeightsUnavailableError
-from extract.backbones import BACKBONES
+from extract.backbones import BACKBONES, find_backbone
 from extract.kept import Shelf
 from extract.load import LoadedBackbone, initialise, load_backbone
-from extract.sources import hub_folder
-from extract.weights import tensors_sha256
+from extract.sources import hub_folder, imagenet_file
+from extract.weights import load_state, tensors_sha256
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_the_hubs_folder_is_torchs(
 def state_of(name: str, seed: int) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BACKBONES[name].build(name)
+        model = find_backbone(name).build(name)
         initialise(model)
         return model.state_dict()
 
@@ -126,11 +128,18 @@ def test_every_mismatch_is_named_at_once(tmp_path: Path) -> None:
     del state["bn1.weight"]
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     state["extra"] = torch.zeros(1)
+    state["layer1.0.bn1.bias"][2] = torch.inf
     save_file(state, tmp_path / "bad.safetensors")
     with pytest.raises(WeightsError) as caught:
         load_backbone("resnet18", str(tmp_path / "bad.safetensors"))
-    for part in ("bn1.weight is missing", "conv1.weight is [64, 1, 7, 7]", "extra is unknown"):
+    for part in (
+        "bn1.weight is missing",
+        "conv1.weight is [64, 1, 7, 7], not [64, 3, 7, 7]",
+        "extra is unknown",
+        "layer1.0.bn1.bias holds NaN or infinity",
+    ):
         assert part in str(caught.value)
+    assert str(caught.value).count(";") == 3  # and nothing else
 
 
 def test_weights_of_nan_are_refused(tmp_path: Path) -> None:
@@ -139,6 +148,129 @@ def test_weights_of_nan_are_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match=r"bn1\.weight holds NaN"):
         load_backbone("resnet18", str(tmp_path / "nan.safetensors"))
+
+
+class TestOlderFiles:
+    """What was published before a layer had the tensors, or the names, that it has now."""
+
+    def test_counts_of_batches_may_be_missing(self, tmp_path: Path) -> None:
+        state = state_of("resnet18", 9)
+        older = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        torch.save(older, tmp_path / "older.pth")
+        loaded = load_backbone("resnet18", str(tmp_path / "older.pth"))
+        assert loaded.weights_sha256 == load_backbone("resnet18", "random", 9).weights_sha256
+
+    def test_densenet_had_dots_in_its_names(self, tmp_path: Path) -> None:
+        """features.denseblock1.denselayer1.norm.1.weight, as in torchvision's published file."""
+        older = {
+            re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12])", r"\1.\2", key): tensor
+            for key, tensor in state_of("densenet121", 9).items()
+            if not key.endswith("num_batches_tracked")
+        }
+        assert "features.denseblock1.denselayer1.norm.1.weight" in older
+        torch.save(older, tmp_path / "older.pth")
+        loaded = load_backbone("densenet121", str(tmp_path / "older.pth"))
+        assert loaded.weights_sha256 == load_backbone("densenet121", "random", 9).weights_sha256
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_vision_transformers_had_numbered_linear_layers(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        new, model = (VisionTransformer(32, 16, 1, 2, 8, 16) for _ in range(2))
+        older = {
+            key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+            for key, tensor in new.state_dict().items()
+        }
+        assert len(older.keys() - new.state_dict().keys()) == 4
+        file = tmp_path / f"older{suffix}"
+        save_file(older, file) if suffix == ".safetensors" else torch.save(older, file)
+        load_state(model, file, "heads.head")
+        first, second = (
+            m.state_dict()["encoder.layers.encoder_layer_0.mlp.3.weight"] for m in (new, model)
+        )
+        assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_mnasnet_asks_for_the_version_of_its_file(self, tmp_path: Path, suffix: str) -> None:
+        """A safetensors file has none: it is read as one of now."""
+        state, file = state_of("tv:mnasnet0_5", 9), tmp_path / f"mine{suffix}"
+        save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+        loaded = load_backbone("tv:mnasnet0_5", str(file))
+        assert loaded.weights_sha256 == load_backbone("tv:mnasnet0_5", "random", 9).weights_sha256
+
+    def test_googlenets_auxiliary_classifiers_are_left_out(self, tmp_path: Path) -> None:
+        whole = get_model("googlenet", aux_logits=True, init_weights=False).state_dict()
+        assert "aux1.fc1.weight" in whole
+        save_file(whole, tmp_path / "whole.safetensors")
+        loaded = load_backbone("tv:googlenet", str(tmp_path / "whole.safetensors"))
+        assert torch.equal(
+            loaded.module.state_dict()["network.conv1.conv.weight"], whole["conv1.conv.weight"]
+        )
+
+
+class TestUnpublished:
+    """basic_cnn is for training from scratch: there are no weights of it."""
+
+    def test_imagenet_is_refused(self) -> None:
+        with pytest.raises(WeightsUnavailableError) as caught:
+            load_backbone("basic_cnn", "imagenet")
+        assert "it has no published weights. It is for `python cli.py baseline" in str(caught.value)
+
+    def test_auto_is_random_with_a_notice(self) -> None:
+        loaded = load_backbone("basic_cnn", "auto", 3)
+        assert loaded.weights == "random:3"
+        assert "basic_cnn has RANDOM weights: it has no published" in str(loaded.notice)
+
+
+class TestHuggingFace:
+    """timm's weights: its own folder first, the network only if there is nothing."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """An empty folder of Hugging Face's, and a network that isn't there."""
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        return tmp_path / "models--timm--resnet10t.c3_in1k"
+
+    def test_a_file_that_is_there_is_read(self, folder: Path) -> None:
+        snapshot = folder / "snapshots" / "0123"
+        for path in (snapshot, folder / "refs"):
+            path.mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0123")
+        save_file(state_of("timm:resnet10t", 9), snapshot / "model.safetensors")
+        loaded = load_backbone("timm:resnet10t", "imagenet")
+        assert (loaded.weights, loaded.notice) == ("imagenet", None)
+        expected = load_backbone("timm:resnet10t", "random", 9).weights_sha256
+        assert loaded.weights_sha256 == expected
+
+    def test_without_a_network_the_way_out_is_named(self, folder: Path) -> None:
+        with pytest.raises(WeightsUnavailableError) as caught:
+            load_backbone("timm:resnet10t", "imagenet")
+        for part in (
+            "model.safetensors of timm/resnet10t.c3_in1k can't be downloaded",
+            "https://huggingface.co/timm/resnet10t.c3_in1k/resolve/main/model.safetensors",
+            "--weights PATH",
+        ):
+            assert part in str(caught.value)
+        assert "RANDOM" in str(load_backbone("timm:resnet10t", "auto").notice)
+
+    def test_a_pickle_in_its_folder_is_no_weights_file(self, folder: Path) -> None:
+        snapshot = folder / "snapshots" / "0123"
+        for path in (snapshot, folder / "refs"):
+            path.mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0123")
+        (snapshot / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(), protocol=2))
+        with pytest.raises(WeightsUnavailableError, match="is not in Hugging Face's folder"):
+            imagenet_file("timm:resnet10t", download=False)
+
+
+def test_of_any_torchvision_model_the_published_file_is_named(hub: Path) -> None:
+    with pytest.raises(WeightsUnavailableError) as caught:
+        load_backbone("tv:squeezenet1_1", "imagenet")
+    assert "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth" in str(caught.value)
+    assert str(hub / "squeezenet1_1-b8a52dc0.pth") in str(caught.value)
 
 
 class Trap:

@@ -10,12 +10,12 @@ from evaluate.parity import in_words, parity
 from evaluate.predictions import Predictions
 from evaluate.results import Row
 from evaluate.study import SETTINGS, first_of_each
-from heads.files import head_path, read_info
+from heads.files import FROZEN, head_path, read_info
 
 PLACE = ("pretrained_model", "hardware_type", "numeric_precision", "weights")  # of a cache
 # In what two models are equal that differ in nothing but the device.
 MATCHED = (
-    *("pretrained_model", "classifier_head", "opt_alg"),
+    *("pretrained_model", "classifier_head", "opt_alg", "mode"),
     *(name for name in SETTINGS if name != "engine"),
 )
 
@@ -55,7 +55,8 @@ def device_parity(material: Material) -> list[dict[str, Any]]:
 def _caches(material: Material) -> list[tuple[Row, Cache]]:
     """Return the caches that the study's heads were trained on, by name, each with a row of it."""
     found = []
-    for row in first_of_each(material.study.rows, *PLACE):
+    frozen = [row for row in material.study.rows if row["mode"] == FROZEN]
+    for row in first_of_each(frozen, *PLACE):
         path = head_path(material.workspace.heads, row["head_id"])
         if path.exists():
             found.append((row, open_cache(material.workspace.cache, read_info(path).identity)))

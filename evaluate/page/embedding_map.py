@@ -13,6 +13,7 @@ from evaluate.findings import TRAINING
 from evaluate.page.material import Material
 from evaluate.page.pictures import ACROSS, sheet
 from evaluate.printable import printable
+from evaluate.words import NOT_TRAINED
 
 MOST = 400  # points; more are told apart neither by the eye nor quickly by t-SNE
 FEWEST = 4  # points, below which there is nothing to see
@@ -45,14 +46,15 @@ class Place:
 def embedding_map(material: Material) -> dict[str, Any] | None:
     """Map training and test images by PCA and by t-SNE (van der Maaten & Hinton 2008).
 
-    None where the embeddings or predictions are not there.
+    None where the embeddings or predictions are not there, or the best model's backbone was trained
+    too and has other ones.
 
     Raises:
         CacheError: the cache is damaged.
     """
     best = material.study.best
     info = material.infos.get(best["model_id"])
-    if info is None or best["model_id"] not in material.answers:
+    if info is None or best["model_id"] not in material.answers or best["mode"] not in NOT_TRAINED:
         return None
     cache = open_cache(material.workspace.cache, info.identity)
     stored, every = contents(cache).stored, _places(material)

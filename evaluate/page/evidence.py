@@ -12,7 +12,14 @@ from evaluate.page.material import Material, read_answers
 from evaluate.page.ranking import FILTERS, short_name
 from evaluate.predictions import Predictions
 from evaluate.results import Row
-from evaluate.statistics import SIGNIFICANT, Comparison, compare_all, in_words, paired_bootstrap
+from evaluate.statistics import (
+    SIGNIFICANT,
+    Comparison,
+    compare,
+    compare_all,
+    in_words,
+    paired_bootstrap,
+)
 from evaluate.workspace import Workspace
 
 TOLD = 3  # comparisons that are told in words
@@ -36,7 +43,7 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
     right = np.stack([of_model.argmax(1) == labels for of_model in chances])
     pairs = compare_all(right)
     against = [(rows[j], found, p) for i, j, found, p in pairs if i == 0]
-    limit = _limit([found.interval for _, found, _ in against])
+    limit = limit_of([found.interval for _, found, _ in against])
     rivals = _worth_telling(against)
     best = f"#{rows[0]['model_id']} {short_name(material, rows[0])}"
     return {
@@ -71,12 +78,12 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
 
 
 def effects(material: Material) -> dict[str, Any] | None:
-    """Say what each choice of backbone, device, head and optimizer is worth, over all models."""
+    """Say what each choice, such as that of a backbone, is worth, over all models."""
     rows, right = _all_right(material.study.rows, material.workspace)
     found = factor_effects(rows, right) if len(rows) > 1 else []
     if not found:
         return None
-    limit = _limit([effect.interval for effect in found])
+    limit = limit_of([effect.interval for effect in found])
     return {
         "limit": limit,
         "rows": [
@@ -90,6 +97,22 @@ def effects(material: Material) -> dict[str, Any] | None:
             for effect in found
         ],
     }
+
+
+def compared(first: Row, second: Row, workspace: Workspace) -> Comparison | None:
+    """Compare two models on the images that both answered; None where there are no predictions.
+
+    Raises:
+        ResultsError: predictions are damaged.
+    """
+    one, other = (read_answers(row, workspace) for row in (first, second))
+    if one is None or other is None:
+        return None
+    labels, chances = on_the_same_images([one, other])
+    if not len(labels):
+        return None
+    right = [of_model.argmax(1) == labels for of_model in chances]
+    return compare(right[0], right[1])
 
 
 def on_the_same_images(answers: Sequence[Predictions]) -> tuple[Labels, list[Probabilities]]:
@@ -128,7 +151,7 @@ def bar(value: float, interval: tuple[float, float], limit: float) -> dict[str, 
     return {"middle": round(middle, 2), "low": round(low, 2), "high": round(high, 2)}
 
 
-def _limit(intervals: Sequence[tuple[float, float]]) -> float:
+def limit_of(intervals: Sequence[tuple[float, float]]) -> float:
     """Return the next ten points that no finite end of an interval exceeds."""
     ends = [abs(end) for interval in intervals for end in interval if end == end]
     return float(max(np.ceil(max([*ends, 0.0]) * 10 - 1e-9), 1) / 10)

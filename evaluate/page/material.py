@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache.errors import ResultsError
-from evaluate.baseline import Published
+from evaluate.choice import NO_LIMITS, Limits
 from evaluate.findings import Audit, audit_path, read_audit
 from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.printable import printable
+from evaluate.published import Published
 from evaluate.results import Row
 from evaluate.study import Study, confusion, first_of_each
 from evaluate.workspace import Workspace
@@ -20,7 +21,8 @@ BACKBONES_DRAWN = 8
 @dataclass(frozen=True)
 class Material:
     """answers, infos: predictions and head files by model_id, of the models drawn and the best of
-    each backbone, as far as they are there. audit: of the study's images, if there is one.
+    each backbone, as far as they are there. audit: of the study's images, if there is one. limits:
+    of what a model may cost, if any were given.
     """
 
     study: Study
@@ -29,6 +31,7 @@ class Material:
     infos: Mapping[int, HeadInfo]
     audit: Audit | None
     published: tuple[Published, ...]
+    limits: Limits = NO_LIMITS
 
     @property
     def drawn(self) -> tuple[Row, ...]:
@@ -57,7 +60,12 @@ def champions(study: Study) -> list[Row]:
     return first_of_each(study.rows, "pretrained_model")[:BACKBONES_DRAWN]
 
 
-def gather(study: Study, workspace: Workspace, published: tuple[Published, ...] = ()) -> Material:
+def gather(
+    study: Study,
+    workspace: Workspace,
+    published: tuple[Published, ...] = (),
+    limits: Limits = NO_LIMITS,
+) -> Material:
     """Read what a study's sections are made from.
 
     Raises:
@@ -73,6 +81,7 @@ def gather(study: Study, workspace: Workspace, published: tuple[Published, ...] 
         {key: info for key, info in infos.items() if info},
         _audit(study.best, workspace),
         published,
+        limits,
     )
 
 

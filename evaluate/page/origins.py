@@ -7,6 +7,7 @@ from evaluate.page.material import Material
 from evaluate.printable import printable
 from evaluate.results import Row
 from evaluate.workspace import Workspace
+from heads.files import FROZEN
 
 
 def provenance(material: Material) -> list[tuple[str, str]]:
@@ -29,7 +30,7 @@ def provenance(material: Material) -> list[tuple[str, str]]:
     ]
     if best["cv_accuracy"] == best["cv_accuracy"]:
         notes.append(("judged by folds", _folds(best)))
-    if info := material.infos.get(best["model_id"]):
+    if (info := material.infos.get(best["model_id"])) and best["mode"] == FROZEN:
         notes += _of_cache(open_cache(material.workspace.cache, info.identity))
     return [(name, printable(str(value))) for name, value in notes]
 

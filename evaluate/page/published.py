@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from evaluate.baseline import Published, comparable, ours, with_leaked
 from evaluate.page.material import Material
 from evaluate.page.ranking import model
+from evaluate.published import Published, comparable, ours, with_leaked
 from evaluate.statistics import accuracy_interval
 
 

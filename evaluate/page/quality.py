@@ -10,9 +10,10 @@ from evaluate.charts import Chart, Line, Mark, shade, shares, thinned
 from evaluate.metrics import log_odds
 from evaluate.page.material import Material
 from evaluate.page.ranking import heat_map, model, short_name
+from evaluate.printable import printable
 from evaluate.results import Row
 from evaluate.statistics import accuracy_interval
-from evaluate.study import confusion
+from evaluate.study import confusion, confusions
 
 MAX_CLASSES = 30  # that a matrix is drawn of, cell by cell
 MAX_CURVES = 8  # in one chart
@@ -25,14 +26,14 @@ def quality(material: Material) -> dict[str, Any]:
     return {
         "bars": [model(material, row) for row in material.drawn],
         "left_out": len(material.study.rows) - len(material.drawn),
-        "confusions": confusions(material),
+        "confusions": matrices(material),
         "roc": roc(material),
         "calibration": calibration(material),
         "heat": heat_map(material),
     }
 
 
-def confusions(material: Material) -> list[dict[str, Any]]:
+def matrices(material: Material) -> list[dict[str, Any]]:
     """Return the confusion matrix and the classes' scores of the best model of each backbone."""
     return [model(material, row) | _matrix(row, material.classes) for row in material.champions]
 
@@ -54,19 +55,15 @@ def _matrix(row: Row, classes: list[str]) -> dict[str, Any]:
     ]
     return {
         "matrix": cells if drawn else None,
-        "confused": [] if drawn else _most_confused(counts, classes),
+        "confused": [] if drawn else _confused(row),
         "classes": _classes(counts, classes),
     }
 
 
-def _most_confused(counts: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:
-    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
-    places = [divmod(int(place), len(counts)) for place in order]
+def _confused(row: Row) -> list[dict[str, Any]]:
     return [
-        {"true": classes[i], "predicted": classes[j], "count": int(wrong[i, j])}
-        for i, j in places
-        if wrong[i, j]
+        {"true": printable(true), "predicted": printable(said), "count": count, "of": total}
+        for true, said, count, total in confusions(row)[:CONFUSED]
     ]
 
 

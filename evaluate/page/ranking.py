@@ -14,14 +14,18 @@ from evaluate.study import (
     is_random,
     right_answers,
 )
+from heads.files import FROZEN
 
 MAX_ROWS = 64  # of the heat map
+GROUPED = ("classifier_head", "opt_alg", "mode", "hardware_type")
+FEW, IN_GROUP, MAX_GROUPS = 10, 5, 24  # models, of a group, groups
 # What the table can be filtered by: column of results.csv, and in words.
 FILTERS = {
     "pretrained_model": "backbone",
     "hardware_type": "device",
     "classifier_head": "head",
     "opt_alg": "optimizer",
+    "mode": "mode",
 }
 
 
@@ -33,10 +37,35 @@ def ranking(material: Material) -> dict[str, Any]:
             model(material, row) | {"rank": rank} for rank, row in enumerate(study.rows, start=1)
         ],
         "filters": FILTERS,
+        "modes": any(row["mode"] != FROZEN for row in study.rows),
         "settings": any(study.settings(row) for row in study.rows),
         "seeds": [
             {"name": configuration_name(dict(found.row)), "found": found}
             for found in over_seeds(study.rows)
+        ],
+        "groups": best_of_groups(material),
+    }
+
+
+def best_of_groups(material: Material) -> dict[str, Any] | None:
+    """Show the first models of each head, optimizer, mode and device, as far as these differ; None
+    where there is one group only, or few models at all.
+    """
+    rows, groups = material.study.rows, dict[tuple[str, ...], list[Row]]()
+    varying = [name for name in GROUPED if len({row[name] for row in rows}) > 1]
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in varying), []).append(row)
+    if len(groups) < 2 or len(rows) <= FEW:
+        return None
+    shown = list(groups.items())[:MAX_GROUPS]
+    return {
+        "names": [FILTERS[name] for name in varying],
+        "first": IN_GROUP,
+        "left_out": len(groups) - len(shown),
+        "rows": [
+            {"key": key, "place": place, "name": short_name(material, row), "row": row}
+            for key, them in shown
+            for place, row in enumerate(them[:IN_GROUP], start=1)
         ],
     }
 
@@ -59,6 +88,8 @@ def short_name(material: Material, row: Row) -> str:
     name = f"{row['pretrained_model']} · {row['classifier_head']}"
     if row["opt_alg"] != "none":
         name += f" · {row['opt_alg']}"
+    if row["mode"] != FROZEN:
+        name += f" · {row['mode']}"
     devices = {other["hardware_type"] for other in material.study.rows}
     return f"{name} · {row['hardware_type']}" if len(devices) > 1 else name
 

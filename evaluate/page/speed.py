@@ -42,9 +42,19 @@ def trade_off(material: Material) -> dict[str, Any] | None:
     )
     return {
         "chart": chart,
-        "rows": [model(material, row) | {"front": i in best} for i, row in enumerate(rows)],
+        "rows": [
+            model(material, row) | {"front": i in best} | _at_best(row)
+            for i, row in enumerate(rows)
+        ],
         "left_out": len(material.study.rows) - len(rows),
     }
+
+
+def _at_best(row: Row) -> dict[str, Any]:
+    """Return how long an image takes in batches of the size that is fastest, and that size."""
+    rates = _by_batch(row)
+    batch = max(rates, key=lambda size: rates[size], default=None)
+    return {"batch": batch, "batch_ms": 1000 / rates[batch] if batch else None}
 
 
 def _steps(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

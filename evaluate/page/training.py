@@ -5,6 +5,7 @@ from typing import Any
 from evaluate.charts import Chart, Line, linear, shares, thinned
 from evaluate.page.material import Material
 from evaluate.results import Row
+from heads.files import FROZEN
 
 MAX_CURVES = 8  # heads in one chart
 
@@ -60,4 +61,5 @@ def _epochs(material: Material, row: Row) -> dict[str, Any]:
 
 
 def _head_name(row: Row) -> str:
-    return f"#{row['model_id']} {row['classifier_head']} · {row['opt_alg']}"
+    name = f"#{row['model_id']} {row['classifier_head']} · {row['opt_alg']}"
+    return name if row["mode"] == FROZEN else f"{name} · {row['mode']}"

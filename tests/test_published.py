@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cache.errors import ResultsError
-from evaluate.baseline import comparable, ours, read_published, with_leaked
+from evaluate.published import comparable, ours, read_published, with_leaked
 from tests.reported import row
 
 

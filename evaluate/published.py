@@ -10,6 +10,7 @@ import pandas as pd
 from cache.errors import ResultsError
 from evaluate.results import ANY_NAME, Row
 from extract.backbones import ALIASES
+from heads.files import FROZEN
 
 NEEDED = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg"),
@@ -75,11 +76,11 @@ def read_published(path: Path) -> list[Published]:
 
 
 def ours(published: Published, rows: Sequence[Row]) -> Row | None:
-    """Return our model of the same backbone, device, head and optimizer: of several, the first of
-    these rows, which are ranked by validation.
+    """Return our frozen model of the same backbone, device, head and optimizer: of several, the
+    first of these rows, which are ranked by validation.
     """
-    wanted = (published.backbone, published.device, published.head, published.optimizer)
-    names = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg")
+    wanted = (published.backbone, published.device, published.head, published.optimizer, FROZEN)
+    names = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg", "mode")
     return next((row for row in rows if tuple(row[name] for name in names) == wanted), None)
 
 

@@ -1,0 +1,111 @@
+"""The commands that look after cached embeddings: `cli.py cache …`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cache.errors import CacheError
+from evaluate import steps
+from evaluate.options import takes
+from evaluate.terminal import bar, say, warn
+
+
+@click.group("cache")
+def caches() -> None:
+    """Look after the cached embeddings."""
+
+
+@caches.command()
+@takes("workspace")
+def ls(workspace: Path) -> None:
+    """Say what each cache holds, whose it is, and how it came to be."""
+    from evaluate.inventory import describe
+    from evaluate.workspace import Workspace
+
+    for cache in steps.find(Workspace(workspace)):
+        say("\n".join(describe(cache)))
+
+
+@caches.command()
+@takes("workspace")
+def verify(workspace: Path) -> None:
+    """Read every cached number and hold it against its checksum."""
+    from cache.verify import verify
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    place.require()
+    with bar("Verifying", "segments") as progress:
+        found = list(verify(place.cache, progress))
+    if not found:
+        raise CacheError(f"{place.cache} has no cache: run extract first, or see --workspace")
+    damage = [error for _, error in found if error]
+    for error in damage:
+        warn(str(error))
+    if damage:
+        raise CacheError(
+            f"{len(damage)} of {len(found)} segments are damaged; all others are whole"
+        )
+    say(f"{len(found)} segment(s) in {place.cache}: every one is as it was written")
+
+
+@caches.command()
+@takes("workspace", "arch", "only_device")
+def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
+    """Make one file of each cache's segments, which is read without copying."""
+    from cache.compact import compact
+    from evaluate.workspace import Workspace
+
+    for cache in steps.find(Workspace(workspace), arch, device):
+        before = len(cache.segments)
+        with bar(f"Compacting {cache.identity.name}", "rows") as progress:
+            path = compact(cache, progress=progress)
+        say(f"{before} segment(s) → {path}")
+
+
+@caches.command()
+@takes("dataset", "test", "workspace", "arch", "only_device", "yes")
+@click.pass_context
+def prune(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
+    device: list[str], yes: bool,
+) -> None:  # fmt: skip
+    """Drop the rows of images that are gone: neither in these folders nor in any seen before."""
+    from cache.compact import compact
+    from evaluate.prune import gone, images_there
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    found = steps.find(place, arch, device)
+    there = images_there(steps.scan_present(ctx, dataset, test, place), place.scan_table)
+    drop = {cache.folder: gone(cache, there) for cache in found}
+    for cache in found:
+        say(f"{cache.identity.name}: {len(drop[cache.folder])} image(s) are gone")
+    if not any(drop.values()):
+        return
+    if not yes:
+        click.confirm("Drop their rows?", abort=True)
+    for cache in found:
+        if drop[cache.folder]:
+            with bar(f"Pruning {cache.identity.name}", "rows") as progress:
+                compact(cache, drop[cache.folder], progress)
+
+
+@caches.command("export")
+@takes("out", "dataset", "test", "workspace", "arch", "only_device")
+@click.pass_context
+def export_rows(
+    ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path,
+    arch: list[str], device: list[str],
+) -> None:  # fmt: skip
+    """Write the cached rows, with paths and labels, for other tools."""
+    from evaluate.export import export
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    found = steps.find(place, arch, device)
+    images = {f.sha256: f for s in steps.scan_present(ctx, dataset, test, place) for f in s.unique}
+    for path in export(found, images, out):
+        say(f"Written: {path}")

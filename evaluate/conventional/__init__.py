@@ -1,0 +1,1 @@
+"""Whole networks trained in the ordinary way: what freezing is measured against."""

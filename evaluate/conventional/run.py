@@ -1,0 +1,240 @@
+"""A backbone, a head's configuration and labelled images → a model that was trained as a whole."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from safetensors.torch import save_file
+
+from cache.atomic import replacing
+from cache.errors import GridError, HeadError
+from cache.identity import file_name
+from cache.progress import Progress, silent
+from cache.segments import Failure
+from evaluate.conventional.modes import MODES, check_start
+from evaluate.conventional.network import build_network, placed
+from evaluate.conventional.pictures import readable
+from evaluate.conventional.training import NO_AUGMENTATION, Course, Training
+from evaluate.reload import TRAINED, network_path
+from evaluate.workspace import Workspace
+from extract.devices import torch_device
+from extract.scan import ImageFile, ImageSet
+from extract.stopping import stoppable
+from extract.target import Target
+from heads.architectures import HEADS, folded
+from heads.configuration import Configuration, fingerprint
+from heads.files import HeadInfo, Network, SavedHead, Selection, read_info, save_head
+from heads.splits import NO_GROUPS, Groups
+from heads.temperature import fit_temperature
+from heads.together import Labelled
+from heads.train import Data, as_pass
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A model that was trained as a whole: its head, which says where its backbone lies. already:
+    it was there, and nothing was trained. failures: images that could not be decoded.
+    """
+
+    head: SavedHead
+    already: bool
+    failures: tuple[Failure, ...]
+
+
+def train_network(
+    target: Target,
+    configuration: Configuration,
+    mode: str,
+    training: ImageSet,
+    place: Workspace,
+    groups: Groups = NO_GROUPS,
+    augmentation: str = NO_AUGMENTATION,
+    progress: Progress = silent,
+) -> TrainedNetwork:
+    """Train a backbone and a head as one network, unless it was done before.
+
+    target: the backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast; its
+    engines are for later. mode: of MODES. groups: of near duplicates, which the split does not
+    divide. augmentation: the policy by which each image is changed anew in every epoch, or `none`.
+    progress counts images: all are decoded once at first, then run through the network in every
+    epoch, to train and to validate. Killed or stopped, the same call goes on from a checkpoint; on
+    the CPU, it ends with the same weights to the last bit.
+
+    Raises:
+        GridError, HeadError: this can't be trained in this way, on these images; or it diverged.
+        WeightsError: the mode can't start from the backbone's weights.
+        DeviceError: the device can't be used here.
+        DatasetError: an image has changed while it was trained on.
+        OSError: the disk is full.
+        KeyboardInterrupt: the user asked to stop; a checkpoint is there.
+    """
+    _check(configuration, mode)
+    check_start(mode, target.backbone)
+    where = torch_device(target.device)
+    told = _Told(progress, len(training.unique) * (1 + configuration.epochs))
+    files, failures = readable(training, target.decoding, told.advance)
+    network = Network(
+        "", mode, target.backbone.weights, augmentation, target.precision, target.device
+    )
+    begun = _begun(target, configuration, training, files, groups, network)
+    if saved := _kept(place, begun):
+        return TrainedNetwork(saved, True, failures)
+    run = _prepared(begun, target, files, groups, where, place)
+    run.resume()
+    told.expect(run.remaining)
+    saved = _save(place, _finished(begun, run, told), run)
+    run.checkpoint.unlink(missing_ok=True)
+    return TrainedNetwork(saved, False, failures)
+
+
+class _Told:
+    """Tells progress of images, of which there may turn out to be others than was thought."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.done, self.total = progress, 0, total
+
+    def advance(self, images: int) -> None:
+        self.done += images
+        self.progress(self.done, self.total)
+
+    def expect(self, images: int) -> None:
+        self.total = self.done + images
+
+
+def _check(configuration: Configuration, mode: str) -> None:
+    """Make sure that a configuration can be trained in the ordinary way."""
+    if HEADS[configuration.head].fitted:
+        raise HeadError(
+            f"--head {configuration.head} is fitted at once, to embeddings that do not change; "
+            "choose one that is trained by an optimizer"
+        )
+    if configuration.views and configuration.balance != "augment":
+        raise GridError(
+            "--views: a whole network sees another view of each image in every epoch: choose them "
+            "by --augmentation, and leave --views out"
+        )
+    if configuration.batch_size == 1 and MODES[mode].trains_backbone:
+        raise GridError("--batch-size 1: batch norm needs two images or more")
+
+
+def _begun(
+    target: Target,
+    configuration: Configuration,
+    training: ImageSet,
+    files: Sequence[ImageFile],
+    groups: Groups,
+    network: Network,
+) -> HeadInfo:
+    """Return what is known of a head before it is trained; its training gets its name."""
+    identity, labels = target.identity, {file.sha256: file.label for file in files}
+    images = fingerprint(labels, groups)
+    key = json.dumps([asdict(configuration), identity.digest, images, asdict(network)])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    sizes = Counter(groups[key] for key in labels.keys() & groups.keys())
+    return HeadInfo(
+        configuration=configuration,
+        identity=identity,
+        classes=tuple(sorted(set(labels.values()))),
+        dataset=training.name,
+        dataset_fingerprint=fingerprint(training.labels),
+        images_fingerprint=images,
+        n_groups=sum(size > 1 for size in sizes.values()),
+        weights=network.start,
+        n_training=0,
+        n_validation=0,
+        training_seconds=0.0,
+        embedding_seconds=0.0,
+        curves={},
+        epoch=0,
+        temperature=1.0,
+        selection=Selection(),
+        network=replace(network, name=f"{file_name(identity.backbone)}-{network.mode}-{digest}"),
+    )
+
+
+def _prepared(
+    begun: HeadInfo,
+    target: Target,
+    files: tuple[ImageFile, ...],
+    groups: Groups,
+    where: str,
+    place: Workspace,
+) -> Training:
+    """Return the training of a head and its backbone, before its first epoch."""
+    network, configuration, decoding = _network_of(begun), begun.configuration, target.decoding
+    labels = torch.tensor([begun.classes.index(file.label) for file in files])
+    rows = Labelled(torch.empty(1, len(files), 0), labels, len(begun.classes))
+    mine = {file.sha256: groups[file.sha256] for file in files if file.sha256 in groups}
+    data = Data({file.sha256: file.label for file in files}, rows, mine)
+    if network.augmentation != NO_AUGMENTATION:
+        decoding = replace(decoding, augmentation=network.augmentation)
+    course = Course(
+        configuration, files, labels, len(begun.classes), as_pass([configuration], data), decoding,
+        network.augmentation, target.precision, where,
+    )  # fmt: skip
+    whole = build_network(
+        target.backbone.module, configuration, begun.identity.embedding_dim, course.classes,
+        MODES[network.mode].trains_backbone,
+    )  # fmt: skip
+    checkpoint = place.networks / f"{network.name}.checkpoint.safetensors"
+    return Training(course, placed(whole, where, target.precision), checkpoint)
+
+
+def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
+    """Train to the end, and return what is known of the head then; its backbone's file aside."""
+    with stoppable() as stopped:
+        epoch = run.run(stopped, told.advance)
+        told.expect(len(run.held_out))  # patience may have spared epochs
+        logits = run.answers(stopped, told.advance).double().numpy()
+    labels = run.labels[run.held_out].numpy()
+    return replace(
+        begun,
+        n_training=len(run.course.files) - len(labels),
+        n_validation=len(labels),
+        training_seconds=run.seconds,
+        curves=run.curves,
+        epoch=epoch,
+        temperature=fit_temperature(logits, labels),
+    )
+
+
+def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
+    """Write the backbone, if it was trained, and then the head: where it is, both are."""
+    from extract.weights import tensors_sha256
+
+    network, whole = _network_of(info), run.network.cpu()
+    if MODES[network.mode].trains_backbone:
+        backbone = whole.backbone.get_submodule("network")
+        sha256 = tensors_sha256(backbone)
+        identity = replace(info.identity, weights_sha256=sha256)
+        info = replace(info, identity=identity, weights=f"{TRAINED}:{network.name}")
+        state = {name: t.contiguous().clone() for name, t in backbone.state_dict().items()}
+        with replacing(network_path(place, network.name)) as temporary:
+            save_file(state, temporary)
+    head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}
+    return SavedHead(save_head(place.heads, info, head), info)
+
+
+def _kept(place: Workspace, begun: HeadInfo) -> SavedHead | None:
+    """Return the head of this training, if it is there with all that belongs to it."""
+    network = _network_of(begun)
+    trained = network_path(place, network.name)
+    if MODES[network.mode].trains_backbone and not trained.exists():
+        return None
+    kind = begun.id.rpartition("-")[0]  # its digits depend on what the backbone becomes
+    for path in sorted(place.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
+        info = read_info(path)
+        if info.network == network:
+            return SavedHead(path, info)
+    return None
+
+
+def _network_of(info: HeadInfo) -> Network:
+    assert info.network is not None  # noqa: S101 - of a head of ours
+    return info.network

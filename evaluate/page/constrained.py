@@ -1,0 +1,42 @@
+"""The best model within limits of latency and size, and what it gives up."""
+
+from typing import Any
+
+from evaluate.choice import Limits, choose, describe_choice, limits_in_words, nearest, size_mb
+from evaluate.page.evidence import compared
+from evaluate.page.material import Material
+from evaluate.page.ranking import model
+from evaluate.printable import printable
+from evaluate.study import Study
+from evaluate.workspace import Workspace
+
+
+def choice_in_words(study: Study, limits: Limits, workspace: Workspace) -> str:
+    """Say which model is the best within the limits, and what it gives up; see `describe_choice`.
+
+    Raises:
+        ResultsError: predictions are damaged.
+    """
+    chosen = choose(study.rows, limits)
+    against = None
+    if chosen is not None and chosen is not study.best:
+        against = compared(chosen, study.best, workspace)
+    return describe_choice(study, limits, against)
+
+
+def constrained(material: Material) -> dict[str, Any] | None:
+    """Show the model that fits, or those that come nearest, and the best; None without limits."""
+    study, limits = material.study, material.limits
+    if not limits.given:
+        return None
+    chosen = choose(study.rows, limits)
+    near = nearest(study.rows, limits) if chosen is None else {"chosen": chosen}
+    shown = near | {"best of all": study.best}
+    return {
+        "limits": limits_in_words(limits),
+        "words": printable(choice_in_words(study, limits, material.workspace)),
+        "rows": [
+            model(material, row) | {"which": which, "mb": size_mb(row)}
+            for which, row in shown.items()
+        ],
+    }

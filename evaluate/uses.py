@@ -1,0 +1,85 @@
+"""The steps that commands for using a model are made of: predict and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import HeadError, UnreadableImageError
+from evaluate.terminal import bar, say, warn
+
+if TYPE_CHECKING:
+    from evaluate.workspace import Workspace
+
+
+def predict(
+    given: Sequence[Path], model: str, place: Workspace, out: Path | None, heatmap: Path | None,
+    weights: str, engine: str | None,
+) -> None:  # fmt: skip
+    """Classify files by a model, and print or write what it says."""
+    from evaluate.predict import as_csv, check_out, find_model, listed, predict, write_answers
+    from evaluate.reload import reload_target
+    from extract.target import engines_folder
+
+    check_out(out)
+    model_id, saved = find_model(place, model)
+    info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
+    say(
+        f"Model {model_id}: {info.identity.backbone} on {info.identity.device}, "
+        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
+        f"{info.dataset} ({', '.join(info.classes)})",
+        err=True,
+    )
+    target = reload_target(info, weights, engine, place)
+    with bar("Embedding", "rows") as progress:
+        found = predict(paths, saved, target, place, progress, shelf)
+    for each in found:
+        if each.error:
+            warn(f"{each.path}: {each.error}")
+    if out:
+        write_answers(out, found, info, model_id)
+        say(f"Written: {out}", err=True)
+    else:
+        say(as_csv(found, info.classes).rstrip())
+    answered = [each for each in found if not each.error]
+    if not answered:
+        raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")
+    doubted = sum(bool(each.doubt) for each in answered)
+    say(f"{len(answered)} image(s) classified, {doubted} of them to be doubted", err=True)
+    if answered[0].doubt is None:
+        warn(
+            f"Model {model_id}: its doubt was never measured; `cli.py evaluate` does it for the "
+            "best of the models that it measures"
+        )
+    if heatmap:
+        from evaluate.heatmaps import write_heatmaps
+
+        with bar("Activation maps", "images") as progress:
+            images = [Path(each.path) for each in answered]
+            count = write_heatmaps(images, saved, target, heatmap, progress)
+        say(f"{count} activation map(s) in {heatmap}", err=True)
+
+
+def export(model: str, file_format: str, out: Path, place: Workspace, weights: str) -> None:
+    """Write a model as one file, and say how near it answers to the model put together here."""
+    from evaluate.model_file import export_model
+    from evaluate.page.material import read_answers
+    from evaluate.predict import find_model
+    from evaluate.reload import reload_backbone
+    from evaluate.study import studies
+
+    model_id, saved = find_model(place, model)
+    rows = [row for study in studies(place.results) for row in study.rows]
+    row = next(row for row in rows if row["model_id"] == int(model_id))
+    info = saved.info
+    answers = read_answers(row, place)
+    if answers is None:
+        raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
+    backbone = reload_backbone(info.identity, info.weights, weights, place)
+    written = export_model(backbone, saved, row, answers, file_format, out)
+    say("Written: " + ", ".join(map(str, written.files)))
+    say(
+        f"Run by itself, it answers {written.check.images} test images within "
+        f"{written.check.difference:.1g} of the model put together here"
+    )

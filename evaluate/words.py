@@ -1,0 +1,6 @@
+"""Words of `results.csv` that are compared with. Without pandas: `predict` needs them too."""
+
+from heads.files import FROZEN
+
+STUDYS_OWN = "-"  # `also` of a row on the study's own test set
+NOT_TRAINED = (FROZEN, "transfer")  # modes in which the backbone keeps the weights it began with

@@ -1,0 +1,79 @@
+"""What training draws at random, in this order: an epoch's views, its batches, and each batch's
+dropout masks. All from one generator of a configuration's seed, so that whoever draws the same way
+trains on the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from heads.architectures import HEADS
+from heads.configuration import Configuration
+
+
+def views_of(rows: int, views: int, generator: Generator) -> Tensor:
+    """Draw each row's view for an epoch, int64 [N]: 0, the clean one, to `views`."""
+    return torch.randint(views + 1, (rows,), generator=generator)
+
+
+def odds_of(labels: Tensor) -> Tensor:
+    """Return how likely each row is drawn, if all classes shall be equally likely: float64 [P].
+
+    labels: int64 [P], of the rows that batches are drawn from.
+    """
+    sizes = torch.bincount(labels)
+    return 1.0 / sizes[labels].double()
+
+
+def batches_of(
+    pool: Tensor, batch_size: int, odds: Tensor | None, generator: Generator
+) -> Sequence[Tensor]:
+    """Draw an epoch's batches of row numbers, int64 each; the last may be smaller.
+
+    pool: int64 [P], the rows there are. odds: None, each row comes once; else as many are drawn
+    with replacement, by these odds.
+    """
+    if odds is None:
+        order = torch.randperm(len(pool), generator=generator)
+    else:
+        order = odds.multinomial(len(pool), replacement=True, generator=generator)
+    return torch.split(pool[order], batch_size)
+
+
+def masks_of(rows: int, head: str, generator: Generator) -> list[Tensor]:
+    """Draw what dropout leaves of a batch: for each hidden layer of a head, bool [B, width].
+
+    What is left is divided by 1 - rate, as `torch.nn.Dropout` does.
+    """
+    entry = HEADS[head]
+    return [
+        torch.rand(rows, width, generator=generator) >= rate
+        for width, rate in zip(entry.hidden, entry.dropout, strict=True)
+    ]
+
+
+def row_weights(
+    configurations: Sequence[Configuration],
+    training: Tensor,
+    labels: Tensor,
+    classes: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What each row counts for in each head's loss, [N, K]: 0 if it is not trained on; 1, or the
+    mean class size by the size of its class. A batch's loss is the mean by these weights.
+
+    training: bool [K, N]. labels: int64 [N].
+    """
+    weights = training.t().to(dtype)
+    ones = one_hot(labels, classes).to(weights)
+    for number, configuration in enumerate(configurations):
+        if configuration.balance == "weights":
+            sizes = weights[:, number] @ ones
+            present = int((sizes > 0).sum())
+            of_class = sizes.sum() / (present * sizes.clamp(min=1))
+            weights[:, number] *= of_class[labels]
+    return weights

@@ -1,0 +1,296 @@
+"""Whole-network training: what is drawn, shown and refused; frozen, it trains what heads are."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cache.errors import DatasetError, GridError, HeadError, WeightsError
+from cache.store import Cache
+from evaluate.conventional import training
+from evaluate.conventional.modes import MODES, check_start, starting_weights
+from evaluate.conventional.pictures import batches_of_pixels, readable
+from evaluate.conventional.run import TrainedNetwork, train_network
+from evaluate.conventional.training import joined
+from evaluate.workspace import Workspace
+from extract.decode import AS_USUAL, Decoding, decode_gray
+from extract.load import LoadedBackbone, load_backbone
+from extract.scan import ImageSet, scan
+from extract.target import Target
+from extract.views import LARGEST_NUMBER, POLICIES
+from heads.configuration import Configuration
+from heads.files import SavedHead, load_head
+from heads.grid import Sweep
+from heads.run import train_heads
+from tests.toy import extract_one
+
+Few = Callable[[int, int], Path]
+Pairs = list[list[tuple[int, int]]]
+
+
+def nobody(images: int) -> None:
+    """Be told of progress."""
+
+
+@pytest.fixture(scope="module")
+def lite() -> LoadedBackbone:
+    return load_backbone("efficientnet_lite0", "imagenet")
+
+
+@pytest.fixture
+def images(few: Few) -> ImageSet:
+    """Eight images of one class, and five of another."""
+    folder = few(8, 0) / "dataset"
+    for path in sorted((folder / "not_gel").iterdir())[5:]:
+        path.unlink()
+    return scan(folder)
+
+
+def target(backbone: LoadedBackbone, precision: str = "fp32", device: str = "cpu") -> Target:
+    return Target(backbone, device, (), precision)
+
+
+def logits_of(saved: SavedHead, rows: Tensor) -> Tensor:
+    found: Tensor = load_head(saved)(rows)
+    return found
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of logits, relative to the largest of them."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Pairs]:
+    """Note which views of which images are asked for, in which batches."""
+    noted: list[Pairs] = []
+    original = batches_of_pixels
+
+    def noting(files: Any, batches: Any, decoding: Decoding) -> Any:
+        noted.append([list(batch) for batch in batches])
+        return original(files, batches, decoding)
+
+    monkeypatch.setattr(training, "batches_of_pixels", noting)
+    return noted
+
+
+class TestAgreement:
+    """Trained in the ordinary way behind a frozen backbone, a head is the one on cached rows.
+
+    With batch norm by SGD: where a gradient is nothing but rounding, Adam makes full steps.
+    """
+
+    @pytest.mark.parametrize(
+        ("head", "optimizer"), [("single", "adam"), ("multi", "adam"), ("mlp-gelu", "sgd")]
+    )
+    def test_real_images_and_weights(
+        self,
+        head: str,
+        optimizer: str,
+        few: Few,
+        tmp_path: Path,
+        caches: dict[str, Cache],
+        lite: LoadedBackbone,
+    ) -> None:
+        images = scan(few(5, 0) / "dataset")
+        configuration = Configuration(head, optimizer, epochs=2, batch_size=4)
+        frozen = train_heads(
+            caches["cpu"], images.labels, "", Sweep((configuration,)), tmp_path / "frozen"
+        ).heads[0]
+        whole = train_network(target(lite), configuration, "transfer", images, Workspace(tmp_path))
+        info = whole.head.info
+        assert info.identity == frozen.info.identity
+        assert (info.weights, info.mode, frozen.info.mode) == ("imagenet", "transfer", "frozen")
+        for name, curve in frozen.info.curves.items():
+            assert info.curves[name] == pytest.approx(curve, rel=1e-4)
+        rows = torch.randn(50, 1280, generator=torch.Generator().manual_seed(0)).abs()
+        assert apart(logits_of(whole.head, rows), logits_of(frozen, rows)) < 1e-4
+        assert info.temperature == pytest.approx(frozen.info.temperature, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"balance": "weights", "optimizer": "sgd", "nesterov": True, "weight_decay": 0.01},
+            {"balance": "sampling", "optimizer": "adamw", "weight_decay": 0.1},
+            {"balance": "augment", "views": 2, "head": "multi"},
+            {"schedule": "cosine", "warmup": 1, "learning_rate": 0.1, "seed": 3},
+            {"patience": 1, "learning_rate": 5.0, "epochs": 8, "head": "multi"},
+            {"batch_size": 9, "head": "mlp-gelu", "optimizer": "sgd"},  # of 10: a last batch of one
+        ],
+        ids=lambda settings: "-".join(map(str, settings.values())),
+    )
+    def test_every_setting(
+        self, settings: dict[str, Any], toy: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        usual: dict[str, Any] = {"head": "single", "optimizer": "adam", "epochs": 3}
+        configuration = Configuration(**(usual | {"batch_size": 4} | settings))
+        cache = extract_one(toy, images.files, tmp_path / "cache", views=2).cache
+        groups = {images.files[0].sha256: 1, images.files[1].sha256: 1}
+        sweep = Sweep((configuration,), configuration.seed)
+        frozen = train_heads(
+            cache, images.labels, "", sweep, tmp_path / "frozen", groups=groups
+        ).heads[0]
+        whole = train_network(
+            target(toy), configuration, "transfer", images, Workspace(tmp_path), groups
+        ).head
+        rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        assert apart(logits_of(whole, rows), logits_of(frozen, rows)) < 1e-4
+        assert whole.info.epoch == frozen.info.epoch
+        for field in ("n_training", "n_validation", "n_groups", "images_fingerprint", "classes"):
+            assert getattr(whole.info, field) == getattr(frozen.info, field)
+
+    def test_an_unreadable_image_costs_itself_only(
+        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        (images.folder / "gel" / "broken.png").write_bytes(b"no picture")
+        Image.new("L", (9, 9)).save(images.folder / "gel" / "gone.png")
+        listed = scan(images.folder)
+        (images.folder / "gel" / "gone.png").unlink()
+        configuration = Configuration("single", "adam", epochs=2, batch_size=4)
+        cache = extract_one(toy, listed.files, tmp_path / "cache").cache
+        usable = {k: v for k, v in listed.labels.items() if k in images.labels}
+        frozen = train_heads(cache, usable, "", Sweep((configuration,)), tmp_path / "frozen").heads[
+            0
+        ]
+        whole = train_network(target(toy), configuration, "transfer", listed, Workspace(tmp_path))
+        assert sorted(Path(f.path).name for f in whole.failures) == ["broken.png", "gone.png"]
+        assert "not an image of a known format" in {f.reason for f in whole.failures}
+        rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        assert apart(logits_of(whole.head, rows), logits_of(frozen, rows)) < 1e-4
+
+
+class TestViews:
+    def test_each_image_in_each_epoch_is_another_view(
+        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: list[Pairs]
+    ) -> None:
+        configuration = Configuration("single", "adam", epochs=3, batch_size=4)
+        train_network(
+            target(toy), configuration, "scratch", images, Workspace(tmp_path), {}, "strong"
+        )
+        trained, validated = asked[0:6:2], asked[1::2]
+        for epoch, batches in enumerate(trained):
+            assert {view for batch in batches for _, view in batch} == {epoch + 1}
+            seen = sorted(image for batch in batches for image, _ in batch)
+            assert seen == sorted(set(seen))
+        assert {view for epoch in validated for batch in epoch for _, view in batch} == {0}
+        held_out = {image for batch in validated[0] for image, _ in batch}
+        assert held_out.isdisjoint(image for batch in trained[0] for image, _ in batch)
+
+    def test_copies_of_rare_classes_are_views_that_no_epoch_has_shown(
+        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: list[Pairs]
+    ) -> None:
+        configuration = Configuration("single", "adam", epochs=2, balance="augment", views=2)
+        train_network(
+            target(toy), configuration, "scratch", images, Workspace(tmp_path), {}, "gentle"
+        )
+        shown = [pair for epoch in asked[0:4:2] for batch in epoch for pair in batch]
+        assert len(set(shown)) == len(shown)
+        labels = [file.label for file in readable(images, AS_USUAL, nobody)[0]]
+        classes = [labels[image] for image, _ in shown]
+        assert classes.count("gel") == classes.count("not_gel")
+
+    def test_pixels_are_those_of_the_one_decoder_in_the_order_asked_for(
+        self, images: ImageSet
+    ) -> None:
+        files, _ = readable(images, AS_USUAL, nobody)
+        pairs = [[(3, 0), (0, 7)], [(3, LARGEST_NUMBER), (3, 7), (2, 0)]]
+        for policy in POLICIES:
+            decoding = Decoding(augmentation=policy)
+            found = list(batches_of_pixels(files, pairs, decoding))
+            for batch, pixels in zip(pairs, found, strict=True):
+                for (image, view), square in zip(batch, pixels, strict=True):
+                    data = files[image].path.read_bytes()
+                    picture = decode_gray(data, decoding, [view] if view else [])
+                    expected = picture.views[0] if view else picture.pixels
+                    assert np.array_equal(square, expected)
+
+    @pytest.mark.parametrize("harm", ["unlink", "change", "break"])
+    def test_an_image_that_changes_meanwhile_ends_training_and_can_be_put_back(
+        self, harm: str, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        victim = images.files[0].path
+        data = victim.read_bytes()
+        place, total = Workspace(tmp_path), len(images.files)
+
+        def progress(done: int, total_now: int) -> None:
+            if done == total:  # all have been found to be readable
+                if harm == "unlink":
+                    victim.unlink()
+                else:
+                    victim.write_bytes(
+                        b"" if harm == "break" else images.files[1].path.read_bytes()
+                    )
+
+        configuration = Configuration("single", "adam", epochs=2, batch_size=4)
+        ask = partial(train_network, target(toy), configuration, "scratch", images, place)
+        with pytest.raises(DatasetError, match=f"{victim.name} can't be used any more"):
+            ask(progress=progress)
+        assert len(list(place.networks.glob("*.checkpoint.safetensors"))) == 1
+        victim.write_bytes(data)
+        assert not ask().already
+
+
+class TestModes:
+    def test_scratch_draws_its_weights(self) -> None:
+        assert starting_weights("scratch", "auto") == "random"
+        for given in ("imagenet", "some.pth"):
+            with pytest.raises(WeightsError, match="--mode finetune"):
+                starting_weights("scratch", given)
+
+    def test_fine_tuning_needs_trained_ones(
+        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        with pytest.raises(WeightsError, match="--mode scratch"):
+            starting_weights("finetune", "random")
+        assert starting_weights("finetune", "imagenet") == "imagenet"
+        with pytest.raises(WeightsError, match=r"toy: .*doctor.*--mode scratch"):
+            train_network(
+                target(toy), Configuration("single", "adam"), "finetune", images,
+                Workspace(tmp_path),
+            )  # fmt: skip
+
+    def test_transfer_takes_any(self, toy: LoadedBackbone) -> None:
+        for given in ("auto", "random", "imagenet", "some.pth"):
+            assert starting_weights("transfer", given) == given
+        check_start("transfer", toy)
+
+    def test_scratch_from_a_file_is_fine_tuning(self, tmp_path: Path, toy: LoadedBackbone) -> None:
+        from safetensors.torch import save_file
+
+        save_file(toy.module.get_submodule("network").state_dict(), tmp_path / "a.safetensors")
+        given = load_backbone("toy", str(tmp_path / "a.safetensors"))
+        check_start("finetune", given)
+        with pytest.raises(WeightsError, match=r"not file:a\.safetensors; choose --mode finetune"):
+            check_start("scratch", given)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_what_is_no_ordinary_training_is_refused(
+        self, mode: str, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        def attempt(**settings: Any) -> TrainedNetwork:
+            configuration = Configuration(**({"head": "single", "optimizer": "adam"} | settings))
+            return train_network(target(toy), configuration, mode, images, Workspace(tmp_path))
+
+        with pytest.raises(HeadError, match="--head ridge is fitted at once"):
+            attempt(head="ridge", optimizer="none")
+        with pytest.raises(GridError, match="--augmentation"):
+            attempt(views=3)
+        if MODES[mode].trains_backbone:
+            with pytest.raises(GridError, match="--batch-size 1: "):
+                attempt(batch_size=1)
+
+    def test_one_image_left_over_joins_the_batch_before(self) -> None:
+        def sizes(rows: int) -> list[int]:
+            batches = joined(torch.split(torch.arange(rows), 4))
+            assert torch.cat([*batches]).tolist() == list(range(rows))
+            return [len(batch) for batch in batches]
+
+        assert sizes(9) == [4, 5]
+        assert sizes(10) == [4, 4, 2]
+        assert sizes(1) == [1]

@@ -1,0 +1,122 @@
+"""A list of images as CSV: read as it was written, and refused with the line that is wrong."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cache.errors import DatasetError
+from extract.hashes import still_there
+from extract.lists import read_list, write_list
+from extract.scan import ImageFile, scan
+from tests.killing import draw_images
+
+OLD = 10**18  # ns; long before any test
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = draw_images(tmp_path / "images", 6)
+    for path in images.glob("*/*"):
+        os.utime(path, ns=(OLD, OLD))
+    return images
+
+
+def given(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_list_is_a_set_of_images_like_the_folder(folder: Path, tmp_path: Path) -> None:
+    images = scan(folder)
+    write_list(tmp_path / "lists" / "all.csv", images.files)
+    listed = scan(tmp_path / "lists" / "all.csv")
+    assert listed.labels == images.labels
+    assert [f.path.resolve() for f in listed.files] == [f.path.resolve() for f in images.files]
+    assert (listed.name, listed.remarks) == ("lists/all.csv", [])
+
+
+def test_paths_are_relative_so_that_all_can_be_moved(folder: Path, tmp_path: Path) -> None:
+    write_list(tmp_path / "lists" / "all.csv", scan(folder).files)
+    assert "../images/a/0.png,a\n" in (tmp_path / "lists" / "all.csv").read_text()
+    before = scan(folder).labels
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("images", "lists"):
+        shutil.move(tmp_path / name, tmp_path / "elsewhere" / name)
+    assert scan(tmp_path / "elsewhere" / "lists" / "all.csv").labels == before
+
+
+def test_a_list_in_a_linked_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    write_list(tmp_path / "link" / "all.csv", scan(folder).files)
+    assert len(scan(tmp_path / "link" / "all.csv").files) == 6
+
+
+def test_absolute_paths_other_columns_in_any_order_and_excels_bom(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = f"\ufefflabel,seen,path\r\na,x,{folder}/a/0.png\r\n\r\nb,,images/b/1.png\r\n"
+    images = scan(given(tmp_path / "l.CSV", text))
+    assert [(f.label, f.path.name) for f in images.files] == [("a", "0.png"), ("b", "1.png")]
+
+
+def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
+    names = ("a,b.png", 'quo"ted.png', "two\nlines.png", " é.png", os.fsdecode(b"n\xe9.png"))
+    files = [ImageFile(tmp_path / name, "die Klasse, gel", b"") for name in names]
+    write_list(tmp_path / "l.csv", files)
+    listed = [("die Klasse, gel", str(tmp_path / name)) for name in names]
+    assert read_list(tmp_path / "l.csv") == listed
+
+
+def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "a" / "0.png", folder / "a" / "copy.png")
+    (folder / "notes.txt").write_text("x")
+    rows = ("a/0.png,a", "a/copy.png,a", "a/2.png,a", "a/2.png,b", "b/1.png,b", "notes.txt,b",
+            "b/gone.png,b")  # fmt: skip
+    images = scan(given(folder / "l.csv", "path,label\n" + "\n".join(rows)))
+    assert {file.path.name for file in images.unique} == {"0.png", "1.png"}
+    ignored, gone, conflict, copies = images.remarks
+    assert "1 file(s) ignored" in ignored
+    assert "gone.png can't be opened: No such file" in gone
+    assert "2 files left out, the same image lying in two classes" in conflict
+    assert "1 file(s) are exact copies" in copies
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: no column path and label"),
+        ("path;label\na.png;a\n", "line 1: no column path and label: .* separated by commas"),
+        ("path,class\na.png,a\n", "line 1: no column label"),
+        ("path,label\n", "lists no image"),
+        ("path,label\na.png,a\nb.png\n", "line 3: no label"),
+        ('path,label\n"two\nlines.png",\n', "line 3: no label"),
+        ("path,label\n,a\n", "line 2: no path"),
+        ("path,label\na\0.png,a\n", "line 2: no path"),
+        (f"path,label\n{'a' * 200_000},a\n", "after line 1: field larger"),
+        ("path,label\ngone.png,a\n", r"no readable image file in class\(es\) a"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=f"(?s)l.csv.*{message}"):
+        scan(given(tmp_path / "l.csv", text))
+
+
+def test_a_missing_list_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone\.csv is not a folder"):
+        scan(tmp_path / "gone.csv")
+
+
+def test_hashes_are_remembered_for_lists_and_folders_alike(folder: Path, tmp_path: Path) -> None:
+    table, one = tmp_path / "scan.sqlite", given(folder / "l.csv", "path,label\na/0.png,a\n")
+    scan(folder, table=table)
+    first = folder / "a" / "0.png"
+    content = first.read_bytes()
+    first.write_bytes(bytes(len(content)))
+    os.utime(first, ns=(OLD, OLD))  # a change that does not show
+    assert scan(one, table=table).files[0].sha256 == scan(folder, table=table).files[0].sha256
+    first.write_bytes(content)
+    os.utime(first, ns=(OLD, OLD))
+    assert len(still_there(table)) == 6  # a list of some forgets none of the others
