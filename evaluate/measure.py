@@ -16,7 +16,7 @@ from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.batches import BATCHES_AHEAD, Batch, batches, decoded
-from extract.decode import Decoding
+from extract.decoding import Decoding
 from extract.devices import usable_cores
 from extract.engines import build_engine
 from extract.kept import Shelf

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from evaluate.conventional.modes import MODES
 from evaluate.metrics import METRICS
 from evaluate.predictions import Predictions
 from evaluate.printable import printable
@@ -85,10 +86,17 @@ def escaped(text: str) -> str:
 
 def _purpose(info: HeadInfo, file: str) -> Iterator[str]:
     head = HEADS[info.configuration.head]
+    name = info.identity.backbone
+    made = (
+        f"the network {name} with a head ({head.summary}); {MODES[info.mode].summary} "
+        f"({info.network.start})"
+        if info.network
+        else f"the pretrained network {name}, frozen, with a head trained on its embeddings "
+        f"({head.summary})"
+    )
     yield (
         f"`{_code(file)}` says which of {len(info.classes)} classes a grayscale image belongs to. "
-        f"It is the pretrained network {info.identity.backbone}, frozen, with a head trained on "
-        f"its embeddings ({head.summary}), put together by Frostline."
+        f"It is {made}, put together by Frostline."
     )
 
 

@@ -31,7 +31,8 @@ from evaluate.model_card import Check, model_card
 from evaluate.predictions import Predictions
 from evaluate.printable import printable
 from evaluate.results import Row
-from extract.decode import Decoding, decode_gray
+from extract.decode import decode_gray
+from extract.decoding import Decoding
 from extract.engines import TOLERANCES
 from extract.load import LoadedBackbone
 from extract.target import decoding_of

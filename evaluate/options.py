@@ -13,7 +13,7 @@ from evaluate.conventional.modes import MODES
 from evaluate.findings import FINDINGS
 from evaluate.formats import FORMATS
 from extract.backbones import ALIASES, BACKBONES, STANDARD
-from extract.decode import AS_USUAL, FITS
+from extract.decoding import AS_USUAL, FITS
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
 from extract.families import FAMILIES

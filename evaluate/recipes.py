@@ -52,7 +52,8 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> Recipe:
     for name, several in TABLES.items():
         tables = content.get(name, [])
         tables = tables if isinstance(tables, list) else [tables]
-        if not all(isinstance(table, dict) for table in tables) or (len(tables) > 1 > several):
+        too_many = len(tables) > 1 and not several
+        if too_many or not all(isinstance(table, dict) for table in tables):
             raise GridError(f"{path}: {name} must be a table, [{name}]")
         found[name] = [_options(path, name, table, commands[name]) for table in tables]
     run, split, report = (next(iter(found[name]), None) for name in ("run", "split", "report"))

@@ -82,7 +82,7 @@ def extract(
     images_at_once: int | None = None, augmented: int = 0,
 ) -> list[Target]:  # fmt: skip
     """Fill the caches of every backbone and device asked for. sets: of training images first."""
-    from extract.decode import Decoding
+    from extract.decoding import Decoding
     from extract.load import load_backbone
     from extract.run import extract
     from extract.target import Target, engines_folder
@@ -208,7 +208,12 @@ def learn_to_doubt(
     from heads.configuration import fingerprint
 
     best = best_of(place, heads, fingerprint(testing.labels))
-    if best and not is_known(doubt_path(place.heads, best.info.id)):
+    if best and best.info.network:
+        warn(
+            "How to doubt the best model can't be measured: it was trained as a whole, and no "
+            "embeddings of images that it has not seen are kept"
+        )
+    elif best and not is_known(doubt_path(place.heads, best.info.id)):
         target = reload_target(best.info, weights, engine, place)
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cache.errors import UnreadableImageError
 from cache.segments import Failure
-from extract.decode import AS_USUAL, SIZE, Decoding, Picture, decode_gray
+from extract.decode import SIZE, Picture, decode_gray
+from extract.decoding import AS_USUAL, Decoding
 from extract.look import Look, look_of
 
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
+from extract.decoding import AS_USUAL, Decoding
 from extract.views import border_level, rendered
 
 SIZE = 224
@@ -26,12 +27,6 @@ FAST_INTERPOLATION_RULE = (
     "Pillow bilinear, antialiased; before, JPEG by 1/2, 1/4 or 1/8 in its cosine transform, "
     "to twice the size or more"
 )
-
-# By name: how an image of any shape becomes a square.
-FITS: dict[str, str] = {
-    "stretch": "stretch",
-    "pad": "padded to a square, centred, with the median level of its border; 1",
-}
 
 # Formats that are read at all, by Pillow's name, and their file names' suffixes. Others stay shut:
 # Pillow would start Ghostscript for an EPS file.
@@ -51,21 +46,6 @@ PHOTOMETRIC_TAG = 262
 BITS_PER_SAMPLE_TAG = 258
 UNSIGNED, SIGNED = 1, 2  # of TIFF tag 339, SampleFormat
 SAMPLE_FORMAT_TAG = 339
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a file becomes pixels. fast: by FAST_INTERPOLATION_RULE, which changes the pixels of JPEG
-    files (3 levels on average at hard edges). fit: one of FITS. augmentation: the policy of
-    `extract.views` that augmented views are drawn by.
-    """
-
-    fast: bool = False
-    fit: str = "stretch"
-    augmentation: str = "gentle"
-
-
-AS_USUAL = Decoding()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from extract.openvino_graph import convert, import_openvino, kept_graph, save
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from extract.decode import Decoding
+    from extract.decoding import Decoding
     from extract.scan import ImageFile
     from extract.target import Target
 

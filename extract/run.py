@@ -15,7 +15,7 @@ from cache.segments import Failure
 from cache.sharing import sharing
 from cache.store import Cache, open_cache, row_key
 from extract.batches import BATCHES_AHEAD, decoded
-from extract.decode import AS_USUAL
+from extract.decoding import AS_USUAL
 from extract.devices import usable_cores
 from extract.kept import Shelf
 from extract.lane import Lane

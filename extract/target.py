@@ -7,7 +7,8 @@ from pathlib import Path
 from cache.identity import Identity, file_name
 from extract import decode
 from extract.backbones import find_backbone
-from extract.decode import AS_USUAL, FITS, SIZE, Decoding
+from extract.decode import SIZE
+from extract.decoding import AS_USUAL, FITS, Decoding
 from extract.devices import DEVICES
 from extract.kept import Shelf, Slot
 from extract.load import LoadedBackbone, Normalization

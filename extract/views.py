@@ -4,14 +4,19 @@ A frozen backbone can't be trained on endless variations, but it can embed some 
 rule is part of every cache's identity: change it, change its name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+# numpy and Pillow are imported where they are used: the command line shows the table below.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -38,28 +43,35 @@ def rendered(
 
     key: SHA-256 of its file. number: 1…LARGEST_NUMBER. policy: one of POLICIES.
     """
+    import numpy as np
+    from PIL.Image import Resampling
+
     random = np.random.default_rng(list(sha256(key + number.to_bytes(2, "big")).digest()))
     shrink = max(1.0, min(gray.size) / (MOST * size))
-    small = gray.resize((round(gray.width / shrink), round(gray.height / shrink)), _BILINEAR)
+    reduced = round(gray.width / shrink), round(gray.height / shrink)
+    small = gray.resize(reduced, Resampling.BILINEAR)
     return np.array(POLICIES[policy].draw(small, size, random))[np.newaxis]
 
 
 def border_level(image: Image.Image) -> int:
     """Return the median level of the outermost pixels: what lies beyond is most likely like it."""
+    import numpy as np
+
     pixels = np.asarray(image)
     edges = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
     return int(np.median(np.concatenate(edges)))
 
 
-_BILINEAR = Image.Resampling.BILINEAR
-
-
 def _gentle(image: Image.Image, size: int, random: Generator) -> Image.Image:
     """A crop also moves, and a gel may be dark on light or light on dark."""
-    turned = image.rotate(random.uniform(-TURN, TURN), _BILINEAR, fillcolor=border_level(image))
-    view = turned.resize((size, size), _BILINEAR, box=_crop(turned, random))
+    from PIL import ImageChops, ImageFilter
+    from PIL.Image import Resampling, Transpose
+
+    degrees, level = random.uniform(-TURN, TURN), border_level(image)
+    turned = image.rotate(degrees, Resampling.BILINEAR, fillcolor=level)
+    view = turned.resize((size, size), Resampling.BILINEAR, box=_crop(turned, random))
     if random.random() < 0.5:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = view.transpose(Transpose.FLIP_LEFT_RIGHT)
     view = _lit(view, random, LIGHT)
     if random.random() < 0.5:
         view = view.filter(ImageFilter.GaussianBlur(random.uniform(0, BLUR)))
@@ -70,18 +82,21 @@ def _gentle(image: Image.Image, size: int, random: Generator) -> Image.Image:
 
 def _strong(image: Image.Image, size: int, random: Generator) -> Image.Image:
     """Each change is made or not; where none would be, one of them is."""
+    from PIL import ImageFilter
+    from PIL.Image import Resampling, Transpose
+
     made = random.random(6) < 0.5
     made[random.integers(6)] |= not made.any()
     turn, shift, mirror, flip, light, blur = made
     degrees = random.uniform(-STRONG_TURN, STRONG_TURN) if turn else 0.0
     x, y = random.uniform(-SHIFT, SHIFT, 2) * image.size if shift else (0, 0)
-    pixels = round(x), round(y)
-    moved = image.rotate(degrees, _BILINEAR, translate=pixels, fillcolor=border_level(image))
-    view = moved.resize((size, size), _BILINEAR)
+    pixels, level = (round(x), round(y)), border_level(image)
+    moved = image.rotate(degrees, Resampling.BILINEAR, translate=pixels, fillcolor=level)
+    view = moved.resize((size, size), Resampling.BILINEAR)
     if mirror:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = view.transpose(Transpose.FLIP_LEFT_RIGHT)
     if flip:
-        view = view.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        view = view.transpose(Transpose.FLIP_TOP_BOTTOM)
     if light:
         view = _lit(view, random, STRONG_LIGHT)
     if blur:
@@ -90,6 +105,8 @@ def _strong(image: Image.Image, size: int, random: Generator) -> Image.Image:
 
 
 def _lit(view: Image.Image, random: Generator, light: tuple[float, float]) -> Image.Image:
+    import numpy as np
+
     contrast, brightness = random.uniform(*light, 2)
     mean = float(np.asarray(view).mean())
     return view.point([((level - mean) * contrast + mean) * brightness for level in range(256)])
@@ -97,6 +114,8 @@ def _lit(view: Image.Image, random: Generator, light: tuple[float, float]) -> Im
 
 def _crop(image: Image.Image, random: Generator) -> tuple[float, float, float, float]:
     """Draw a box after Szegedy et al. 2015: a share of the area, and a change of the shape."""
+    import numpy as np
+
     area, shape = random.uniform(*AREA), np.exp(random.uniform(*np.log(SHAPE)))
     width = image.width * min(1.0, float(np.sqrt(area * shape)))
     height = image.height * min(1.0, float(np.sqrt(area / shape)))

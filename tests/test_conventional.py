@@ -19,7 +19,8 @@ from evaluate.conventional.pictures import batches_of_pixels, readable
 from evaluate.conventional.run import TrainedNetwork, train_network
 from evaluate.conventional.training import joined
 from evaluate.workspace import Workspace
-from extract.decode import AS_USUAL, Decoding, decode_gray
+from extract.decode import decode_gray
+from extract.decoding import AS_USUAL, Decoding
 from extract.load import LoadedBackbone, load_backbone
 from extract.scan import ImageSet, scan
 from extract.target import Target

@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.decode import FITS, PHOTOMETRIC_TAG, SIZE, Decoding, decode_gray
+from extract.decode import PHOTOMETRIC_TAG, SIZE, decode_gray
+from extract.decoding import FITS, Decoding
 from extract.load import LoadedBackbone
 from extract.target import Target, decoding_of
 
@@ -199,7 +200,8 @@ class TestPadding:
     """`--fit pad`: shapes are kept, and what is added is like the border."""
 
     def padded(self, image: Image.Image) -> NDArray[np.uint8]:
-        return decode_gray(encode(image, "PNG"), Decoding(fit="pad")).pixels[0]
+        pixels: NDArray[np.uint8] = decode_gray(encode(image, "PNG"), Decoding(fit="pad")).pixels
+        return pixels.reshape(SIZE, SIZE)
 
     def test_a_wide_image_gets_bars_of_its_borders_level(self) -> None:
         image = Image.new("L", (448, 224), 200)

@@ -8,6 +8,7 @@ import pytest
 
 from cli import cli
 from evaluate.cache_commands import caches
+from evaluate.conventional.modes import MODES
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import SCORES
 from evaluate.findings import FINDINGS
@@ -15,8 +16,11 @@ from evaluate.formats import FORMATS
 from evaluate.metrics import METRICS
 from evaluate.results import COLUMNS
 from extract.backbones import ALIASES, BACKBONES
+from extract.decoding import FITS
 from extract.devices import DEVICES
 from extract.engines import ENGINES
+from extract.normalization import NORMALIZATIONS
+from extract.views import POLICIES
 from heads.architectures import HEADS
 from heads.configuration import BALANCES
 from heads.optimizers import OPTIMIZERS
@@ -31,7 +35,7 @@ README = (ROOT / "README.md").read_text()
 BELIEVE = (ROOT / "docs" / "believe.md").read_text()
 TABLES = (
     *(BACKBONES, ALIASES, DEVICES, ENGINES, HEADS, OPTIMIZERS, SCHEDULES, BALANCES, METRICS),
-    *(FINDINGS, FORMATS),
+    *(FINDINGS, FORMATS, FITS, NORMALIZATIONS, POLICIES, MODES),
 )
 
 
@@ -63,7 +67,7 @@ def test_the_embedding_lengths_are_in_the_readme() -> None:
 
 
 def test_the_summaries_are_in_the_readme() -> None:
-    for table in (HEADS, OPTIMIZERS):
+    for table in (HEADS, OPTIMIZERS, MODES):
         for name, entry in table.items():
             assert f"| `{name}` | {entry.summary} |" in README
 

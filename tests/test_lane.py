@@ -12,7 +12,8 @@ from cache.errors import DeviceError
 from cache.store import contents, read
 from extract import batches as batches_module
 from extract.batches import decoded
-from extract.decode import FAST_INTERPOLATION_RULE, Decoding, decode_gray
+from extract.decode import FAST_INTERPOLATION_RULE, decode_gray
+from extract.decoding import Decoding
 from extract.engines import ENGINES, Engine
 from extract.kept import Shelf
 from extract.load import LoadedBackbone, load_backbone

@@ -16,7 +16,8 @@ from benchmarks.pictures import photos
 from cache.errors import DatasetError
 from evaluate.timing import FEWEST, MOST, STAGES, size_of, time_models
 from extract.backbones import BACKBONES, Backbone
-from extract.decode import Decoding, decode_gray
+from extract.decode import decode_gray
+from extract.decoding import Decoding
 from extract.devices import DEVICES, usable_cores
 from extract.engines import ENGINES, Engine, build_engine
 from extract.kept import Shelf

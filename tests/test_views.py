@@ -12,7 +12,8 @@ from PIL import Image
 
 from cache.errors import CacheError
 from cache.store import contents, read
-from extract.decode import SIZE, Decoding, decode_gray
+from extract.decode import SIZE, decode_gray
+from extract.decoding import Decoding
 from extract.load import LoadedBackbone, load_backbone
 from extract.run import extract
 from extract.scan import scan

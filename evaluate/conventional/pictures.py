@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from cache.errors import DatasetError
 from cache.segments import Failure
 from extract.batches import Decoded, decoded
-from extract.decode import Decoding, Picture
+from extract.decode import Picture
+from extract.decoding import Decoding
 from extract.devices import usable_cores
 from extract.scan import ImageFile, ImageSet
 

@@ -64,7 +64,7 @@ def train_network(
     divide. augmentation: the policy by which each image is changed anew in every epoch, or `none`.
     progress counts images: all are decoded once at first, then run through the network in every
     epoch, to train and to validate. Killed or stopped, the same call goes on from a checkpoint; on
-    the CPU, it ends with the same weights to the last bit.
+    the CPU, with as many threads, it ends with the same weights to the last bit.
 
     Raises:
         GridError, HeadError: this can't be trained in this way, on these images; or it diverged.

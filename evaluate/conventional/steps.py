@@ -49,7 +49,7 @@ def train_whole(
     """
     from evaluate.conventional.modes import starting_weights
     from evaluate.conventional.run import train_network
-    from extract.decode import Decoding
+    from extract.decoding import Decoding
     from extract.devices import require_device
     from extract.engines import usable_engines
     from extract.load import load_backbone

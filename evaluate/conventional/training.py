@@ -19,7 +19,7 @@ from cache.errors import DatasetError, HeadError
 from evaluate.conventional.checkpoint import damaged, part, read_checkpoint, write_checkpoint
 from evaluate.conventional.network import WholeNetwork, optimizer_of, seeded, set_rate
 from evaluate.conventional.pictures import batches_of_pixels
-from extract.decode import Decoding
+from extract.decoding import Decoding
 from extract.scan import ImageFile
 from extract.views import LARGEST_NUMBER
 from heads.configuration import Configuration
