@@ -96,8 +96,6 @@ class TestBaseline:
         )
         knn = ("--head", "knn")
         assert "--head knn is fitted at once" in refused("baseline", *place, *WHOLE, *knn)
-            "baseline", *place, *WHOLE, "--head", "knn"
-        )
         assert "--mode" in refused("baseline", *place, *ARCH)
         assert "--arch" in refused("baseline", *place, "--mode", "scratch")
 
