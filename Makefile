@@ -17,7 +17,7 @@ soak: $(INSTALLED)  ## long tests, with figures: kills, flipped bits, full disks
 		tests/test_cache_properties.py tests/test_odd_images.py tests/test_study.py
 
 bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
-	for part in engines extraction cache heads; do $(BIN)/python benchmarks/$$part.py && echo; done \
+	for part in engines extraction cache heads modes; do $(BIN)/python benchmarks/$$part.py && echo; done \
 		| tee benchmarks/RESULTS.md
 
 lint: $(INSTALLED)

@@ -140,7 +140,7 @@ class TestIndependentSets:
 
 def test_limits_name_what_fits(place: list[object]) -> None:
     out = place[-1]
-    assert "Within 5000 ms and 100 MB: model 1" in spoken(
+    assert "Within 5,000 ms and 100 MB: model 1" in spoken(
         "report", "--workspace", out, "--max-latency-ms", 5000, "--max-size-mb", 100
     )
     assert "No model fits" in spoken("report", "--workspace", out, "--max-size-mb", 1e-6)

@@ -15,7 +15,7 @@ from evaluate.predictions import read_predictions
 from evaluate.timing import Timing, _backbone_size
 from evaluate.workspace import Workspace
 from extract import devices
-from extract.backbones import BACKBONES
+from extract.backbones import BACKBONES, STANDARD
 from heads.files import find_heads, load_head
 from tests.conftest import ROOT
 from tests.toy import Toy
@@ -38,7 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, soak: bool) -> Path:
             (folder / part / label).mkdir(parents=True)
             for path in sorted((ROOT / part / label).iterdir())[:count]:
                 (folder / part / label / path.name).symlink_to(path)
-    for arch in (REFERENCE, [name for name in BACKBONES if name not in REFERENCE]):
+    for arch in (REFERENCE, [name for name in STANDARD if name not in REFERENCE]):
         command = ["run", "--dataset", folder / "dataset", "--test", folder / "test_images"]
         command += ["--workspace", folder / "out", "--epochs", 2]
         command += [item for name in arch for item in ("--arch", name)]
@@ -79,7 +79,7 @@ def test_every_combination_is_there_once(results: Path) -> None:
     assert set(configurations(table)) == {
         (d, b, h, o)
         for d in DEVICES
-        for b in BACKBONES
+        for b in STANDARD
         for h in ("single", "multi")
         for o in ("adam", "sgd")
     }
