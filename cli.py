@@ -20,11 +20,11 @@ from evaluate.options import (
     IMAGES,
     PICTURES,
     RECIPE,
-    SHARED,
     TRAINING,
     takes,
 )
 from evaluate.printable import printable
+from evaluate.recipes import check_recipe, cut_by, invoke
 from evaluate.terminal import say, show_findings, warn
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
@@ -78,8 +78,10 @@ def run(
 
     place, sweep = Workspace(workspace), asked(choices)
     recipe: Recipe | None = ctx.meta.get(RECIPE)
-    if recipe and recipe.split is not None:
-        dataset, test = _invoke(split, {"out": place.root / "split"} | recipe.split, ctx)
+    if recipe:
+        check_recipe(recipe, ctx)
+        if recipe.split is not None:
+            dataset, test = invoke(split, cut_by(recipe.split, ctx), ctx)
     training, testing = _scan(dataset, test, place, choices)
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
     check_trainable(training.labels, sweep.cv)
@@ -101,10 +103,15 @@ def run(
     if new:
         steps.evaluate(new, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, audit, *how)
-    steps.evaluate_also(heads, others, training, choices["no_group"], *how)
+    failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how)
     for given in recipe.baselines if recipe else ():
-        _invoke(baseline, given | {"dataset": dataset, "test": test}, ctx)
-    _invoke(report, (recipe and recipe.report) or {}, ctx)
+        ctx.params |= {"dataset": dataset, "test": test}
+        try:
+            invoke(baseline, given, ctx)
+        except FrostlineError as error:  # the report tells of what is there
+            failed.append(str(error))
+    invoke(report, (recipe and recipe.report) or {}, ctx)
+    _stop_if(failed)
 
 
 @cli.command()
@@ -181,7 +188,7 @@ def evaluate(
     how = place, choices["engine"], choices["weights"]
     steps.evaluate(heads, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, audit, *how)
-    steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True)
+    _stop_if(steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True))
 
 
 @cli.command()
@@ -204,11 +211,13 @@ def baseline(
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    failed = list[str]()
     for saved in train_whole(training, groups, place, choices):
         how = place, choices["engine"], choices["weights"]
         if unmeasured([saved], testing, place, choices["engine"], leaked):
             steps.evaluate([saved], testing, leaked, *how)
-        steps.evaluate_also([saved], others, training, choices["no_group"], *how)
+        failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how)
+    _stop_if(failed)
 
 
 @cli.command()
@@ -303,12 +312,10 @@ def _scan(
     return training, steps.scan(test, place, choices["test_per_class"])
 
 
-def _invoke(command: click.Command, given: dict[str, Any], ctx: click.Context) -> Any:
-    """Run another command with these options, and for others that matter to it with ours."""
-    ours = {name: ctx.params[name] for name in SHARED if ctx.params.get(name) is not None}
-    ours["also"] = [f"{name}={folder}" for name, folder in ctx.params.get("also", {}).items()]
-    with command.make_context(command.name, [], ctx, default_map=ours | given) as inner:
-        return command.invoke(inner)
+def _stop_if(failed: Sequence[str]) -> None:
+    """Raise what cost a part only, now that all else is done."""
+    if failed:
+        raise FrostlineError("\n".join(dict.fromkeys(failed)))
 
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

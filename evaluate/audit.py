@@ -24,6 +24,7 @@ from evaluate.findings import (
     write_audit,
 )
 from evaluate.odd import odd_ones
+from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.batches import decoded
 from extract.devices import usable_cores
@@ -123,7 +124,7 @@ def _fingerprints(training: ImageSet, testing: ImageSet | None) -> tuple[str, st
 def _trained(
     training: ImageSet, workspace: Workspace, unreadable: Collection[bytes]
 ) -> Cache | None:
-    """Return a cache of trained weights that holds the training images: the one of an earlier
+    """Return a cache of pretrained weights that holds the training images: the one of an earlier
     audit of them, so that groups stay what they are; else the first by name.
 
     Not the test images: whether they were embedded must not change how training is divided.
@@ -132,7 +133,7 @@ def _trained(
     able = {}
     for cache in find_caches(workspace.cache):
         held = contents(cache)
-        if not held.weights.startswith("random") and held.stored.issuperset(keys):
+        if not held.weights.startswith(("random", TRAINED)) and held.stored.issuperset(keys):
             able[cache.identity.name] = cache
     for path in sorted(workspace.audits.glob(f"{fingerprint(training.labels)}*.json")):
         if (before := read_audit(path).cache) in able:

@@ -119,7 +119,7 @@ def sides(out: Path, cut: Cut) -> tuple[Path, Path]:
 
 
 def divided_before(images: ImageSet, cut: Cut, out: Path) -> bool:
-    """Tell whether these images were divided so before, and still are.
+    """Tell whether these images were divided so before, into this folder.
 
     Then the division stays, even where near duplicates have been found since: a test set must not
     change unasked.

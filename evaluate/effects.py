@@ -70,8 +70,9 @@ def factor_effects(rows: Sequence[Row], right: NDArray[np.bool_]) -> list[Factor
     """Return the effect of every two levels of each factor that some models share all else with.
 
     rows: M rows of results.csv, of one study. right: bool [M, N], which images each got right. The
-    better level is named first. A backbone's level names its weights unless they are ImageNet's;
-    training from scratch is matched with what begins with these.
+    better level is named first. A backbone's level names the weights it began with, unless they are
+    ImageNet's or it was trained from scratch; such training is matched with what began with
+    ImageNet's.
 
     Pairs of models answer the same images and are not independent. So the unit is the image: of
     each, the mean difference over pairs is taken. The p-value is that of flipping their signs
@@ -145,9 +146,14 @@ def _sign_flips(gained: NDArray[np.int64]) -> float:
 
 
 def _level(row: Row, factor: str) -> str:
-    if factor == "pretrained_model" and row["weights"] != IMAGENET:
-        return f"{row[factor]} ({row['weights']})"
+    if factor == "pretrained_model" and (weights := _weights(row)) != IMAGENET:
+        return f"{row[factor]} ({weights})"
     return str(row[factor])
+
+
+def _weights(row: Row) -> str:
+    """Return what tells the weights of two rows apart: mode and seed say it of drawn ones."""
+    return IMAGENET if row["mode"] == "scratch" else str(row["weights"])
 
 
 def _alike(rows: Sequence[Row], *but: str) -> list[list[Row]]:
@@ -162,11 +168,7 @@ def _equal_in(row: Row, *but: str) -> tuple[Any, ...]:
     """Return the settings that must be equal in two rows; some may differ."""
     free = set(but)
     of_another_kind = "classifier_head" in but and row["opt_alg"] == NO_OPTIMIZER
-    from_scratch = row["mode"] == "scratch"
-    if from_scratch and "seed" in but:  # its weights are drawn from it
-        free.add("weights")
-    if from_scratch and "mode" in but:
-        row = {**row, "weights": IMAGENET}
+    row = {**row, "weights": _weights(row)}
     if row["selected_by"] != Selection.rule or of_another_kind:  # each fitted head has its own
         free |= set(TUNED)
     # An empty cell is NaN, which would equal nothing.

@@ -12,6 +12,7 @@ import click
 from evaluate.conventional.modes import MODES
 from evaluate.findings import FINDINGS
 from evaluate.formats import FORMATS
+from evaluate.words import STUDYS_OWN
 from extract.backbones import ALIASES, BACKBONES, STANDARD
 from extract.decoding import AS_USUAL, FITS
 from extract.devices import DEVICES
@@ -70,10 +71,10 @@ def _named(
     ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 ) -> dict[str, Path]:
     """Take NAME=DIR apart."""
-    found = {}
+    found: dict[str, Path] = {}
     for value in values:
         name, equals, folder = value.partition("=")
-        if not (name and equals and folder) or name in found:
+        if not (name and equals and folder) or name in (*found, STUDYS_OWN):
             raise click.BadParameter(f"{value}: give NAME=DIR, each NAME once", ctx, parameter)
         found[name] = Path(folder)
     return found
@@ -267,7 +268,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "augmented": click.option(
         "--views", "augmented", type=click.IntRange(0, 65535), default=0, show_default=True,
-        help="Augmented views of each image to embed, besides the clean one.",
+        help="Augmented views of each training image to embed, besides the clean one.",
     ),
     "fit": click.option(
         "--fit", type=click.Choice(list(FITS)), default=AS_USUAL.fit, show_default=True,
@@ -334,9 +335,10 @@ FIELD_OPTIONS = tuple(name for name in FIELDS if name not in ("head", "optimizer
 PLAN = ("seed", "seeds", "cv", "repeats")
 FEWER = ("per_class", "test_per_class")
 PICTURES = ("fast_decode", "fit", "normalize", "augment")  # how files become what a backbone sees
-# What commands of a recipe take from `run`, where their tables say nothing.
-SHARED = ("dataset", "test", "workspace", *FEWER, "weights", "engine", "fit", "normalize", "seed",
-          "no_group")  # fmt: skip
+# What a command of a recipe takes from `run`: always, and where its table says nothing.
+ALWAYS = {"split": ("workspace",), "baseline": ("dataset", "test", "workspace"),
+          "report": ("workspace",)}  # fmt: skip
+ELSE = {"split": (), "baseline": (*FEWER, "fit", "normalize", "seed", "no_group"), "report": ()}
 RECIPE = "recipe"
 TRAINING = (*FIELD_OPTIONS, *PLAN, "grid", "no_group", "train_on", "tensorboard")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import WeightsError
 from cache.identity import Identity
+from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.backbones import WEIGHTS_WORDS
 from extract.devices import require_device
@@ -17,8 +18,6 @@ from extract.target import Target, engines_folder, target_of
 
 if TYPE_CHECKING:
     from heads.files import HeadInfo
-
-TRAINED = "trained"  # the word for weights that were trained here, together with a head
 
 
 def network_path(place: Workspace, name: str) -> Path:

@@ -72,7 +72,7 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "n_training": info.n_training,
         "n_validation": info.n_validation,
         "n_groups": info.n_groups,
-        "weights": info.weights,
+        "weights": info.network.start if info.network else info.weights,
         "numeric_precision": info.identity.precision,
         "fit": decoding_of(info.identity).fit,
         "normalization": normalization_of(info.identity),

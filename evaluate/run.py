@@ -200,7 +200,8 @@ def _measured(
         done.append(row)
         said.append(predictions)
     best = min(range(len(heads)), key=lambda i: (-done[i]["val_accuracy"], done[i]["val_loss"]))
-    _map_activation(target, heads[best], said[best], workspace)
+    if also == STUDYS_OWN:  # a model has maps of one set, which the report shows
+        _map_activation(target, heads[best], said[best], workspace)
     return done
 
 

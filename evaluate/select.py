@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cache.errors import CacheError, DeviceError, HeadError, WeightsError
 from cache.identity import Identity
 from cache.store import Cache, contents, find_caches
+from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.backbones import find_backbone
 from extract.devices import require_device
@@ -38,7 +39,10 @@ def select_caches(
         if stale := outdated(cache.identity):
             remarks.append(f"{cache.folder} is left out, being of another make: {stale}")
             continue
-        if missing := len(contents(cache).lacking(training.labels)):
+        held = contents(cache)
+        if held.weights.startswith(TRAINED):
+            continue  # of a network that was trained on these images: no frozen backbone
+        if missing := len(held.lacking(training.labels)):
             remarks.append(
                 f"{cache.folder} lacks {missing} of {len(training.labels)} images of "
                 f"{training.folder}: no heads trained on it, run extract first"

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache.errors import CacheError, HeadError, UnreadableImageError, WeightsError
+from cache.errors import (
+    CacheError,
+    DatasetError,
+    HeadError,
+    UnreadableImageError,
+    WeightsError,
+)
 from evaluate.terminal import bar, say, tell_extractions, warn
 from evaluate.words import STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
@@ -94,7 +100,6 @@ def extract(
         require_device(name)
     engines = {name: usable_engines(name, engine, precision) for name in devices}
     place.prepare()
-    images = [file for images in sets for file in images.files]
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
@@ -114,12 +119,17 @@ def extract(
 
         first = sets[0].files  # not the test images, which take no part in any choice
         targets = [calibrated(target, first, shelf) for target in targets]
-    with bar("Embedding", "rows") as progress:
-        done = extract(
-            targets, images, place.cache, progress, strict, workers, images_at_once, shelf,
-            augmented, place.looks,
-        )  # fmt: skip
-    tell_extractions(done, len(images), failed, place.failures)
+    # Views are for training.
+    parts = [(sets[:1], augmented), (sets[1:], 0)] if augmented else [(sets, 0)]
+    done = []
+    for part, views in parts:
+        files = [file for images in part for file in images.files]
+        with bar("Embedding", "rows") as progress:
+            done += extract(
+                targets, files, place.cache, progress, strict, workers, images_at_once, shelf,
+                views, place.looks,
+            )  # fmt: skip
+    tell_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
     return targets
 
 
@@ -210,8 +220,7 @@ def learn_to_doubt(
     best = best_of(place, heads, fingerprint(testing.labels))
     if best and best.info.network:
         warn(
-            "How to doubt the best model can't be measured: it was trained as a whole, and no "
-            "embeddings of images that it has not seen are kept"
+            "How to doubt the best model can't be measured: it was not trained on cached embeddings"
         )
     elif best and not is_known(doubt_path(place.heads, best.info.id)):
         target = reload_target(best.info, weights, engine, place)
@@ -225,16 +234,24 @@ def learn_to_doubt(
 def evaluate_also(
     heads: Sequence[SavedHead], others: Mapping[str, ImageSet], training: ImageSet, no_group: bool,
     place: Workspace, engine: str | None, weights: str, anew: bool = False,
-) -> None:  # fmt: skip
-    """Measure whole models on independent sets by name; unless anew, those that were not yet."""
+) -> list[str]:  # fmt: skip
+    """Measure whole models on independent sets by name; unless anew, those that were not yet.
+
+    A set that can't be used costs itself only; returns what was wrong with it.
+    """
     from evaluate.run import unmeasured
 
+    failed = []
     for name, images in others.items():
         audit = look_over(training, images, place)
         leaked = audit.exactly_leaked if no_group else audit.leaked
         todo = heads if anew else unmeasured(heads, images, place, engine, leaked, name)
-        if todo:
-            evaluate(todo, images, leaked, place, engine, weights, name)
+        try:
+            if todo:
+                evaluate(todo, images, leaked, place, engine, weights, name)
+        except DatasetError as error:
+            failed.append(f"--also {name}: {error}")
+    return failed
 
 
 def split(

@@ -48,10 +48,12 @@ def predict(
     doubted = sum(bool(each.doubt) for each in answered)
     say(f"{len(answered)} image(s) classified, {doubted} of them to be doubted", err=True)
     if answered[0].doubt is None:
-        warn(
-            f"Model {model_id}: its doubt was never measured; `cli.py evaluate` does it for the "
-            "best of the models that it measures"
+        why = (
+            "can't be measured, as it was not trained on cached embeddings"
+            if info.network
+            else "was never measured; `cli.py evaluate` does it for the best that it measures"
         )
+        warn(f"Model {model_id}: its doubt {why}")
     if heatmap:
         from evaluate.heatmaps import write_heatmaps
 

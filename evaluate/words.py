@@ -3,4 +3,5 @@
 from heads.files import FROZEN
 
 STUDYS_OWN = "-"  # `also` of a row on the study's own test set
+TRAINED = "trained"  # what weights are called that were trained here, together with a head
 NOT_TRAINED = (FROZEN, "transfer")  # modes in which the backbone keeps the weights it began with

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cache.errors import GridError
 from cli import cli
-from evaluate.recipes import TABLES, read_recipe
+from evaluate.recipes import TABLES, context_of, cut_by, read_recipe
 from tests.conftest import ROOT
 
 COMMANDS = {name: cli.commands[name] for name in TABLES}
@@ -54,6 +54,15 @@ def test_a_recipe_says_how_it_is_called(path: Path) -> None:
         ("run = 3", r"run must be a table"),
         ("[run\n", r"mine\.toml"),
         ("[run]\nrecipe = 'mine.toml'", r"no option recipe"),
+        ("[[baseline]]\ndataset = 'mine'", r"no option dataset.*\[run\] says it for all"),
+        ("[run]\ndataset = 5", r"\[run\] dataset = 5 is no value of --dataset"),
+        ("[run]\ndataset = ['a', 'b']", r"is no value of --dataset"),
+        ("[run.dataset]\na = 1", r"is no value of --dataset"),
+        ("[run]\nlr = [{a = 1}]", r"is no value of --lr"),
+        ("[run]\nlr = '0.1'", r"is no value of --lr"),
+        ("[run]\nepochs = 2.7", r"epochs = 2.7 is no value of --epochs"),
+        ("[run]\npatience = true", r"is no value of --patience"),
+        ("[run]\nnesterov = 1", r"is no value of --nesterov"),
     ],
 )
 def test_what_can_not_be_followed_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -83,3 +92,57 @@ def test_a_wrong_value_is_named_by_its_option(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["run", "--recipe", str(path)])
     assert done.exit_code == 2
     assert "--epochs" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[baseline]]\nmode = 'finetun'\narch = 'basic_cnn'", "[baseline] Invalid value for"),
+        ("[[baseline]]\nmode = 'scratch'", "--arch"),
+        ("[report]\nmax-latency-ms = -1", "[report]"),
+        ("[split]\ntest-fraction = 0.2", "[split]"),
+        ("[split]\nsource = 'x'\ntest-fraction = 2.0", "[split]"),
+    ],
+)
+def test_all_of_it_is_looked_at_before_anything_is_done(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path, out = written(tmp_path, text), tmp_path / "out"
+    done = CliRunner().invoke(cli, ["run", "--recipe", str(path), "--workspace", str(out)])
+    assert done.exit_code == 1
+    assert words in done.output
+    assert str(path) in done.output
+    assert not out.exists()
+
+
+def test_what_is_given_beside_it_reaches_its_tables(tmp_path: Path) -> None:
+    """Unless a table of the recipe says otherwise; what stands on the command line comes first."""
+    text = "[run]\nfit = 'pad'\n[[baseline]]\nmode = 'scratch'\narch = 'basic_cnn'\nseed = 3"
+    recipe = read_recipe(written(tmp_path, text), COMMANDS)
+
+    def seen(*given: str) -> dict[str, object]:
+        with cli.make_context("cli", ["run"]) as outer:
+            begun = ["--recipe", str(tmp_path / "mine.toml"), *given]
+            with cli.commands["run"].make_context("run", begun, parent=outer) as run:
+                (table,) = recipe.baselines
+                with context_of(cli.commands["baseline"], table, run) as context:
+                    return context.params
+
+    assert [seen()[name] for name in ("fit", "seed", "device")] == ["pad", 3, None]
+    typed = seen("--seed", "4", "--device", "cpu", "--workspace", "w", "--also", "o=x")
+    assert (typed["seed"], typed["device"], typed["workspace"]) == (4, "cpu", Path("w"))
+    assert typed["also"] == {"o": Path("x")}
+    several = seen("--device", "cpu", "--device", "xla-cpu")
+    assert several["device"] is None
+
+
+def test_a_cut_takes_its_source_from_the_command_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "[split]\nsource = 'mine'")
+    recipe = read_recipe(path, COMMANDS)
+    with cli.make_context("cli", ["run"]) as outer:
+        for given, source in (([], "mine"), (["--dataset", "theirs"], Path("theirs"))):
+            with cli.commands["run"].make_context("run", [*given], parent=outer) as run:
+                assert cut_by(recipe.split or {}, run)["source"] == source
+        run = cli.commands["run"].make_context("run", ["--test", "x"], parent=outer)
+        with run, pytest.raises(GridError, match="--test: the recipe cuts"):
+            cut_by(recipe.split or {}, run)

@@ -21,7 +21,8 @@ from evaluate.conventional.modes import MODES, check_start
 from evaluate.conventional.network import build_network, placed
 from evaluate.conventional.pictures import readable
 from evaluate.conventional.training import NO_AUGMENTATION, Course, Training
-from evaluate.reload import TRAINED, network_path
+from evaluate.reload import network_path
+from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.devices import torch_device
 from extract.scan import ImageFile, ImageSet

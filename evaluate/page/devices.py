@@ -12,7 +12,10 @@ from evaluate.results import Row
 from evaluate.study import SETTINGS, first_of_each
 from heads.files import FROZEN, head_path, read_info
 
-PLACE = ("pretrained_model", "hardware_type", "numeric_precision", "weights")  # of a cache
+PLACE = (  # of a cache
+    *("pretrained_model", "hardware_type", "numeric_precision", "weights"),
+    *("fit", "normalization"),
+)
 # In what two models are equal that differ in nothing but the device.
 MATCHED = (
     *("pretrained_model", "classifier_head", "opt_alg", "mode"),
