@@ -82,13 +82,13 @@ def row(head: str, **values: Any) -> dict[str, Any]:
     }
 
 
-def reported(root: Path, caches: Iterable[Cache]) -> Workspace:
+def reported(root: Path, caches: Iterable[Cache], sweep: Sweep = SWEEP) -> Workspace:
     """Fill a workspace with heads on these caches, their answers, an audit, maps and doubt."""
     place = Workspace(root)
     training, testing = scan(ROOT / "dataset"), scan(ROOT / "test_images")
     for cache in caches:
         shutil.copytree(cache.folder, place.cache / cache.folder.name)
-        heads = train_heads(cache, training.labels, training.name, SWEEP, place.heads).heads
+        heads = train_heads(cache, training.labels, training.name, sweep, place.heads).heads
         for number, saved in enumerate(heads):
             answers = _answers(saved, cache, testing)
             _enter(place, saved, answers, testing, number)

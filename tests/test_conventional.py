@@ -1,6 +1,7 @@
 """Whole-network training: what is drawn, shown and refused; frozen, it trains what heads are."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from evaluate.conventional import training
 from evaluate.conventional.modes import MODES, check_start, starting_weights
 from evaluate.conventional.pictures import batches_of_pixels, readable
 from evaluate.conventional.run import TrainedNetwork, train_network
+from evaluate.conventional.steps import train_whole
 from evaluate.conventional.training import joined
 from evaluate.workspace import Workspace
+from extract.backbones import BACKBONES
 from extract.decode import decode_gray
 from extract.decoding import AS_USUAL, Decoding
 from extract.load import LoadedBackbone, load_backbone
@@ -27,12 +30,13 @@ from extract.target import Target
 from extract.views import LARGEST_NUMBER, POLICIES
 from heads.configuration import Configuration
 from heads.files import SavedHead, load_head
-from heads.grid import Sweep
+from heads.grid import FIELDS, Sweep
 from heads.run import train_heads
 from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
 Pairs = list[list[tuple[int, int]]]
+Asked = list[tuple[str, Pairs]]  # whose policy is to draw views, and which of which images
 
 
 def nobody(images: int) -> None:
@@ -68,13 +72,13 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Pairs]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Note which views of which images are asked for, in which batches."""
-    noted: list[Pairs] = []
+    noted: Asked = []
     original = batches_of_pixels
 
     def noting(files: Any, batches: Any, decoding: Decoding) -> Any:
-        noted.append([list(batch) for batch in batches])
+        noted.append((decoding.augmentation, [list(batch) for batch in batches]))
         return original(files, batches, decoding)
 
     monkeypatch.setattr(training, "batches_of_pixels", noting)
@@ -119,7 +123,6 @@ class TestAgreement:
         [
             {"balance": "weights", "optimizer": "sgd", "nesterov": True, "weight_decay": 0.01},
             {"balance": "sampling", "optimizer": "adamw", "weight_decay": 0.1},
-            {"balance": "augment", "views": 2, "head": "multi"},
             {"schedule": "cosine", "warmup": 1, "learning_rate": 0.1, "seed": 3},
             {"patience": 1, "learning_rate": 5.0, "epochs": 8, "head": "multi"},
             {"batch_size": 9, "head": "mlp-gelu", "optimizer": "sgd"},  # of 10: a last batch of one
@@ -131,7 +134,7 @@ class TestAgreement:
     ) -> None:
         usual: dict[str, Any] = {"head": "single", "optimizer": "adam", "epochs": 3}
         configuration = Configuration(**(usual | {"batch_size": 4} | settings))
-        cache = extract_one(toy, images.files, tmp_path / "cache", views=2).cache
+        cache = extract_one(toy, images.files, tmp_path / "cache").cache
         groups = {images.files[0].sha256: 1, images.files[1].sha256: 1}
         sweep = Sweep((configuration,), configuration.seed)
         frozen = train_heads(
@@ -162,19 +165,28 @@ class TestAgreement:
         whole = train_network(target(toy), configuration, "transfer", listed, Workspace(tmp_path))
         assert sorted(Path(f.path).name for f in whole.failures) == ["broken.png", "gone.png"]
         assert "not an image of a known format" in {f.reason for f in whole.failures}
+        found, told = readable(listed, AS_USUAL, nobody), list[tuple[int, int]]()
+        again = train_network(
+            target(toy), replace(configuration, seed=1), "transfer", listed, Workspace(tmp_path),
+            progress=lambda *now: told.append(now), found=found,
+        )  # fmt: skip
+        assert again.failures == whole.failures
+        validated = again.head.info.n_validation
+        assert told[-1] == (2 * len(found.files) + validated,) * 2  # nothing is decoded for it
         rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         assert apart(logits_of(whole.head, rows), logits_of(frozen, rows)) < 1e-4
 
 
 class TestViews:
     def test_each_image_in_each_epoch_is_another_view(
-        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: list[Pairs]
+        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: Asked
     ) -> None:
         configuration = Configuration("single", "adam", epochs=3, batch_size=4)
         train_network(
             target(toy), configuration, "scratch", images, Workspace(tmp_path), {}, "strong"
         )
-        trained, validated = asked[0:6:2], asked[1::2]
+        batches_asked = [batches for _, batches in asked]
+        trained, validated = batches_asked[0:6:2], batches_asked[1::2]
         for epoch, batches in enumerate(trained):
             assert {view for batch in batches for _, view in batch} == {epoch + 1}
             seen = sorted(image for batch in batches for image, _ in batch)
@@ -183,23 +195,24 @@ class TestViews:
         held_out = {image for batch in validated[0] for image, _ in batch}
         assert held_out.isdisjoint(image for batch in trained[0] for image, _ in batch)
 
+    @pytest.mark.parametrize("policy", POLICIES)
     def test_copies_of_rare_classes_are_views_that_no_epoch_has_shown(
-        self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: list[Pairs]
+        self, policy: str, toy: LoadedBackbone, images: ImageSet, tmp_path: Path, asked: Asked
     ) -> None:
         configuration = Configuration("single", "adam", epochs=2, balance="augment", views=2)
-        train_network(
-            target(toy), configuration, "scratch", images, Workspace(tmp_path), {}, "gentle"
-        )
-        shown = [pair for epoch in asked[0:4:2] for batch in epoch for pair in batch]
+        place = Workspace(tmp_path)
+        train_network(target(toy), configuration, "scratch", images, place, {}, policy)
+        assert {drawn_by for drawn_by, _ in asked} == {policy}
+        shown = [pair for _, epoch in asked[0:4:2] for batch in epoch for pair in batch]
         assert len(set(shown)) == len(shown)
-        labels = [file.label for file in readable(images, AS_USUAL, nobody)[0]]
+        labels = [file.label for file in readable(images, AS_USUAL, nobody).files]
         classes = [labels[image] for image, _ in shown]
         assert classes.count("gel") == classes.count("not_gel")
 
     def test_pixels_are_those_of_the_one_decoder_in_the_order_asked_for(
         self, images: ImageSet
     ) -> None:
-        files, _ = readable(images, AS_USUAL, nobody)
+        files = readable(images, AS_USUAL, nobody).files
         pairs = [[(3, 0), (0, 7)], [(3, LARGEST_NUMBER), (3, 7), (2, 0)]]
         for policy in POLICIES:
             decoding = Decoding(augmentation=policy)
@@ -250,7 +263,7 @@ class TestModes:
         with pytest.raises(WeightsError, match="--mode scratch"):
             starting_weights("finetune", "random")
         assert starting_weights("finetune", "imagenet") == "imagenet"
-        with pytest.raises(WeightsError, match=r"toy: .*doctor.*--mode scratch"):
+        with pytest.raises(WeightsError, match=r"starts toy from.*doctor.*--mode scratch"):
             train_network(
                 target(toy), Configuration("single", "adam"), "finetune", images,
                 Workspace(tmp_path),
@@ -280,8 +293,10 @@ class TestModes:
 
         with pytest.raises(HeadError, match="--head ridge is fitted at once"):
             attempt(head="ridge", optimizer="none")
-        with pytest.raises(GridError, match="--augmentation"):
+        with pytest.raises(GridError, match="by --augment, and"):
             attempt(views=3)
+        with pytest.raises(GridError, match="--augment none forbids them: .* gentle or strong"):
+            attempt(balance="augment", views=2)
         if MODES[mode].trains_backbone:
             with pytest.raises(GridError, match="--batch-size 1: "):
                 attempt(batch_size=1)
@@ -295,3 +310,75 @@ class TestModes:
         assert sizes(9) == [4, 5]
         assert sizes(10) == [4, 4, 2]
         assert sizes(1) == [1]
+
+
+class TestTrainings:
+    """What one command asks for: several backbones, modes and configurations."""
+
+    @pytest.fixture
+    def ask(self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path) -> Any:
+        usual: dict[str, Any] = dict.fromkeys(FIELDS, ()) | {
+            "arch": ["toy"], "mode": ["scratch"], "weights": "random", "device": "cpu",
+            "engine": "torch", "precision": "fp32", "fit": "stretch", "normalize": "weights",
+            "augment": "none", "seed": 0, "epochs": (1,), "nesterov": False,
+        }  # fmt: skip
+        return lambda **choices: train_whole(images, {}, Workspace(tmp_path), usual | choices)
+
+    def test_each_is_there_as_soon_as_it_is_trained(self, ask: Any, tmp_path: Path) -> None:
+        heads = ask(mode=["scratch", "transfer"])
+        assert next(heads).info.mode == "scratch"
+        assert len(list((tmp_path / "heads").glob("*.safetensors"))) == 1
+        assert [saved.info.mode for saved in heads] == ["transfer"]
+
+    def test_one_that_diverges_costs_itself(
+        self, ask: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        heads = ask(optimizer=("sgd",), learning_rate=(1e30, 0.01))
+        assert next(heads).info.configuration.learning_rate == 0.01
+        reason = r"toy, scratch, single head, sgd, --lr 1e\+30: training diverged in epoch 1"
+        with pytest.raises(HeadError, match=f"1 of 2 trainings left out:\n{reason}"):
+            next(heads)
+        assert "training diverged" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("weights", ["auto", "random"])
+    def test_a_mode_without_weights_is_told_first_and_costs_itself(
+        self, weights: str, ask: Any, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setitem(BACKBONES, "toy", replace(BACKBONES["toy"], imagenet=None))
+        heads = ask(mode=["scratch", "finetune"], weights=weights, learning_rate=(0.1, 0.01))
+        next(heads)
+        told = capsys.readouterr().err
+        assert "toy, finetune: " in told
+        next(heads)
+        with pytest.raises(
+            HeadError, match="2 of 4 trainings left out:\ntoy, finetune: "
+        ) as caught:
+            next(heads)
+        assert str(caught.value).splitlines()[1] in told
+
+    @pytest.mark.parametrize(
+        ("choices", "reason"),
+        [
+            ({"arch": ["toy", "nothing"]}, "nothing"),
+            ({"arch": ["toy", "resnet18"], "weights": "some.pth"}, "a file fits one backbone"),
+            ({"mode": ["transfer", "scratch"], "batch_size": (1,)}, "--batch-size 1"),
+            ({"balance": ("none", "augment"), "views": (2,)}, "--views"),
+            ({"mode": ["finetune"]}, "1 of 1 trainings left out:\n.*--mode scratch"),
+        ],
+        ids=["name", "file", "configuration", "views", "weights"],
+    )
+    def test_what_contradicts_itself_is_refused_before_any_training(
+        self, choices: dict[str, Any], reason: str, ask: Any, tmp_path: Path
+    ) -> None:
+        with pytest.raises((GridError, HeadError, WeightsError), match=reason):
+            next(ask(**choices))
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+    def test_an_unreadable_image_is_told_once(
+        self, images: ImageSet, ask: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images.files[0].path.write_bytes(b"no picture")
+        trained = list(ask(mode=["scratch", "transfer"]))
+        assert {s.info.n_training + s.info.n_validation for s in trained} == {12}
+        assert capsys.readouterr().err.count(images.files[0].path.name) == 1

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,23 @@ def dropping(monkeypatch: pytest.MonkeyPatch) -> LoadedBackbone:
 @pytest.fixture
 def images(few: Few) -> ImageSet:
     return scan(few(7, 3) / "dataset")
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Hear Ctrl-C, though a shell that starts the tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with as many threads as a process that is to be killed does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def network_of(place: Workspace, done: TrainedNetwork) -> dict[str, Tensor]:
@@ -94,16 +112,32 @@ class TestGoingOn:
         if stopped_while_trained:
             assert told[-1][0] < 14 + 2 * 14 + 2
 
-    def test_killed_without_a_word(self, images: ImageSet, tmp_path: Path) -> None:
-        whole, killed = tmp_path / "whole", tmp_path / "killed"
-        assert killing.finish(killing.start(train, images.folder, whole)) == 0
-        died = killing.start(train, images.folder, killed, killing.Death("step", 3, after=False))
+    @pytest.mark.usefixtures("one_thread")
+    def test_killed_without_a_word(
+        self, dropping: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        whole, killed = Workspace(tmp_path / "whole"), Workspace(tmp_path / "killed")
+        death = killing.Death("step", 3, after=False)
+        died = killing.start(train, images.folder, killed.root, death)
+        expected = asking(dropping, images, whole)()
         assert killing.finish(died) == -signal.SIGKILL
-        assert len(checkpoints(Workspace(killed))) == 1
-        assert killing.finish(killing.start(train, images.folder, killed)) == 0
-        expected, found = (_every_tensor(root) for root in (whole, killed))
-        assert len(expected) > 10
-        assert equal(found, expected)
+        assert len(checkpoints(killed)) == 1
+        (killed.networks / ".half.tmp").touch()  # as if it had died while it wrote
+        found = asking(dropping, images, killed)()
+        assert equal(network_of(killed, found), network_of(whole, expected))
+        assert not list(killed.networks.glob(".*.tmp"))
+
+    def test_of_two_at_once_one_trains_and_the_other_waits(
+        self, dropping: LoadedBackbone, images: ImageSet, tmp_path: Path
+    ) -> None:
+        remarks: list[str] = []
+        ask = partial(asking(dropping, images, Workspace(tmp_path)), remark=remarks.append)
+        with ThreadPoolExecutor(2) as pool:
+            done = [future.result() for future in [pool.submit(ask), pool.submit(ask)]]
+        assert sorted(each.already for each in done) == [False, True]
+        assert done[0].head == done[1].head
+        (told,) = remarks
+        assert "is being trained by another process: waiting for it" in told
 
     @pytest.mark.parametrize("harm", ["cut", "flip", "foreign", "other"])
     def test_a_damaged_checkpoint_is_an_error_that_says_to_delete_it(
@@ -143,11 +177,6 @@ class TestGoingOn:
         before = torch.random.get_rng_state()
         asking(dropping, images, Workspace(tmp_path))()
         assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def _every_tensor(root: Path) -> dict[str, Tensor]:
-    files = sorted(root.rglob("*.safetensors"))
-    return {f"{path.name} {name}": t for path in files for name, t in load_file(path).items()}
 
 
 class TestKept:
@@ -201,7 +230,9 @@ class TestKept:
         assert {each.already for each in done} == {False}
         assert len({each.head.info.id for each in done}) == len(done)
         assert {each.head.info.identity.precision for each in done} == {"fp32", "bf16"}
-        assert len(list(place.networks.iterdir())) == 1  # a frozen backbone is what it was
+        assert (
+            len(list(place.networks.glob("*.safetensors"))) == 1
+        )  # a frozen backbone is what it was
 
     def test_fine_tuning_starts_from_the_weights_given(
         self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,15 @@ from evaluate.effects import (
     factor_effects,
     over_seeds,
 )
+from evaluate.rows import origin
 from evaluate.statistics import compare, holm
+from evaluate.study import Study
+from evaluate.words import NOT_TRAINED
+from extract.backbones import find_backbone
+from extract.decoding import AS_USUAL
+from extract.target import identity_of
+from heads.configuration import Configuration
+from heads.files import FROZEN, HeadInfo, Network, Selection
 
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]
@@ -65,6 +73,35 @@ BEST = {"selected_by": "best of 6 by validation accuracy, 1 seed(s)"}
 
 def rows_of(*changes: Row) -> list[Row]:
     return [ROW | change for change in changes]
+
+
+def trained(mode: str, backbone: str = "resnet18", seed: int = 0) -> Row:
+    """The row of a model trained in a mode, as `evaluate` makes it from the head's file."""
+    start = f"random:{seed}" if mode == "scratch" else "imagenet"
+    name = f"{backbone}-{mode}-{seed}"
+    entry = find_backbone(backbone)
+    now = start if mode in NOT_TRAINED else f"trained:{name}"
+    look = (entry.mean, entry.std)
+    info = HeadInfo(
+        configuration=Configuration("single", "adam", seed=seed),
+        identity=identity_of(backbone, now, look, "cpu", "fp32", AS_USUAL, ""),
+        classes=("a", "b"),
+        dataset="gel",
+        dataset_fingerprint="d1",
+        images_fingerprint="i1",
+        n_groups=0,
+        weights=now,
+        n_training=74,
+        n_validation=18,
+        training_seconds=1.0,
+        embedding_seconds=1.0,
+        curves={"validation_accuracy": [0.8], "validation_loss": [0.5]},
+        epoch=0,
+        temperature=1.0,
+        selection=Selection(),
+        network=None if mode == FROZEN else Network(name, mode, start, "none", "fp32", "cpu"),
+    )
+    return origin(info) | {"engine": "openvino", "accuracy": 0.9}
 
 
 def pairs_of(rows: Sequence[Row]) -> dict[tuple[str, ...], int]:
@@ -143,6 +180,14 @@ def test_modes_are_matched_where_all_else_is_equal() -> None:
 def test_training_from_scratch_is_not_matched_with_an_untrained_backbone() -> None:
     scratch = {"mode": "scratch", "weights": "random:0"}
     assert not pairs_of(rows_of({"weights": "random:0"}, scratch))
+
+
+def test_networks_trained_as_a_whole_go_by_what_they_began_with() -> None:
+    """However the weights are called that they came to; drawn ones are no level of a backbone."""
+    modes = (FROZEN, "finetune", "transfer", "scratch")
+    rows = [trained(mode, backbone) for backbone in ("resnet18", "vgg16") for mode in modes]
+    of_modes = {("mode", *sorted(pair)): 2 for pair in combinations(modes, 2)}
+    assert pairs_of(rows) == of_modes | {("pretrained_model", "resnet18", "vgg16"): 4}
 
 
 def test_what_validation_chose_is_no_setting() -> None:
@@ -309,6 +354,14 @@ def test_weights_drawn_from_the_seed_are_no_other_configuration() -> None:
     scratch = [{"mode": "scratch", "weights": f"random:{seed}", "seed": seed} for seed in (0, 1)]
     assert [found.count for found in over_seeds(rows_of(*scratch))] == [2]
     assert over_seeds(rows_of(*({**each, "mode": "transfer"} for each in scratch))) == []
+
+
+@pytest.mark.parametrize("mode", ["finetune", "scratch"])
+def test_networks_trained_as_a_whole_differ_in_their_seed_only(mode: str) -> None:
+    rows = [trained(mode, seed=seed) for seed in (0, 1)]
+    assert [found.count for found in over_seeds(rows)] == [2]
+    drawn = ", weights random:1" if mode == "scratch" else ""
+    assert Study(tuple(rows)).settings(rows[1]) == f"seed 1{drawn}"
 
 
 def test_mean_and_spread_over_seeds() -> None:

@@ -1,6 +1,7 @@
-"""The sections on modes, other test sets, limits and groups, from rows alone and with answers."""
+"""The sections on modes, devices, other test sets, limits and groups, with answers or without."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from scipy.special import softmax
 from statsmodels.stats.proportion import confint_proportions_2indep
 from torch.nn.functional import cross_entropy
 
+from cache.segments import write_segment
+from cache.store import Cache, open_cache, read_all
 from evaluate.choice import NO_LIMITS, Limits
 from evaluate.page.constrained import constrained
+from evaluate.page.devices import device_parity
 from evaluate.page.elsewhere import on_other_images
 from evaluate.page.material import Material, gather
 from evaluate.page.modes import frozen_or_whole
@@ -24,7 +28,10 @@ from evaluate.results import add_result
 from evaluate.rows import scores
 from evaluate.study import describe_others, studies
 from evaluate.workspace import Workspace
-from tests.reported import EVIL, row
+from extract.decoding import FITS
+from heads.configuration import Configuration
+from heads.grid import Sweep
+from tests.reported import EVIL, reported, row
 
 IMAGES = tuple(bytes([number]) * 32 for number in range(22))
 OTHER = {"also": "cinic", "test_fingerprint": "c1", "test": "cinic/test"}
@@ -122,6 +129,20 @@ class TestModes:
         html = write_report(place).read_text()
         assert '<th class="w">mode</th>' in html
         assert 'data-mode="finetune"' in html
+
+
+def test_devices_are_compared_for_each_way_to_fit_an_image(
+    caches: dict[str, Cache], tmp_path: Path
+) -> None:
+    padded = []
+    for cache in caches.values():
+        other = open_cache(tmp_path / "padded", replace(cache.identity, fit=FITS["pad"]))
+        write_segment(other.folder, other.identity, read_all(cache), [], {"weights": "imagenet"})
+        padded.append(other)
+    sweep = Sweep((Configuration("single", "adam"),))
+    both = reported(tmp_path / "both", [*caches.values(), *padded], sweep)
+    found = device_parity(material(both))
+    assert [(line["devices"], line["heads"]) for line in found] == [("cpu, xla-cpu", 1)] * 2
 
 
 class TestElsewhere:

@@ -62,12 +62,12 @@ def check_start(mode: str, backbone: LoadedBackbone) -> None:
     at_random = backbone.weights.partition(":")[0] == RANDOM
     if not MODES[mode].pretrained and not at_random:
         raise WeightsError(
-            f"{backbone.name}: --mode {mode} starts from random weights, not {backbone.weights}; "
+            f"--mode {mode} starts {backbone.name} from random weights, not {backbone.weights}; "
             "choose --mode finetune"
         )
     if MODES[mode].pretrained and MODES[mode].trains_backbone and at_random:
         raise WeightsError(
-            f"{backbone.name}: --mode {mode} starts from pretrained weights, and there are none "
+            f"--mode {mode} starts {backbone.name} from pretrained weights, and there are none "
             "here: `python cli.py doctor` says how to get them. Or give --weights PATH, or choose "
             "--mode scratch"
         )

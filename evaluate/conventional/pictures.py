@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,16 @@ AHEAD = 64  # images that are decoded, or being decoded, before they are needed:
 CHANGED = "it has changed since it was listed"
 
 
-def readable(
-    images: ImageSet, decoding: Decoding, advance: Callable[[int], None]
-) -> tuple[tuple[ImageFile, ...], tuple[Failure, ...]]:
-    """Return the files that can be decoded, sorted by SHA-256, and why the others can't.
+@dataclass(frozen=True)
+class Readable:
+    """files: that can be decoded, in the order of their SHA-256. failures: why the others can't."""
+
+    files: tuple[ImageFile, ...]
+    failures: tuple[Failure, ...]
+
+
+def readable(images: ImageSet, decoding: Decoding, advance: Callable[[int], None]) -> Readable:
+    """Find out which files can be decoded.
 
     All are decoded once for that: one that can't be must not shift the batches of an epoch.
     advance: is told of images that were tried.
@@ -37,7 +44,7 @@ def readable(
         else:
             good.append(file)
         advance(1)
-    return tuple(good), tuple(failures)
+    return Readable(tuple(good), tuple(failures))
 
 
 def batches_of_pixels(

@@ -6,10 +6,12 @@ import glob
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from cache.atomic import replacing
@@ -17,9 +19,10 @@ from cache.errors import GridError, HeadError
 from cache.identity import file_name
 from cache.progress import Progress, silent
 from cache.segments import Failure
+from cache.sharing import sharing
 from evaluate.conventional.modes import MODES, check_start
 from evaluate.conventional.network import build_network, placed
-from evaluate.conventional.pictures import readable
+from evaluate.conventional.pictures import Readable, readable
 from evaluate.conventional.training import NO_AUGMENTATION, Course, Training
 from evaluate.reload import network_path
 from evaluate.words import TRAINED
@@ -28,6 +31,7 @@ from extract.devices import torch_device
 from extract.scan import ImageFile, ImageSet
 from extract.stopping import stoppable
 from extract.target import Target
+from extract.views import POLICIES
 from heads.architectures import HEADS, folded
 from heads.configuration import Configuration, fingerprint
 from heads.files import HeadInfo, Network, SavedHead, Selection, read_info, save_head
@@ -57,15 +61,19 @@ def train_network(
     groups: Groups = NO_GROUPS,
     augmentation: str = NO_AUGMENTATION,
     progress: Progress = silent,
+    found: Readable | None = None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> TrainedNetwork:
     """Train a backbone and a head as one network, unless it was done before.
 
     target: the backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast; its
     engines are for later. mode: of MODES. groups: of near duplicates, which the split does not
     divide. augmentation: the policy by which each image is changed anew in every epoch, or `none`.
-    progress counts images: all are decoded once at first, then run through the network in every
-    epoch, to train and to validate. Killed or stopped, the same call goes on from a checkpoint; on
-    the CPU, with as many threads, it ends with the same weights to the last bit.
+    found: which of the images can be decoded, if that is known. progress counts images: all are
+    decoded once at first, unless it is known, then run through the network in every epoch, to train
+    and to validate. Killed or stopped, the same call goes on from a checkpoint; on the CPU, with as
+    many threads, it ends with the same weights to the last bit. Of several processes one trains,
+    and the others wait for it; remark is told so.
 
     Raises:
         GridError, HeadError: this can't be trained in this way, on these images; or it diverged.
@@ -75,23 +83,39 @@ def train_network(
         OSError: the disk is full.
         KeyboardInterrupt: the user asked to stop; a checkpoint is there.
     """
-    _check(configuration, mode)
+    check(configuration, mode, augmentation)
     check_start(mode, target.backbone)
     where = torch_device(target.device)
     told = _Told(progress, len(training.unique) * (1 + configuration.epochs))
-    files, failures = readable(training, target.decoding, told.advance)
+    found = found or readable(training, target.decoding, told.advance)
     network = Network(
         "", mode, target.backbone.weights, augmentation, target.precision, target.device
     )
-    begun = _begun(target, configuration, training, files, groups, network)
-    if saved := _kept(place, begun):
-        return TrainedNetwork(saved, True, failures)
-    run = _prepared(begun, target, files, groups, where, place)
-    run.resume()
-    told.expect(run.remaining)
-    saved = _save(place, _finished(begun, run, told), run)
-    run.checkpoint.unlink(missing_ok=True)
-    return TrainedNetwork(saved, False, failures)
+    begun = _begun(target, configuration, training, found.files, groups, network)
+    with sharing(place.networks), _alone(place, _network_of(begun).name, remark):
+        if saved := _kept(place, begun):
+            return TrainedNetwork(saved, True, found.failures)
+        run = _prepared(begun, target, found.files, groups, where, place)
+        run.resume()
+        told.expect(run.remaining)
+        saved = _save(place, _finished(begun, run, told), run)
+        run.checkpoint.unlink(missing_ok=True)
+    return TrainedNetwork(saved, False, found.failures)
+
+
+@contextmanager
+def _alone(place: Workspace, name: str, remark: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other process is at the training of this name, and keep it from beginning."""
+    lock = FileLock(place.networks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remark(f"{name} is being trained by another process: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Told:
@@ -108,8 +132,12 @@ class _Told:
         self.total = self.done + images
 
 
-def _check(configuration: Configuration, mode: str) -> None:
-    """Make sure that a configuration can be trained in the ordinary way."""
+def check(configuration: Configuration, mode: str, augmentation: str) -> None:
+    """Make sure that a configuration can be trained in the ordinary way.
+
+    Raises:
+        GridError, HeadError: it can't.
+    """
     if HEADS[configuration.head].fitted:
         raise HeadError(
             f"--head {configuration.head} is fitted at once, to embeddings that do not change; "
@@ -118,7 +146,12 @@ def _check(configuration: Configuration, mode: str) -> None:
     if configuration.views and configuration.balance != "augment":
         raise GridError(
             "--views: a whole network sees another view of each image in every epoch: choose them "
-            "by --augmentation, and leave --views out"
+            "by --augment, and leave --views out"
+        )
+    if configuration.balance == "augment" and augmentation == NO_AUGMENTATION:
+        raise GridError(
+            f"--balance augment fills small classes up with augmented views, and --augment "
+            f"{augmentation} forbids them: give --augment {' or '.join(POLICIES)}"
         )
     if configuration.batch_size == 1 and MODES[mode].trains_backbone:
         raise GridError("--batch-size 1: batch norm needs two images or more")

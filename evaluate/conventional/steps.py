@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import GridError
+from cache.errors import GridError, HeadError, WeightsError
 from evaluate import steps
-from evaluate.conventional.modes import MODES
+from evaluate.conventional.modes import MODES, check_start, starting_weights
 from evaluate.terminal import bar, say, warn
+from extract.backbones import WEIGHTS_WORDS, find_backbone
 
 if TYPE_CHECKING:
+    from evaluate.conventional.pictures import Readable
     from evaluate.conventional.run import TrainedNetwork
     from evaluate.workspace import Workspace
+    from extract.decoding import Decoding
+    from extract.load import LoadedBackbone
     from extract.scan import ImageSet
     from heads.configuration import Configuration
     from heads.files import SavedHead
+
+    Load = Callable[[str, str], LoadedBackbone]
 
 
 def configurations(mode: str, choices: Mapping[str, Any]) -> list[Configuration]:
@@ -42,46 +50,121 @@ def configurations(mode: str, choices: Mapping[str, Any]) -> list[Configuration]
 
 def train_whole(
     training: ImageSet, groups: Mapping[bytes, int], place: Workspace, choices: Mapping[str, Any]
-) -> list[SavedHead]:
-    """Train every backbone asked for in every mode and configuration, unless it was before.
+) -> Iterator[SavedHead]:
+    """Train every backbone asked for in every mode and configuration, unless it was before; yield
+    each as soon as it is trained. What can be known to fail is told before the first one.
 
     groups: of images that no split divides. choices: of the command's options.
+
+    Raises:
+        GridError, HeadError, WeightsError: the options can't be followed.
+        DeviceError: the device, or an engine on it, can't be used here.
+        HeadError: at the end, if some could not be trained; it says which, and why.
     """
-    from evaluate.conventional.modes import starting_weights
     from evaluate.conventional.run import train_network
     from extract.decoding import Decoding
     from extract.devices import require_device
     from extract.engines import usable_engines
-    from extract.load import load_backbone
-    from extract.target import Target, engines_folder
+    from extract.target import Target
 
+    wanted = _checked(choices)
     device = choices["device"] or default_device()
     require_device(device)
     place.prepare()
     engines = usable_engines(device, choices["engine"], choices["precision"])
-    how = engines, choices["precision"], Decoding(fit=choices["fit"])
+    how = device, engines, choices["precision"], Decoding(fit=choices["fit"])
+    load = _loader(training, place, choices)
+    starts, refused = _starts(choices, load)
+    total = len(choices["arch"]) * sum(map(len, wanted.values()))
+    todo = [(*start, c) for start in starts for c in wanted[start[1]]]
+    for reason in refused if todo else ():  # else it is told at once, as the error
+        warn(reason)
+    found, trained = _usable(training, how[-1]) if todo else None, 0
+    for name, mode, weights, configuration in todo:
+        try:
+            with bar(f"{name}, {mode}", "images") as progress:
+                done = train_network(
+                    Target(load(name, weights), *how), configuration, mode, training, place,
+                    groups, choices["augment"], progress, found, warn,
+                )  # fmt: skip
+        except (GridError, HeadError, WeightsError) as error:
+            refused.append(f"{name}, {mode}, {_in_words(configuration)}: {error}")
+            if total > 1:
+                warn(refused[-1])
+            continue
+        _tell(done, name, mode)
+        trained += 1
+        yield done.head
+    if refused:
+        reasons = "\n".join(refused)
+        raise HeadError(f"{total - trained} of {total} trainings left out:\n{reasons}")
+
+
+def _checked(choices: Mapping[str, Any]) -> dict[str, list[Configuration]]:
+    """Return the configurations of each mode, after a look at all that options say of them."""
+    from evaluate.conventional.run import check
+
+    for name in choices["arch"]:
+        find_backbone(name)
+    weights = choices["weights"]
+    if weights not in WEIGHTS_WORDS and len(choices["arch"]) != 1:
+        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
+    wanted = {mode: configurations(mode, choices) for mode in choices["mode"]}
+    for mode, them in wanted.items():
+        for configuration in them:
+            check(configuration, mode, choices["augment"])
+    return wanted
+
+
+def _loader(training: ImageSet, place: Workspace, choices: Mapping[str, Any]) -> Load:
+    """Return what loads a backbone by name and weights, the last one only once."""
+    from extract.load import load_backbone
+    from extract.target import engines_folder
+
     mean_and_std = steps.normalization(choices["normalize"], training, place)
-    todo = [
-        (name, mode, configuration)
-        for name in choices["arch"]
-        for mode in choices["mode"]
-        for configuration in configurations(mode, choices)
-    ]
-    heads = []
-    for name, mode, configuration in todo:
-        weights = starting_weights(mode, choices["weights"])
-        shelf = engines_folder(place.cache)
-        backbone = load_backbone(name, weights, configuration.seed, shelf, mean_and_std)
+    shelf, seed = engines_folder(place.cache), choices["seed"]
+    return lru_cache(1)(
+        lambda name, weights: load_backbone(name, weights, seed, shelf, mean_and_std)
+    )
+
+
+def _starts(choices: Mapping[str, Any], load: Load) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Return the backbones, modes and weights that can be trained, and why others can't."""
+    starts, refused = list[tuple[str, str, str]](), list[str]()
+    for name, mode in product(choices["arch"], choices["mode"]):
+        try:
+            weights = starting_weights(mode, choices["weights"])
+            backbone = load(name, weights)
+            check_start(mode, backbone)
+        except WeightsError as error:
+            refused.append(f"{name}, {mode}: {error}")
+            continue
         if backbone.notice and MODES[mode].pretrained:
             warn(backbone.notice)
-        with bar(f"{name}, {mode}", "images") as progress:
-            done = train_network(
-                Target(backbone, device, *how), configuration, mode, training, place, groups,
-                choices["augment"], progress,
-            )  # fmt: skip
-        _tell(done, name, mode)
-        heads.append(done.head)
-    return heads
+        starts.append((name, mode, weights))
+    return starts, refused
+
+
+def _usable(training: ImageSet, decoding: Decoding) -> Readable:
+    """Find out which images can be decoded, for all trainings, and say which can't."""
+    from evaluate.conventional.pictures import readable
+
+    tried, total = 0, len(training.unique)
+    with bar("Decoding", "images") as progress:
+
+        def advance(images: int) -> None:
+            nonlocal tried
+            progress(tried := tried + images, total)
+
+        found = readable(training, decoding, advance)
+    for failure in found.failures:
+        warn(f"Left out: {failure.path}: {failure.reason}")
+    return found
+
+
+def _in_words(configuration: Configuration) -> str:
+    c = configuration
+    return f"{c.head} head, {c.optimizer}, --lr {c.learning_rate:g}"
 
 
 def _tell(done: TrainedNetwork, name: str, mode: str) -> None:
@@ -92,8 +175,6 @@ def _tell(done: TrainedNetwork, name: str, mode: str) -> None:
         f"{name}, {mode}, {info.configuration.head} head: {what}, epoch {info.epoch + 1} of "
         f"{len(info.curves['validation_accuracy'])}, {accuracy:.1%} right on validation"
     )
-    for failure in done.failures:
-        warn(f"  left out: {failure.path}: {failure.reason}")
 
 
 def default_device() -> str:

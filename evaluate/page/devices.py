@@ -18,7 +18,7 @@ PLACE = (  # of a cache
 )
 # In what two models are equal that differ in nothing but the device.
 MATCHED = (
-    *("pretrained_model", "classifier_head", "opt_alg", "mode"),
+    *("pretrained_model", "classifier_head", "opt_alg"),
     *(name for name in SETTINGS if name != "engine"),
 )
 
@@ -58,8 +58,7 @@ def device_parity(material: Material) -> list[dict[str, Any]]:
 def _caches(material: Material) -> list[tuple[Row, Cache]]:
     """Return the caches that the study's heads were trained on, by name, each with a row of it."""
     found = []
-    frozen = [row for row in material.study.rows if row["mode"] == FROZEN]
-    for row in first_of_each(frozen, *PLACE):
+    for row in first_of_each(_frozen(material), *PLACE):
         path = head_path(material.workspace.heads, row["head_id"])
         if path.exists():
             found.append((row, open_cache(material.workspace.cache, read_info(path).identity)))
@@ -68,9 +67,9 @@ def _caches(material: Material) -> list[tuple[Row, Cache]]:
 
 def _pairs(material: Material, first: Row, second: Row) -> list[tuple[int, set[bytes]]]:
     """Return of each two matched models how many images both answered, and on which they differ."""
-    of_first = {_key(row): row for row in material.study.rows if _same_place(row, first)}
+    of_first = {_key(row): row for row in _frozen(material) if _same_place(row, first)}
     found = []
-    for row in material.study.rows:
+    for row in _frozen(material):
         other = of_first.get(_key(row)) if _same_place(row, second) else None
         if other is None:
             continue
@@ -78,6 +77,11 @@ def _pairs(material: Material, first: Row, second: Row) -> list[tuple[int, set[b
         if answers[0] and answers[1]:
             found.append(_differing(answers[0], answers[1]))
     return found
+
+
+def _frozen(material: Material) -> list[Row]:
+    """Return the models whose heads were trained on caches."""
+    return [row for row in material.study.rows if row["mode"] == FROZEN]
 
 
 def _key(row: Row) -> tuple[str, ...]:
