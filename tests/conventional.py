@@ -43,14 +43,14 @@ def asking(backbone: LoadedBackbone, images: ImageSet, place: Workspace) -> Ask:
     return partial(train_network, target, PATIENT, "scratch", images, place, {}, "gentle")
 
 
-def train(folder: Path, root: Path, death: Death) -> None:
+def train(folder: Path, root: Path, death: Death | None) -> None:
     """Train with a checkpoint after every second batch, and die before some later one."""
     original, done = Training._step, 0
 
     def step(self: Training, *arguments: Any) -> None:
         nonlocal done
         training.SAVE_EVERY_S = training.WRITING = 0 if done % 2 else 10**6
-        if done == death.call:
+        if death and done == death.call:
             os.kill(os.getpid(), signal.SIGKILL)
         original(self, *arguments)
         done += 1
