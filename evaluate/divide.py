@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 TRAIN, TEST = "train", "test"
 NOTE = "split.json"  # written last: what was divided, and how
-ANEW = f"choose another --out, or remove {TRAIN}, {TEST} and {NOTE} there"
+ANEW = (
+    f"choose another folder (--out; with a recipe --workspace), or remove {TRAIN}, {TEST} (or "
+    f"their .csv) and {NOTE} there"
+)
 
 
 @dataclass(frozen=True)

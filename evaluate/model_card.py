@@ -187,7 +187,8 @@ def _limits(info: HeadInfo, row: Row) -> Iterator[str]:
         "instruments, protocols or software may be answered worse, and nothing here would show it: "
         "test it on some of yours."
     )
-    if not info.configuration.views:
+    augmented = info.network and info.network.augmentation != "none"
+    if not (info.configuration.views or augmented):
         yield (
             "- It was trained on the images as they are: it has not seen them turned, cropped, "
             "mirrored, inverted or in other light."

@@ -45,8 +45,11 @@ def predict(
     answered = [each for each in found if not each.error]
     if not answered:
         raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")
-    doubted = sum(bool(each.doubt) for each in answered)
-    say(f"{len(answered)} image(s) classified, {doubted} of them to be doubted", err=True)
+    told = f"{len(answered)} image(s) classified"
+    if answered[0].doubt is not None:
+        doubted = sum(bool(each.doubt) for each in answered)
+        told += f", {doubted} of them to be doubted"
+    say(told, err=True)
     if answered[0].doubt is None:
         why = (
             "can't be measured, as it was not trained on cached embeddings"

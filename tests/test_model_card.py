@@ -11,6 +11,7 @@ from cache.store import Cache
 from evaluate.metrics import METRICS
 from evaluate.model_card import Check, escaped, model_card
 from extract.load import load_backbone
+from heads.files import Network
 from tests.whole_models import Ready, heads_on
 
 ODD = "<b>`a|b`*_[x](y)\n# c"  # a name that Markdown would take apart
@@ -123,3 +124,17 @@ def test_any_name_is_one_line_in_which_nothing_is_a_mark(name: str) -> None:
 @given(st.text(st.characters(categories=("L", "N", "P", "S"))))
 def test_no_sign_of_a_name_is_lost(name: str) -> None:
     assert re.sub(r"\\(.)", r"\1", escaped(name)) == name
+
+
+def test_a_network_trained_as_a_whole_says_how(lite: Ready, text: str) -> None:
+    """And of what it has seen, it denies nothing."""
+    assert "frozen, with a head trained on its embeddings" in text
+    assert "it has not seen them turned" in text
+    whole = Network("lite-finetune-1", "finetune", "imagenet", "gentle", "fp32", "cpu")
+    said = card(lite, network=whole, weights="trained:lite-finetune-1")
+    assert "everything is trained, from pretrained weights (imagenet)" in said
+    assert "trained together with the head, from imagenet weights" in said
+    assert "it has not seen them turned" not in said
+    assert "it has not seen them turned" in card(
+        lite, network=dataclasses.replace(whole, augmentation="none")
+    )
