@@ -104,8 +104,8 @@ def run(
         steps.evaluate(new, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, audit, *how)
     failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how)
+    ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
     for given in recipe.baselines if recipe else ():
-        ctx.params |= {"dataset": dataset, "test": test}
         try:
             invoke(baseline, given, ctx)
         except FrostlineError as error:  # the report tells of what is there

@@ -120,7 +120,8 @@ def extract(
         first = sets[0].files  # not the test images, which take no part in any choice
         targets = [calibrated(target, first, shelf) for target in targets]
     # Views are for training.
-    parts = [(sets[:1], augmented), (sets[1:], 0)] if augmented else [(sets, 0)]
+    whole = len(sets) == 1 or not augmented
+    parts = [(sets, augmented)] if whole else [(sets[:1], augmented), (sets[1:], 0)]
     done = []
     for part, views in parts:
         files = [file for images in part for file in images.files]

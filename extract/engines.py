@@ -52,9 +52,7 @@ def _build_torch(
     import torch
     from torch.nn.utils import convert_conv2d_weight_memory_format
 
-    # fp32 means fp32: Ampere and later would round to TF32 in convolutions unless told.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    as_precisely_as(precision, device)
     placed = convert_conv2d_weight_memory_format(
         deepcopy(backbone.module).to(device), torch.channels_last
     )
@@ -80,21 +78,13 @@ def _build_openvino(
 def _build_xla(
     backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Slot | None
 ) -> Forward:
-    import logging
-
     import numpy as np
     import torch
     import torch_xla
-    from torch_xla.backends import get_mat_mul_precision, set_mat_mul_precision
 
     from extract.decode import SIZE
 
-    # A TPU would otherwise convolve fp32 in one bf16 pass. Setting it warns of setting it twice,
-    # even the first time.
-    passes = "highest" if precision == "fp32" else "default"
-    if get_mat_mul_precision() != passes:
-        logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
-        set_mat_mul_precision(passes)
+    as_precisely_as(precision, "xla")
     xla = torch_xla.device()
     placed = deepcopy(backbone.module).to(xla)
     bf16 = precision == "bf16"
@@ -114,6 +104,26 @@ def _build_xla(
 
     forward(np.zeros((batch_size, 1, SIZE, SIZE), dtype=np.uint8))  # compile now, not while timed
     return forward
+
+
+def as_precisely_as(precision: str, device: str) -> None:
+    """Have torch compute fp32 as fp32 on a device of torch, where it would round it by itself."""
+    import logging
+
+    import torch
+
+    if device != "xla":  # Ampere and later would round to TF32 in convolutions
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return
+    from torch_xla.backends import get_mat_mul_precision, set_mat_mul_precision
+
+    # A TPU would otherwise convolve fp32 in one bf16 pass. Setting it warns of setting it twice,
+    # even the first time.
+    passes = "highest" if precision == "fp32" else "default"
+    if get_mat_mul_precision() != passes:
+        logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
+        set_mat_mul_precision(passes)
 
 
 def padded(images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:

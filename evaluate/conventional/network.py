@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from extract.engines import as_precisely_as
 from heads.architectures import DRAWING, build_head
 from heads.configuration import Configuration
 
@@ -61,19 +61,10 @@ def build_network(
 
 def placed(network: WholeNetwork, device: str, precision: str) -> WholeNetwork:
     """Move a network to a torch device, which then computes as precisely as it is told to."""
-    if device == "xla":
-        from torch_xla.backends import get_mat_mul_precision, set_mat_mul_precision
-
-        # As extract.engines has it: a TPU would otherwise convolve fp32 in one bf16 pass.
-        passes = "highest" if precision == "fp32" else "default"
-        if get_mat_mul_precision() != passes:
-            logging.getLogger("torch_xla.backends").setLevel(logging.ERROR)
-            set_mat_mul_precision(passes)
-        return network.to(device)
-    # fp32 means fp32: Ampere and later would round to TF32 unless told.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    convert_conv2d_weight_memory_format(network.to(device), torch.channels_last)
+    as_precisely_as(precision, device)
+    network.to(device)
+    if device != "xla":
+        convert_conv2d_weight_memory_format(network, torch.channels_last)
     return network
 
 
