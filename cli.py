@@ -19,6 +19,7 @@ from evaluate.options import (
     FIELD_OPTIONS,
     IMAGES,
     PICTURES,
+    RAY,
     RECIPE,
     TRAINING,
     takes,
@@ -102,7 +103,7 @@ def run(
     how = place, choices["engine"], choices["weights"]
     if new:
         steps.evaluate(new, testing, leaked, *how)
-    steps.learn_to_doubt(heads, training, testing, audit, *how)
+    steps.learn_to_doubt(heads, training, testing, audit.group_of, *how)
     failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how)
     ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
     for given in recipe.baselines if recipe else ():
@@ -116,16 +117,25 @@ def run(
 
 @cli.command()
 @takes("dataset", "test", *FEWER, "workspace", "arch", "device", "weights", "precision", "engine",
-       *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict",
-       "max_pixels")  # fmt: skip
+       *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict", "max_pixels",
+       "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
 @click.pass_context
 def extract(
-    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, **choices: Any
-) -> None:
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, on: str,
+    cache_at: Path | None, **choices: Any,
+) -> None:  # fmt: skip
     """Run each backbone once over every image that is not in its cache yet."""
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
+    cluster = [choices.pop(name) for name in (*RAY, "shard_size", "max_failed_shards")]
+    if on == "ray":
+        from evaluate.at_scale import Cluster, extract_at_scale
+
+        folders = {"dataset": dataset, "test": test}
+        there = {name: path for name, path in folders.items() if steps.is_meant(ctx, name, path)}
+        extract_at_scale(there, place, cache_at or place.cache, Cluster(*cluster), choices)
+        return
     given = {"dataset": (dataset, choices.pop("per_class"))}
     given["test"] = (test, choices.pop("test_per_class"))
     found = {
@@ -139,15 +149,16 @@ def extract(
                 "test images take no part in any choice"
             )
     sets = [images for images in found.values() if images]
-    steps.extract(sets, place, **choices)
+    steps.extract(sets, place, root=cache_at, **choices)
 
 
 @cli.command("train-heads")
 @takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
-       *TRAINING)  # fmt: skip
+       *TRAINING, "on", *RAY)  # fmt: skip
 def train_heads(
-    dataset: Path, workspace: Path, arch: list[str], device: list[str], **choices: Any
-) -> None:
+    dataset: Path, workspace: Path, arch: list[str], device: list[str], on: str,
+    address: str | None, resources: str, **choices: Any,
+) -> None:  # fmt: skip
     """Train every head with every optimizer on every cache found."""
     from evaluate.select import Wanted, select_caches
     from evaluate.workspace import Workspace
@@ -155,14 +166,20 @@ def train_heads(
 
     place, sweep = Workspace(workspace), asked(choices)
     place.require()
-    training = steps.scan(dataset, place, choices["per_class"])
+    training = steps.scan(dataset, place, choices["per_class"], opened=not choices["no_group"])
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    audit = steps.look_over(training, None, place)
-    groups = {} if choices["no_group"] else audit.group_of
+    groups = {} if choices["no_group"] else steps.look_over(training, None, place).group_of
     training_options = choices["train_on"], choices["tensorboard"]
-    steps.train(caches, training, place, sweep, groups, *training_options)
+    if on == "ray":
+        from evaluate.at_scale import train_at_scale
+
+        train_at_scale(
+            caches, training, place, sweep, groups, *training_options, address, resources
+        )
+    else:
+        steps.train(caches, training, place, sweep, groups, *training_options)
 
 
 @cli.command()
@@ -183,11 +200,13 @@ def evaluate(
     heads, remarks = select_heads(training, place, wanted)
     for remark in remarks:
         warn(remark)
-    audit = steps.look_over(training, testing, place)
-    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    leaked, groups = training.labels.keys() & testing.labels.keys(), dict[bytes, int]()
+    if not choices["no_group"]:
+        audit = steps.look_over(training, testing, place)
+        leaked, groups = {*audit.leaked}, {**audit.group_of}
     how = place, choices["engine"], choices["weights"]
     steps.evaluate(heads, testing, leaked, *how)
-    steps.learn_to_doubt(heads, training, testing, audit, *how)
+    steps.learn_to_doubt(heads, training, testing, groups, *how)
     _stop_if(steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True))
 
 

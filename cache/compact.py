@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cache.atomic import commit, temporary_file
 from cache.errors import CacheError
+from cache.files import is_url
 from cache.progress import Progress, silent
 from cache.provenance import merged
 from cache.segments import (
@@ -21,7 +22,6 @@ from cache.segments import (
     Header,
     Rows,
     payload_sha256,
-    read_embeddings,
     segment_name,
     verify_segment,
     write_header,
@@ -34,6 +34,7 @@ from cache.store import (
     as_keys,
     as_s32,
     first_failures,
+    gather,
     index,
     read_headers,
     retried,
@@ -42,7 +43,6 @@ from cache.store import (
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 METADATA_BYTES = 1 << 20  # what HDF5 may need around the rows, generously
-WINDOW_BYTES = 1 << 26  # copied at once, however large the cache
 
 Found = Sequence[tuple[Path, Header]]
 
@@ -57,9 +57,15 @@ def compact(
     written meanwhile stay as they are. progress counts rows, verified and copied.
 
     Raises:
-        CacheError: a segment is damaged, or the disk has too little room. Nothing is lost then.
+        CacheError: a segment is damaged, or the disk has too little room, or the cache is behind a
+            URL. Nothing is lost then.
         OSError: the disk is full, or the cache can't be written.
     """
+    if is_url(cache.folder):
+        raise CacheError(
+            f"{cache.folder} is behind a URL, where segments are not rewritten: fetch the cache "
+            f"(cache fetch {cache.folder.parent}) and compact it here"
+        )
     with sharing(cache.folder):
         return retried(partial(_compact, cache, drop, progress))
 
@@ -144,17 +150,10 @@ def _fill(
     tables: dict[int, Index],
     progress: Progress,
 ) -> None:
-    """Copy every row to its place, one segment after the other."""
+    """Copy the rows of every view to their places."""
     segment = np.concatenate([table.segment for table in tables.values()])
     row = np.concatenate([table.row for table in tables.values()])
-    window = max(1, WINDOW_BYTES // (4 * embeddings.shape[1]))
-    done = 0
-    for number, path in enumerate(paths):
-        source, places = read_embeddings(path), np.flatnonzero(segment == number)
-        for start in range(0, len(places), window):
-            here = places[start : start + window]
-            embeddings[here] = source[row[here]]
-            progress(done := done + len(here), len(row))
+    gather(embeddings, paths, segment, row, progress)
 
 
 def _within(progress: Progress, before: int, total: int, done: int, _: int) -> None:

@@ -1,10 +1,12 @@
 """One immutable HDF5 file of rows: write once, read, verify. The layout is in `cache/README.md`."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic import replacing
 from cache.errors import CacheError, SegmentGoneError
+from cache.files import BEGINNING, Beginning, beginnings, content, is_url, put, size_of
 from cache.identity import Identity
 
 FORMAT = "frostline-segment"
@@ -77,6 +79,7 @@ def write_segment(
 
     Raises:
         CacheError: a row holds NaN or infinity, or has another length than the identity says.
+            Or the folder's URL can't be reached.
         OSError: the disk is full, or the folder can't be written.
     """
     if rows.embeddings.shape != (len(rows.hashes), identity.embedding_dim):
@@ -99,8 +102,7 @@ def write_segment(
         file.flush()
         image = file.id.get_file_image()
     path = folder / segment_name(sha256)
-    with replacing(path) as temporary:
-        temporary.write_bytes(image)
+    put(path, image)
     return path
 
 
@@ -136,14 +138,32 @@ def read_header(path: Path) -> Header:
     Raises:
         CacheError: the file is truncated, damaged, not a segment of ours, or can't be opened now.
     """
+    if is_url(path):
+        with _clear_errors(path):
+            first, size = content(path, BEGINNING), size_of(path)
+        return _header_behind(path, first, size)
     with _reading(path) as file:
         return _header(file)
+
+
+def read_each_header(paths: Sequence[Path]) -> Iterator[Header | CacheError]:
+    """Read the headers of segments in one folder; of one that can't be read, yield the error.
+
+    Behind a URL, many are fetched at once.
+    """
+    ahead = beginnings(paths) if paths and is_url(paths[0]) else repeat((b"", 0))
+    for path, (first, size) in zip(paths, ahead, strict=False):
+        try:
+            yield _header_from(path, first, size)
+        except CacheError as error:
+            yield error
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:
     """Return the embeddings, float32 [N, D], in the order of the header's hashes.
 
-    Those of a compacted segment are mapped, not read; those of any other are checked for NaN.
+    Those of a compacted segment are mapped, not read; those of any other, and any behind a URL, are
+    checked for NaN.
 
     Raises:
         CacheError: as for `read_header`, or a row holds NaN or infinity.
@@ -155,22 +175,26 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
     return embeddings
 
 
-def verify_segment(path: Path) -> None:
-    """Recompute the payload's SHA-256, and look at every number.
+def verify_segment(path: Path, called: Path | None = None) -> Header:
+    """Recompute the payload's SHA-256, look at every number, and return the header.
+
+    called: what the segment is called, where it lies under another name for now.
 
     Raises:
         CacheError: the content is not what was written.
     """
-    with _reading(path) as file:
+    called = called or path
+    with _reading(path, called) as file:
         header = _header(file)
         embeddings, _ = _embeddings(file, path)
         for start in range(0, len(embeddings), CHUNK_ROWS):
             _check_finite(embeddings[start : start + CHUNK_ROWS])
     sha256 = payload_sha256(Rows(header.hashes, header.views, embeddings), header.failures)
     if sha256 != header.sha256:
-        raise _damaged(path, "its content does not match its checksum")
-    if path.name != segment_name(sha256):
-        raise _damaged(path, f"its content belongs into a file called {segment_name(sha256)}")
+        raise _damaged(called, "its content does not match its checksum")
+    if called.name != segment_name(sha256):
+        raise _damaged(called, f"its content belongs into a file called {segment_name(sha256)}")
+    return header
 
 
 def payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
@@ -186,14 +210,26 @@ def payload_sha256(rows: Rows, failures: Sequence[Failure]) -> str:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """Open a segment; whatever h5py, JSON or a missing part raises becomes one clear error."""
-    try:
-        with h5py.File(path, "r") as file:
+def _reading(
+    path: Path, called: Path | None = None, beginning: Beginning | None = None
+) -> Iterator[Any]:
+    """Open a segment: its file, or of one behind a URL its beginning or all its bytes."""
+    with _clear_errors(called or path):
+        source: Any = path
+        if is_url(path):
+            source = beginning or io.BytesIO(content(path))
+        with h5py.File(source, "r") as file:
             if "format" not in file.attrs or _text(file, "format") != FORMAT:
                 raise ValueError("it is not a Frostline segment")
             _check_layout(file)
             yield file
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Make one clear error of whatever h5py, JSON or a missing part raises."""
+    try:
+        yield
     except CacheError:  # an identity of another version: nothing is wrong with the file
         raise
     except FileNotFoundError as error:
@@ -204,6 +240,31 @@ def _reading(path: Path) -> Iterator[Any]:
                 f"{path} can't be opened ({error}): mend that and try again"
             ) from error
         raise _damaged(path, str(error)) from error
+
+
+def _header_from(path: Path, first: bytes, size: int) -> Header:
+    if first:
+        # Written anew since it was listed, it may have got another size: then it is read again.
+        with suppress(CacheError):
+            return _header_behind(path, first, size)
+    return read_header(path)
+
+
+def _header_behind(path: Path, first: bytes, size: int) -> Header:
+    """Read the header of a segment behind a URL: from its first bytes, and more if need be."""
+    while True:
+        beginning = Beginning(first, size)
+        try:
+            with _reading(path, beginning=beginning) as file:
+                header = _header(file)
+        except CacheError:
+            if not beginning.missed or len(first) >= size:
+                raise
+        else:
+            if not beginning.missed:
+                return header
+        with _clear_errors(path):
+            first = content(path, max(4 * len(first), beginning.missed))
 
 
 def _header(file: Any) -> Header:
@@ -224,7 +285,7 @@ def _header(file: Any) -> Header:
 def _embeddings(file: Any, path: Path) -> tuple[NDArray[np.float32], bool]:
     """Return the embeddings, and whether they are mapped instead of read."""
     dataset = file["embedding"]
-    if (offset := dataset.id.get_offset()) is not None:
+    if (offset := dataset.id.get_offset()) is not None and not is_url(path):
         mapped = np.memmap(path, TYPES["embedding"], "r", offset, dataset.shape)
         return np.asarray(mapped), True
     return dataset[:], False

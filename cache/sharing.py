@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from cache.atomic import remove_leftovers
+from cache.files import is_url
 
 LOCK = ".lock"
 
@@ -17,11 +18,15 @@ def sharing(folder: Path) -> Iterator[bool]:
 
     Whoever comes alone removes what killed processes left half-written. The lock is the operating
     system's, so that it ends with its process, however that ends. Where there are no such locks
-    (Windows, some network file systems) nobody counts as alone, and leftovers stay.
+    (Windows, some network file systems) nobody counts as alone, and leftovers stay. Behind a URL
+    nobody is alone either, and there are no leftovers.
 
     Raises:
         OSError: the folder can't be written.
     """
+    if is_url(folder):
+        yield False
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("ab") as file:
         alone = _lock(file)

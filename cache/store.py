@@ -10,10 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError, SegmentGoneError
+from cache.files import cache_folders, segment_files
 from cache.identity import Identity
+from cache.keys import Keys
+from cache.progress import Progress, silent
 from cache.provenance import merged, words
-from cache.segments import Failure, Header, Rows, read_embeddings, read_header
+from cache.segments import (
+    Failure,
+    Header,
+    Rows,
+    read_each_header,
+    read_embeddings,
+    read_header,
+)
 
+WINDOW_BYTES = 1 << 26  # copied at once, however large the cache
 ATTEMPTS = 10  # at reading what others compact meanwhile; each attempt is another compaction
 
 Result = TypeVar("Result")
@@ -21,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cache:
-    """The embeddings of one identity: the segments in `folder`."""
+    """The embeddings of one identity: the segments in `folder`, which may be behind a URL."""
 
     folder: Path
     identity: Identity
@@ -29,7 +40,7 @@ class Cache:
     @property
     def segments(self) -> list[Path]:
         """The segment files, in the order that decides between duplicates."""
-        return sorted(self.folder.glob("*.h5"))
+        return segment_files(self.folder)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Contents:
     could not be read, and still have no row. provenance: of all segments, summed up.
     """
 
-    stored: frozenset[bytes]
+    stored: Keys
     failures: dict[bytes, Failure]
     provenance: dict[str, Any]
 
@@ -57,7 +68,7 @@ class Contents:
 
     def lacking(self, hashes: Iterable[bytes]) -> frozenset[bytes]:
         """Return which of these images nobody has tried to extract: no row, and no failure."""
-        return frozenset(hashes) - self.stored - self.failures.keys()
+        return frozenset(self.stored.missing(hashes) - self.failures.keys())
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,8 @@ def find_caches(root: Path) -> list[Cache]:
     Raises:
         CacheError: a segment there is damaged or foreign.
     """
-    folders = sorted({path.parent for path in root.glob("*/*.h5")})
-    return [cache for folder in folders if (cache := retried(partial(_found, folder)))]
+    attempts = [partial(_found, folder) for folder in cache_folders(root)]
+    return [cache for attempt in attempts if (cache := retried(attempt))]
 
 
 def contents(cache: Cache) -> Contents:
@@ -96,11 +107,12 @@ def contents(cache: Cache) -> Contents:
 def summed_up(found: Sequence[tuple[Path, Header]]) -> Contents:
     """Say what the segments hold that `read_headers` gave."""
     headers = [header for _, header in found]
-    stored = frozenset(key for h in headers for key in as_keys(h.hashes[h.views == 0]))
+    clean = [(header, header.views == 0) for header in headers]
+    stored = Keys((header.hashes[rows], header.views[rows]) for header, rows in clean)
     failures = first_failures(found)
     return Contents(
         stored=stored,
-        failures={key: failures[key] for key in sorted(failures.keys() - stored)},
+        failures={key: failures[key] for key in sorted(stored.missing(failures))},
         provenance=merged([header.provenance for header in headers]),
     )
 
@@ -159,6 +171,30 @@ def index(found: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
     return Index(tuple(path for path, _ in found), hashes, segment, row)
 
 
+def gather(
+    embeddings: NDArray[np.float32],
+    paths: Sequence[Path],
+    segment: NDArray[np.int64],
+    row: NDArray[np.int64],
+    progress: Progress = silent,
+) -> None:
+    """Copy every row to its place, float32 [N, D], one segment after the other.
+
+    segment, row: int64 [N], as of an `Index`. progress counts rows.
+    """
+    window = max(1, WINDOW_BYTES // (4 * embeddings.shape[1]))
+    order = np.argsort(segment, kind="stable")
+    ends = np.searchsorted(segment[order], np.arange(len(paths) + 1))
+    for path, first, end in zip(paths, ends[:-1], ends[1:], strict=True):
+        if first == end:
+            continue
+        source = read_embeddings(path)
+        for start in range(first, end, window):
+            here = order[start : min(start + window, end)]
+            embeddings[here] = source[row[here]]
+            progress(start + len(here), len(row))
+
+
 def first_failures(found: Sequence[tuple[Path, Header]]) -> dict[bytes, Failure]:
     """Return one failure per image: of several reasons, the first segment's."""
     headers = [header for _, header in reversed(found)]
@@ -178,7 +214,13 @@ def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
     """
 
     def attempt() -> list[tuple[Path, Header]]:
-        return [(path, read_header(path)) for path in cache.segments]
+        found = []
+        paths = cache.segments
+        for path, header in zip(paths, read_each_header(paths), strict=True):
+            if isinstance(header, CacheError):
+                raise header
+            found.append((path, header))
+        return found
 
     found = retried(attempt)
     for path, header in found:
@@ -234,7 +276,7 @@ def as_keys(hashes: NDArray[np.uint8]) -> list[bytes]:
 def _found(folder: Path) -> Cache | None:
     """Take a folder's identity from its first segment that belongs there; None if it is empty."""
     identity = None
-    for path in sorted(folder.glob("*.h5")):
+    for path in segment_files(folder):
         identity = read_header(path).identity
         if folder.name == identity.name:
             return Cache(folder, identity)
@@ -254,9 +296,7 @@ def _read(cache: Cache, hashes: Sequence[bytes] | None, view: int) -> NDArray[np
         embeddings = read_embeddings(table.paths[segment[0]])[row[0] : row[0] + len(row)]
     else:
         embeddings = np.empty((len(places), cache.identity.embedding_dim), dtype=np.float32)
-        for number in np.unique(segment):
-            here = np.flatnonzero(segment == number)
-            embeddings[here] = read_embeddings(table.paths[number])[row[here]]
+        gather(embeddings, table.paths, segment, row)
     embeddings.flags.writeable = False
     return embeddings
 

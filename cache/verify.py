@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.errors import CacheError, SegmentGoneError
+from cache.files import cache_folders, segment_files
 from cache.progress import Progress, silent
-from cache.segments import read_header, verify_segment
+from cache.segments import verify_segment
 
 
 def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, CacheError | None]]:
@@ -13,11 +14,10 @@ def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, Cach
 
     A segment of another cache than its folder's is wrong, too. progress counts segments.
     """
-    paths = sorted(root.glob("*/*.h5"))
+    paths = [path for folder in cache_folders(root) for path in segment_files(folder)]
     for done, path in enumerate(paths, start=1):
         try:
-            verify_segment(path)
-            if (name := read_header(path).identity.name) != path.parent.name:
+            if (name := verify_segment(path).identity.name) != path.parent.name:
                 raise CacheError(f"{path} belongs to another cache: move it to the folder {name}")
             yield path, None
         except SegmentGoneError:  # compacted by another process

@@ -8,7 +8,7 @@ import click
 
 from cache.errors import CacheError
 from evaluate import steps
-from evaluate.options import takes
+from evaluate.options import IMAGES, takes
 from evaluate.terminal import bar, say, warn
 
 
@@ -49,6 +49,24 @@ def verify(workspace: Path) -> None:
             f"{len(damage)} of {len(found)} segments are damaged; all others are whole"
         )
     say(f"{len(found)} segment(s) in {place.cache}: every one is as it was written")
+
+
+@caches.command()
+@click.argument("source", metavar="URL", type=IMAGES)
+@takes("workspace")
+def fetch(source: Path, workspace: Path) -> None:
+    """Copy caches from elsewhere into the workspace, each segment verified."""
+    from cache.fetch import fetch
+    from evaluate.workspace import Workspace
+
+    place = Workspace(workspace)
+    place.prepare()
+    with bar(f"Fetching {source}", "segments") as progress:
+        done = fetch(source, place.cache, progress)
+    for each in done:
+        say(f"{each.folder}: {each.copied} segment(s) copied, {each.there} whose rows are there")
+    if damaged := [str(error) for each in done for error in each.damaged]:
+        raise CacheError("\n".join([*damaged, "all others are there"]))
 
 
 @caches.command()

@@ -19,6 +19,7 @@ from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
 from extract.families import FAMILIES
 from extract.normalization import NORMALIZATIONS
+from extract.places import place
 from extract.views import POLICIES
 from heads.architectures import HEADS
 from heads.configuration import BALANCES, Configuration
@@ -29,7 +30,19 @@ from heads.schedules import SCHEDULES
 DATASET, TEST = Path("dataset"), Path("test_images")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
 FOLDER = click.Path(file_okay=False, path_type=Path)
-IMAGES = click.Path(path_type=Path)  # a folder, a list of images, or a folder in an archive
+
+
+class Place(click.ParamType[Path]):
+    """A path of this machine, or a URL that fsspec knows."""
+
+    name = "dir|url"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> Path:
+        """See the class."""
+        return place(value) if isinstance(value, str) else value
+
+
+IMAGES = Place()  # a folder, a list of images, or a folder in an archive
 
 
 def _distinct(ctx: click.Context, parameter: click.Parameter, values: Sequence[Any]) -> list[Any]:
@@ -76,7 +89,7 @@ def _named(
         name, equals, folder = value.partition("=")
         if not (name and equals and folder) or name in (*found, STUDYS_OWN):
             raise click.BadParameter(f"{value}: give NAME=DIR, each NAME once", ctx, parameter)
-        found[name] = Path(folder)
+        found[name] = place(folder)
     return found
 
 
@@ -99,6 +112,14 @@ def _limit_pixels(ctx: click.Context, parameter: click.Parameter, limit: int) ->
     Image.MAX_IMAGE_PIXELS = limit
     # Between the limit and twice the limit Pillow only warns; decode.py refuses by name.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _with_ray(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse what would have no effect."""
+    given = ctx.get_parameter_source(str(parameter.name)) != click.core.ParameterSource.DEFAULT
+    if given and ctx.params["on"] != "ray":
+        raise click.UsageError(f"{parameter.opts[0]} is for --on ray", ctx)
+    return value
 
 
 class Finite(click.FloatRange):
@@ -326,6 +347,30 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--grid", type=click.Path(dir_okay=False, exists=True, path_type=Path),
         help="A TOML file that says what to train; see recipes/.",
     ),
+    "on": click.option(
+        "--on", is_eager=True, type=click.Choice(["local", "ray"]), default="local",
+        show_default=True, help="Who computes: this process, or a Ray cluster.",
+    ),
+    "address": click.option(
+        "--address", metavar="auto|HOST:PORT|ray://…", callback=_with_ray,
+        help="The Ray cluster [default: RAY_ADDRESS, or one of this machine's cores].",
+    ),
+    "resources": click.option(
+        "--resources", default='{"CPU": 2}', show_default=True, metavar="JSON", callback=_with_ray,
+        help="What each worker on Ray is given.",
+    ),
+    "shard_size": click.option(
+        "--shard-size", type=click.IntRange(min=1), default=2048, show_default=True,
+        callback=_with_ray, help="Files that a worker on Ray takes at once.",
+    ),
+    "max_failed_shards": click.option(
+        "--max-failed-shards", type=click.IntRange(min=0), default=0, show_default=True,
+        callback=_with_ray, help="Shards that may fail on Ray before the run is given up.",
+    ),
+    "cache_at": click.option(
+        "--cache", "cache_at", type=IMAGES, metavar="DIR|URL",
+        help="Where the caches are [default: in the workspace]; see `cache fetch`.",
+    ),
     "train_on": click.option(
         "--train-on", type=click.Choice(list(DEVICES)), default="cpu", show_default=True,
         help="Device that trains the heads.",
@@ -339,6 +384,7 @@ PICTURES = ("fast_decode", "fit", "normalize", "augment")  # how files become wh
 ALWAYS = {"split": ("workspace",), "baseline": ("dataset", "test", "workspace"),
           "report": ("workspace",)}  # fmt: skip
 ELSE = {"split": (), "baseline": (*FEWER, "fit", "normalize", "seed", "no_group"), "report": ()}
+RAY = ("address", "resources")  # who computes, if not this process
 RECIPE = "recipe"
 TRAINING = (*FIELD_OPTIONS, *PLAN, "grid", "no_group", "train_on", "tensorboard")
 

@@ -5,7 +5,7 @@ Everything heavy is imported where it is used: `cli.py --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from evaluate.choice import Limits
     from evaluate.findings import Audit
     from evaluate.workspace import Workspace
+    from extract.decoding import Decoding
     from extract.load import Normalization
     from extract.scan import ImageSet
     from extract.target import Target
     from heads.files import SavedHead
     from heads.grid import Sweep
+    from heads.train import Trainer
 
 
 def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
@@ -58,22 +60,28 @@ def scan_if_there(
     ctx: click.Context, option: str, folder: Path, place: Workspace, per_class: int | None = None
 ) -> ImageSet | None:
     """Scan an option's folder; None if it is missing and was not asked for."""
+    return scan(folder, place, per_class) if is_meant(ctx, option, folder) else None
+
+
+def is_meant(ctx: click.Context, option: str, folder: Path) -> bool:
+    """Tell whether an option's folder is there, or was asked for."""
     default = click.core.ParameterSource.DEFAULT
-    if ctx.get_parameter_source(option) == default and not folder.exists():
-        return None
-    return scan(folder, place, per_class)
+    return ctx.get_parameter_source(option) != default or folder.exists()
 
 
-def scan(folder: Path, place: Workspace, per_class: int | None = None) -> ImageSet:
-    """List and hash the images of a folder, a list, or a folder in an archive, which is unpacked.
+def scan(
+    folder: Path, place: Workspace, per_class: int | None = None, opened: bool = True
+) -> ImageSet:
+    """List and hash the images of a folder, list, or archive, which is unpacked; or of a URL.
 
-    per_class: take so many of each class, chosen by their content.
+    per_class: take so many of each class, chosen by their content. opened: the images will be;
+    else those behind a URL, whose SHA-256 a list says, are not fetched.
     """
     from extract.archives import unpacked
     from extract.scan import scan
 
     with bar(f"Unpacking {folder}", "files") as progress:
-        folder = unpacked(folder, place.images, progress, warn)
+        folder = unpacked(folder, place.images, progress, warn, opened)
     with bar(f"Reading {folder}", "files") as progress:
         images = scan(folder, progress, place.scan_table)
     for remark in images.remarks:
@@ -85,35 +93,28 @@ def extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
     weights: str, precision: str, engine: str | None, fast_decode: bool, fit: str, normalize: str,
     augment: str, seed: int, strict: bool, workers: int | None = None,
-    images_at_once: int | None = None, augmented: int = 0,
+    images_at_once: int | None = None, augmented: int = 0, root: Path | None = None,
 ) -> list[Target]:  # fmt: skip
-    """Fill the caches of every backbone and device asked for. sets: of training images first."""
-    from extract.decoding import Decoding
-    from extract.load import load_backbone
-    from extract.run import extract
-    from extract.target import Target, engines_folder
+    """Fill the caches of every backbone and device asked for.
 
-    if weights not in WEIGHTS_WORDS and len(arch) != 1:
-        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
+    sets: of training images first. root: where the caches are, unless in the workspace.
+    """
+    from extract.decoding import Decoding
+    from extract.run import extract
+    from extract.target import engines_folder
+
     devices = list(device) or present_devices()
     for name in devices:
         require_device(name)
+    check_weights(arch, weights)
     engines = {name: usable_engines(name, engine, precision) for name in devices}
     place.prepare()
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    targets, shelf = list[Target](), engines_folder(place.cache)
-    decoding = Decoding(fast_decode, fit, augment)
+    shelf, decoding = engines_folder(place.cache), Decoding(fast_decode, fit, augment)
     mean_and_std = normalization(normalize, sets[0], place)
-    for name in arch or STANDARD:
-        backbone = load_backbone(name, weights, seed, shelf, mean_and_std)
-        if backbone.notice:
-            warn(backbone.notice)
-        targets += [
-            Target(backbone, where, chosen, precision, decoding)
-            for where, chosen in engines.items()
-        ]
+    targets = targets_of(arch, engines, weights, precision, decoding, seed, place, mean_and_std)
     if precision == "int8":
         from extract.int8 import calibrated
 
@@ -127,10 +128,36 @@ def extract(
         files = [file for images in part for file in images.files]
         with bar("Embedding", "rows") as progress:
             done += extract(
-                targets, files, place.cache, progress, strict, workers, images_at_once, shelf,
-                views, place.looks,
+                targets, files, root or place.cache, progress, strict, workers, images_at_once,
+                shelf, views, place.looks,
             )  # fmt: skip
     tell_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
+    return targets
+
+
+def check_weights(arch: Sequence[str], weights: str) -> None:
+    """Make sure that weights are for every backbone asked for. Raises WeightsError."""
+    if weights not in WEIGHTS_WORDS and len(arch) != 1:
+        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
+
+
+def targets_of(
+    arch: Sequence[str], engines: Mapping[str, tuple[str, ...]], weights: str, precision: str,
+    decoding: Decoding, seed: int, place: Workspace, mean_and_std: Normalization | None = None,
+) -> list[Target]:  # fmt: skip
+    """Return what every backbone asked for fills on each device. engines: to try there."""
+    from extract.load import load_backbone
+    from extract.target import Target, engines_folder
+
+    targets, shelf = list[Target](), engines_folder(place.cache)
+    for name in arch or STANDARD:
+        backbone = load_backbone(name, weights, seed, shelf, mean_and_std)
+        if backbone.notice:
+            warn(backbone.notice)
+        targets += [
+            Target(backbone, where, chosen, precision, decoding)
+            for where, chosen in engines.items()
+        ]
     return targets
 
 
@@ -169,19 +196,24 @@ def look_over(
 def train(
     caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep,
     groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None,
+    trainer_of: Callable[[Cache], Trainer] | None = None,
 ) -> list[SavedHead]:  # fmt: skip
-    """Train the heads of a sweep on each cache. groups: of images that no split divides."""
+    """Train the heads of a sweep on each cache.
+
+    groups: of images that no split divides. trainer_of: who trains on a cache, if not this process.
+    """
     from evaluate.sweeps import tell_heads
     from extract.devices import torch_device
     from heads.run import train_heads
+    from heads.train import train as train_here
 
-    device = torch_device(train_on)
+    device = train_on if trainer_of else torch_device(train_on)
     heads: list[SavedHead] = []
     for cache in caches:
         with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
             done = train_heads(
                 cache, training.labels, training.name, sweep, place.heads, progress, device,
-                groups,
+                groups, trainer_of(cache) if trainer_of else train_here,
             )  # fmt: skip
         tell_heads(cache.identity.name, done, place.heads, len(training.labels))
         heads += done.heads
@@ -208,10 +240,13 @@ def evaluate(
 
 
 def learn_to_doubt(
-    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, audit: Audit,
-    place: Workspace, engine: str | None, weights: str,
+    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet,
+    groups: Mapping[bytes, int], place: Workspace, engine: str | None, weights: str,
 ) -> None:  # fmt: skip
-    """Measure how to doubt the answers of the best of some models, unless it is known."""
+    """Measure how to doubt the answers of the best of some models, unless it is known.
+
+    groups: of training images, that no fold divides.
+    """
     from evaluate.doubt import doubt_path, is_known
     from evaluate.predict import best_of
     from evaluate.provoke import measure_doubt
@@ -227,7 +262,7 @@ def learn_to_doubt(
         target = reload_target(best.info, weights, engine, place)
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:
-                measure_doubt(best, training, audit.group_of, target, place, progress)
+                measure_doubt(best, training, groups, target, place, progress)
         except HeadError as error:  # the results are there, and stay
             warn(f"How to doubt the best model could not be measured: {error}")
 

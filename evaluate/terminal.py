@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -91,6 +91,24 @@ def tell_extractions(
     _tell_failures(failed, images, table)
 
 
+def tell_workers(workers: Mapping[str, Mapping[str, float]]) -> None:
+    """Print what each worker of a cluster did: its images and seconds, and the latter by stage."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from extract.stages import STAGES
+
+    table = Table("worker", *("images", "images/s", *STAGES), title="Seconds by worker")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, did in sorted(workers.items()):
+        rate = did["images"] / did["seconds"] if did["seconds"] else 0.0
+        times = (f"{did[stage]:.1f}" for stage in STAGES)
+        table.add_row(name, f"{did['images']:,.0f}", f"{rate:.1f}", *times)
+    if workers:
+        Console().print(table)
+
+
 def _tell_stages(done: Sequence[Extraction]) -> None:
     from extract.stages import in_words, summed
 
@@ -111,7 +129,7 @@ def _tell_failures(failed: Sequence[Failure], total: int, table: Path) -> None:
         warn(f"  {failure.path}: {failure.reason}")
 
 
-def _tell_several_pages(paths: Sequence[Path]) -> None:
+def _tell_several_pages(paths: Sequence[str]) -> None:
     """Print that of some files one page was used, if there are such."""
     if paths:
         warn(

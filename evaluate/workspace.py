@@ -60,6 +60,11 @@ class Workspace:
         return self.root / "networks"
 
     @property
+    def lists(self) -> Path:
+        """Where lists of images with their hashes lie, as clusters have found them."""
+        return self.root / "lists"
+
+    @property
     def images(self) -> Path:
         """Where archives of images are unpacked."""
         return self.root / "images"

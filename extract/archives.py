@@ -1,4 +1,4 @@
-"""Images in zip archives: the folder that a path through an archive means, unpacked once."""
+"""Images in archives: the folder that a path means, in a zip archive or elsewhere, made once."""
 
 import os
 import shutil
@@ -6,7 +6,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from errno import EINVAL
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
@@ -16,6 +17,9 @@ from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.sharing import sharing
 from extract.decode import SUFFIXES
+from extract.lists import is_list
+from extract.places import is_remote
+from extract.remote import about, is_file, opened
 
 SUFFIX = ".zip"
 UNPACKED = ".unpacked"  # ends the name of the folder that one archive, or a part of it, is in
@@ -28,6 +32,7 @@ ENCRYPTED = 0x1  # of a member's flags (APPNOTE.TXT 4.4.4)
 LARGEST_RATIO, HARMLESS_BYTES = 200, 10**9
 # What zipfile raises on damaged archives; ValueError: on names that are no text, too.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, struct.error)
+LINK = "is a link, which is not followed: pack what it leads to"
 LITTER = "__MACOSX"  # what macOS adds to archives: resource forks, named as images are
 
 
@@ -36,62 +41,104 @@ def unpacked(
     root: Path,
     progress: Progress = silent,
     tell: Callable[[str], None] | None = None,
+    opened: bool = True,
 ) -> Path:
-    """Return the folder that a path means: itself, or one inside a zip archive, unpacked.
+    """Return the local folder, or `.csv` list, that a path means: itself, or what is in it.
 
-    `gels.zip/train` is the folder `train` in the archive `gels.zip`, `gels.zip` all of it. It is
-    unpacked into a folder of its own below `root`, whole or not at all, unless it is there for the
-    archive as it is now. Images alone are unpacked; other files are counted, and told when that is
-    done. Hidden files are left out. progress counts files.
+    `gels.zip/train` is the folder `train` in the archive `gels.zip`, `gels.zip` all of it; of a tar
+    archive or a folder of them, see `extract/tars.py`. An archive is unpacked into a folder of its
+    own below `root`, whole or not at all, unless it is there for the archive as it is now. It may
+    lie behind a URL; of a folder or list with URLs, see `extract/mirror.py`. Images alone are
+    unpacked; other files are counted, and told when that is done. Hidden files are left out.
+    opened: a list's images will be; else those whose SHA-256 it says are not fetched. progress
+    counts files.
 
     Raises:
-        DatasetError: the archive is damaged, encrypted or dangerous, or has no such folder.
+        DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
+            a URL names can't be had.
         OSError: it can't be read, or the disk is full.
     """
-    found = _archive(path)
-    if found is None:
-        return path
-    archive, inner = found
-    whole = root / (_version(archive, inner) + UNPACKED)
+    from extract.mirror import is_of_urls, mirrored, with_files_here
+    from extract.tars import tars_of, unpacked_tars
+
+    if found := in_zip(path):
+        return _unpacked_zip(path, *found, root, progress, tell)
+    if is_list(path):
+        elsewhere = is_of_urls(path, opened)
+        return with_files_here(path, root, progress, tell, opened) if elsewhere else path
+    if tars := tars_of(path):
+        return unpacked_tars(path, tars, root, progress, tell)
+    return mirrored(path, root, progress, tell) if is_remote(path) else path
+
+
+def in_zip(path: Path) -> tuple[Path, tuple[str, ...]] | None:
+    """Return the zip archive that a path goes through, and the path inside it; None if none.
+
+    A folder may be called `x.zip` too. Raises DatasetError: a URL can't be asked.
+    """
+    for outer in (*reversed(path.parents), path):
+        if outer.suffix.lower() == SUFFIX and is_file(outer):
+            return outer, path.parts[len(outer.parts) :]
+    return None
+
+
+def _unpacked_zip(
+    path: Path,
+    archive: Path,
+    inner: tuple[str, ...],
+    root: Path,
+    progress: Progress,
+    tell: Callable[[str], None] | None,
+) -> Path:
+    whole = root / (version([archive], inner) + UNPACKED)
     folder = Path(whole, archive.stem, *inner)
     if whole.is_dir():
         return folder
-    try:
-        with zipfile.ZipFile(archive) as file:
-            members = _members(file, archive, inner)
-            images = {p: m for p, m in members.items() if m.is_dir() or _is_image(m.filename)}
-            _check_size(archive, list(images.values()), root)
-            _unpack(file, archive, images, whole, progress)
-    except (*DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno != EINVAL:  # that is a seek to nowhere
-            raise
-        raise DatasetError(
-            f"{archive} is no zip archive or is damaged ({error}): copy or download it again"
-        ) from None
+    with opened_zip(archive) as file:
+        members = members_of(file, archive, inner)
+        images = {p: m for p, m in members.items() if m.is_dir() or is_image(m.filename)}
+        size = sum(member.file_size for member in images.values())
+        check_size(archive, size, about(archive).size)
+        check_room(archive, size, root)
+        with appearing(whole) as temporary:
+            _unpack(file, archive, images, temporary, progress)
     if tell and (others := [m.filename for p, m in members.items() if p not in images]):
         tell(f"{path}: {len(others)} file(s) ignored, being no image, such as {others[0]}")
     return folder
 
 
-def _archive(path: Path) -> tuple[Path, tuple[str, ...]] | None:
-    """Return the archive that a path goes through, and the path inside it; None if there is none.
+@contextmanager
+def opened_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive, here or behind a URL.
 
-    A folder may be called `x.zip` too.
+    Raises:
+        DatasetError: it is none or is damaged, which may show while it is used.
+        OSError: it can't be read.
     """
-    for outer in (*reversed(path.parents), path):
-        if outer.suffix.lower() == SUFFIX and outer.is_file():
-            return outer, path.relative_to(outer).parts
-    return None
+    with opened(archive) as content:
+        try:
+            with zipfile.ZipFile(content) as file:
+                yield file
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno != EINVAL:  # that is a seek to nowhere
+                raise
+            raise DatasetError(
+                f"{archive} is no zip archive or is damaged ({error}): copy or download it again"
+            ) from None
 
 
-def _version(archive: Path, inner: tuple[str, ...]) -> str:
-    """Name an archive as it is now, as the table of hashes knows files: by place, size, time."""
-    now = archive.stat()
-    identity = (str(archive.resolve()), now.st_size, now.st_mtime_ns, inner)
+def version(archives: Sequence[Path], inner: tuple[str, ...]) -> str:
+    """Name archives as they are now, as the table of hashes knows files: by place, size, time."""
+    known = [
+        (archive if is_remote(path) else str(path.resolve()), size, mtime_ns)
+        for path in archives
+        for archive, size, mtime_ns in [about(path)]
+    ]
+    identity = (*known[0], inner) if len(known) == 1 else (known, inner)
     return sha256(repr(identity).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _members(
+def members_of(
     file: zipfile.ZipFile, archive: Path, inner: tuple[str, ...]
 ) -> dict[tuple[str, ...], zipfile.ZipInfo]:
     """Return what is visible in a folder of an archive, by the parts of its path in the archive.
@@ -102,95 +149,145 @@ def _members(
     found: dict[tuple[str, ...], zipfile.ZipInfo] = {}
     top = set[str]()
     for member in file.infolist():
-        name = member.filename.replace("\\", "/")  # as some programs on Windows write it
-        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        name, parts = parts_of(member.filename)
         top.update(parts[:1])
         below = parts[len(inner) :]
         if parts[: len(inner)] != inner or not below:
             continue
         if fault := _fault(member, name, parts):
             raise DatasetError(f"{archive}: {member.filename} {fault}")
-        if parts[0] == LITTER or any(part.startswith(".") for part in below):
+        if is_hidden(parts, below):
             continue
         if parts in found:
             raise DatasetError(
                 f"{archive}: {member.filename} is there twice: pack the images anew, each once"
             )
         found[parts] = member
-    if not any(_is_image(member.filename) for member in found.values()):
+    if not any(is_image(member.filename) for member in found.values()):
         inside = f"folder {'/'.join(inner)} with images" if inner else "images"
         there = ", ".join(sorted(top)[:SHOWN]) or "nothing"
         raise DatasetError(f"{archive} has no {inside} in it: at its top there is {there}")
     return found
 
 
-def _fault(member: zipfile.ZipInfo, name: str, parts: tuple[str, ...]) -> str | None:
-    """Say why a member must not be unpacked and what to do; None if it may be."""
+def parts_of(filename: str) -> tuple[str, tuple[str, ...]]:
+    """Return a member's name and its parts, with separators as they should be."""
+    name = filename.replace("\\", "/")  # as some programs on Windows write it
+    return name, tuple(part for part in name.split("/") if part not in ("", "."))
+
+
+def is_hidden(parts: tuple[str, ...], below: tuple[str, ...]) -> bool:
+    """Tell whether a member is to be passed over. below: its parts in the folder asked for."""
+    return parts[:1] == (LITTER,) or any(part.startswith(".") for part in below)
+
+
+def leads_out(name: str, parts: tuple[str, ...]) -> str | None:
+    """Say why a member must not be unpacked where its name says; None if it may be."""
     if name.startswith("/") or ".." in parts or any(PureWindowsPath(p).drive for p in parts):
         return "would be unpacked elsewhere: don't trust this archive, or pack the images anew"
+    return None
+
+
+def _fault(member: zipfile.ZipInfo, name: str, parts: tuple[str, ...]) -> str | None:
+    """Say why a member must not be unpacked and what to do; None if it may be."""
     if stat.S_ISLNK(member.external_attr >> 16):
-        return "is a link, which is not followed: pack what it leads to"
+        return LINK
     if member.flag_bits & ENCRYPTED:
         return "is encrypted: unpack it yourself and name the folder"
     if member.compress_type not in METHODS:
         return "is compressed in a way not known here: unpack it yourself and name the folder"
-    return None
+    return leads_out(name, parts)
 
 
-def _check_size(archive: Path, members: list[zipfile.ZipInfo], root: Path) -> None:
-    """Refuse what can't be images, or has no room. zipfile gives no more bytes than are stated."""
-    size, packed = sum(member.file_size for member in members), archive.stat().st_size
+def check_size(archive: Path, size: int, packed: int) -> None:
+    """Refuse what can't be images, in bytes. zipfile gives no more bytes than are stated."""
     if size > HARMLESS_BYTES and size > LARGEST_RATIO * packed:
         raise DatasetError(
             f"{archive} has {packed:,} bytes and would become {size:,}: images don't, so it is not "
             "unpacked; if you trust it, unpack it yourself and name the folder"
         )
+
+
+def check_room(what: Path, size: int, root: Path) -> None:
+    """Refuse what has no room, in bytes. Raises DatasetError, OSError."""
     root.mkdir(parents=True, exist_ok=True)
     if size > (free := shutil.disk_usage(root).free):
         raise DatasetError(
-            f"{archive} needs {size:,} bytes in {root}, where {free:,} are free: make room, or "
+            f"{what} needs {size:,} bytes in {root}, where {free:,} are free: make room, or "
             "choose another --workspace"
         )
 
 
-def _unpack(
-    file: zipfile.ZipFile,
-    archive: Path,
-    members: dict[tuple[str, ...], zipfile.ZipInfo],
-    whole: Path,
-    progress: Progress,
-) -> None:
-    """Unpack members into a folder, which appears when they are all there."""
+@contextmanager
+def appearing(whole: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `whole` when all is there; else it is removed."""
     with sharing(whole.parent):
         temporary = whole.parent / f".{uuid4().hex}.tmp"
-        made = set[Path]()
         try:
-            for done, (parts, member) in enumerate(members.items(), start=1):
-                target = Path(temporary, archive.stem, *parts)
-                _put(file, archive, member, target, made)
-                if done % PROGRESS_FILES == 0 or done == len(members):
-                    progress(done, len(members))
+            yield temporary
             if not whole.exists():  # else another process was faster, with the same
                 _rename(temporary, whole)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _unpack(
+    file: zipfile.ZipFile,
+    archive: Path,
+    members: dict[tuple[str, ...], zipfile.ZipInfo],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    made = set[Path]()
+    for done, (parts, member) in enumerate(members.items(), start=1):
+        _put(file, archive, member, Path(folder, archive.stem, *parts), made)
+        if done % PROGRESS_FILES == 0 or done == len(members):
+            progress(done, len(members))
+
+
 def _put(
     file: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path, made: set[Path]
 ) -> None:
     """Unpack one member. made: the folders that are there."""
-    folder = target if member.is_dir() else target.parent
-    try:
+    with naming(archive, member.filename):
+        folder = target if member.is_dir() else target.parent
         if folder not in made:
             folder.mkdir(parents=True, exist_ok=True)
             made.add(folder)
         if not member.is_dir():
             with file.open(member) as source, target.open("xb") as copy:
                 shutil.copyfileobj(source, copy)
+
+
+def taken(file: zipfile.ZipFile, name: str, size: int, target: Path) -> str:
+    """Unpack one member of so many bytes to a file, and return why that can't be; "" if it is done.
+
+    Raises OSError: the disk is full, or the archive can't be read.
+    """
+    try:
+        member = file.getinfo(name)
+        if fault := _fault(member, *parts_of(name)):
+            return fault
+        if member.file_size != size:
+            return "has changed since it was listed"
+        with file.open(member) as source, target.open("xb") as copy:
+            shutil.copyfileobj(source, copy)
+    except KeyError:
+        return "is gone since it was listed"
+    except DAMAGED as error:
+        target.unlink(missing_ok=True)
+        return f"is damaged ({error})"
+    return ""
+
+
+@contextmanager
+def naming(archive: object, name: str) -> Iterator[None]:
+    """Make a DatasetError of two names that are one in this machine's file system."""
+    try:
+        yield
     except (FileExistsError, NotADirectoryError):  # as the file system spells names
         raise DatasetError(
-            f"{archive}: {member.filename} has a name that is taken in it: pack the images anew, "
+            f"{archive}: {name} has a name that is taken in it: pack the images anew, "
             "under names that differ by more than upper and lower case"
         ) from None
 
@@ -203,5 +300,6 @@ def _rename(temporary: Path, whole: Path) -> None:
             raise
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Tell by its name whether a file is an image."""
     return name.lower().endswith(SUFFIXES)

@@ -4,14 +4,18 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+from extract.places import is_url
+
 BUSY_TIMEOUT_S = 30
 SAVED_EVERY = 1000  # files; what a kill can cost
+ASKED_AT_ONCE = 1000  # of SQLite's 32766
 # A file changed twice within one tick of its file system's clock would keep its time; FAT ticks
 # every 2 s. So a file that was changed this short a time ago is hashed again at the next scan.
 SETTLED_NS = 2_000_000_000
@@ -108,6 +112,25 @@ def known_files(table: Path) -> dict[bytes, Hashed]:
     """Return all that the table has, by path. Raises sqlite3.Error."""
     with _open(table) as database:
         return {row[0]: Hashed(*row) for row in database.execute("SELECT * FROM files")}
+
+
+def key_of(name: str) -> bytes:
+    """Return what the table knows a file by: its absolute path, or its URL."""
+    return os.fsencode(name if is_url(name) else os.path.abspath(name))  # noqa: PTH100
+
+
+def known_among(table: Path, names: Sequence[str]) -> dict[str, Hashed]:
+    """Return what the table has of some files, by name. Raises sqlite3.Error."""
+    if not table.exists():
+        return {}
+    names_of, found = {key_of(name): name for name in names}, dict[str, Hashed]()
+    keys = iter(names_of)
+    with _open(table) as database:
+        while some := list(islice(keys, ASKED_AT_ONCE)):
+            places = ",".join("?" * len(some))
+            query = f"SELECT * FROM files WHERE path IN ({places})"  # noqa: S608 - question marks
+            found |= {names_of[row[0]]: Hashed(*row) for row in database.execute(query, some)}
+    return found
 
 
 def known_below(table: Path, folder: Path) -> dict[bytes, Hashed]:

@@ -2,10 +2,10 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from platform import node
 from types import TracebackType
 
@@ -19,15 +19,15 @@ from extract.check import deviation_from_torch
 from extract.engines import ENGINES, Built, build_engine
 from extract.kept import Shelf
 from extract.target import Target
-from extract.writer import SegmentWriter
+from extract.writer import SEGMENT_SECONDS, SegmentWriter
 
 
 class Lane:
     """Takes decoded files, and fills the cache of one target with their rows.
 
     The engine is built when the first batch is there. On leaving, whatever was computed is
-    committed. done: rows dealt with; lost: of these, the ones that can't be had; spent: seconds by
-    stage.
+    committed. Since it began with some images: done: rows dealt with; lost: of these, the ones that
+    can't be had; spent: seconds by stage.
     """
 
     def __init__(
@@ -37,19 +37,16 @@ class Lane:
         batch_size: int | None,
         shelf: Shelf | None,
         pool: Executor,
+        segment_seconds: float | None = SEGMENT_SECONDS,
     ) -> None:
         self.target, self.shelf = target, shelf
         self.batch_size = batch_size or target.batch_size
-        self.writer = SegmentWriter(cache, {"weights": target.backbone.weights}, pool)
-        self.missing: frozenset[bytes] = frozenset()
-        self.numbers = range(1)
+        note = {"weights": target.backbone.weights}
+        self.writer = SegmentWriter(cache, note, pool, segment_seconds)
         self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
         self.built: Built | None = None
         self.deviation: float | None = None
-        self.done = self.computed = self.lost = 0
-        self.failed: list[Failure] = []
-        self.several_pages: list[Path] = []
-        self.spent: dict[str, float] = defaultdict(float)
+        self.begin((), 0, {})
 
     def __enter__(self) -> "Lane":
         return self
@@ -57,14 +54,27 @@ class Lane:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.writer.close()
-        self.spent["write"] = self.writer.write_seconds
+        self.commit()
 
-    def look_for(self, images: Iterable[bytes], views: int) -> None:
-        """Find out which rows of these images are not there yet: clean, and of so many views."""
-        self.numbers = range(views + 1)
+    def begin(self, images: Iterable[bytes], views: int, names: Mapping[str, str]) -> None:
+        """Find out which rows of these images are not there yet: clean, and of so many views.
+
+        names: by path, of files that users know by another name. What was done before is no longer
+        counted.
+        """
+        self.names, self.numbers = names, range(views + 1)
         wanted = {row_key(image, number) for image in images for number in self.numbers}
-        self.missing = frozenset(wanted) - self.writer.stored
+        self.missing = frozenset(self.writer.stored.missing(wanted))
+        self.done = self.computed = self.lost = 0
+        self.failed: list[Failure] = []
+        self.several_pages: list[str] = []
+        self.spent: dict[str, float] = defaultdict(float)
+        self.written_before = self.writer.write_seconds
+
+    def commit(self) -> None:
+        """Write what was computed, and wait until it is safe. Raises OSError."""
+        self.writer.close()
+        self.spent["write"] = self.writer.write_seconds - self.written_before
 
     def wants(self, image: bytes) -> list[int]:
         """Return the views of an image without a row; others may have written it meanwhile."""
@@ -109,11 +119,13 @@ class Lane:
             reason = f"{self.target.backbone.name} gave NaN or infinity for it"
             failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
         self.lost += int((~finite).sum())
-        failed = list({(failure.sha256, failure.path): failure for failure in failed}.values())
+        of_file = {(failure.sha256, failure.path): failure for failure in failed}
+        failed = [replace(f, path=self.names.get(f.path, f.path)) for f in of_file.values()]
         kept = [keys[i] for i in np.flatnonzero(finite)]
         self.writer.add(kept, embeddings[finite], failed)
         self.failed += failed
-        self.several_pages += gathered.several_pages
+        several = (str(path) for path in gathered.several_pages)
+        self.several_pages += [self.names.get(path, path) for path in several]
         self.computed += len(kept)
         self.done += len(images)
 

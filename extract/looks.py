@@ -47,8 +47,13 @@ class Looks:
 
     def add(self, image: Decoded) -> None:
         """Remember what a file looks like, if it could be decoded."""
-        if self.table and image.look:
-            self.new[image.sha256] = image.look
+        if image.look:
+            self.note(image.sha256, image.look)
+
+    def note(self, sha256: bytes, look: Look) -> None:
+        """Remember what an image looks like."""
+        if self.table:
+            self.new[sha256] = look
         if len(self.new) >= SAVED_EVERY:
             self._save()
 

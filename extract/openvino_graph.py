@@ -56,7 +56,11 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
             graph = core.read_model(slot.folder / GRAPH)
     chunk, streams = (1, 1) if batch_size == 1 else (CHUNK, usable_cores())
     graph.reshape([chunk, 1, SIZE, SIZE])
-    settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "NUM_STREAMS": streams}
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": usable_cores(),
+    }
     compiled = core.compile_model(graph, "CPU", settings)
     # Not an AsyncInferQueue: destroyed while a callback of its ends, it waits for itself for ever.
     requests = [compiled.create_infer_request() for _ in range(2 * streams)]

@@ -1,33 +1,38 @@
-"""The extraction run: every image is decoded once, and goes through each backbone that lacks it."""
+"""Extraction: every image is decoded once, and goes through each backbone that lacks it."""
 
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 
 from cache.errors import UnreadableImageError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from cache.sharing import sharing
 from cache.store import Cache, open_cache, row_key
-from extract.batches import BATCHES_AHEAD, decoded
+from extract.batches import BATCHES_AHEAD, Decoded, decoded
 from extract.decoding import AS_USUAL
 from extract.devices import usable_cores
 from extract.kept import Shelf
 from extract.lane import Lane
 from extract.looks import Looks
 from extract.scan import ImageFile
+from extract.stages import summed
 from extract.stopping import stoppable
 from extract.target import Target
+from extract.writer import SEGMENT_SECONDS
+
+Watch = Callable[[Decoded], None]
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one pass did for one target.
+    """What was done for one target.
 
     computed, present: rows computed now, and those that were there or were given by another
     process meanwhile; of clean views alone, as many as images. failed: every image of this call
@@ -43,7 +48,7 @@ class Extraction:
     computed: int
     present: int
     failed: tuple[Failure, ...]
-    several_pages: tuple[Path, ...]
+    several_pages: tuple[str, ...]
     engine: str | None
     deviation: float | None
     trouble: tuple[str, ...]
@@ -65,82 +70,174 @@ def extract(
 ) -> list[Extraction]:
     """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
 
-    All targets decode alike. Each image is read and decoded once, in `workers` threads (default:
-    one per core), for all targets that lack it. Segments are committed as the run goes on and
-    whenever it ends: finished, asked to stop (after the batch it is at), or stopped by an error.
-    Other processes may fill the same caches meanwhile. Engines are built only if a row is missing,
-    and kept on the `shelf`. strict: stop at the first unreadable image. views: augmented ones of
-    each image, besides the clean one. looks: the table where it is noted what decoded images look
-    like. progress counts rows.
+    looks: the table where it is noted what decoded images look like. For the rest, and what else is
+    raised, see `Extractor` and its `fill`.
 
     Raises:
-        CacheError: a segment is damaged.
-        DeviceError: no engine of a target can be built, or it differs from torch too much.
-        UnreadableImageError: an image can't be read, and `strict`.
         KeyboardInterrupt: the user asked to stop; what was computed is kept.
-        OSError: the disk is full, or a cache can't be written.
     """
-    unique = {image.sha256: image for image in images}
-    with ExitStack() as stack:
-        asked_to_stop = stack.enter_context(stoppable())
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
-        lanes, alone = list[Lane](), True
-        for target in targets:
-            cache = open_cache(root, target.identity)
-            alone &= stack.enter_context(sharing(cache.folder))
-            lane = stack.enter_context(Lane(target, cache, batch_size, shelf, pool))
-            lane.look_for(unique, views)
-            lanes.append(lane)
-        files = [file for key, file in unique.items() if any(lane.wants(key) for lane in lanes)]
-        if not alone:  # two that go the same way would do the same work
+    # Padded, an image looks otherwise than its copies elsewhere.
+    as_usual = all(target.decoding.fit == AS_USUAL.fit for target in targets)
+    with (
+        stoppable() as asked_to_stop,
+        Looks(looks if as_usual else None) as seen,
+        Extractor(targets, root, workers, batch_size, shelf) as run,
+    ):
+        run.fill(images, progress, strict, views, seen.add, asked_to_stop=asked_to_stop)
+    return run.summaries()
+
+
+def together(one: Extraction, other: Extraction) -> Extraction:
+    """Sum up what was done for the same target."""
+    engines = {each.engine for each in (one, other) if each.engine}
+    deviations = [each.deviation for each in (one, other) if each.deviation is not None]
+    return replace(
+        one,
+        computed=one.computed + other.computed,
+        present=one.present + other.present,
+        failed=one.failed + other.failed,
+        several_pages=one.several_pages + other.several_pages,
+        engine=" and ".join(sorted(engines)) or None,
+        deviation=max(deviations, default=None),
+        trouble=tuple(dict.fromkeys(one.trouble + other.trouble)),
+        views=max(one.views, other.views),
+        spent=summed([one.spent, other.spent]),
+    )
+
+
+class Extractor:
+    """Fills the caches of some targets below `root`; engines stay built from one call to the next.
+
+    All targets decode alike, in `workers` threads (default: one per core). Other processes may fill
+    the same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
+    segment_seconds: after how long rows are committed though they are few; None: never. Whatever
+    was computed is committed on leaving, however that comes.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        root: Path,
+        workers: int | None = None,
+        batch_size: int | None = None,
+        shelf: Shelf | None = None,
+        segment_seconds: float | None = SEGMENT_SECONDS,
+    ) -> None:
+        self.targets, self.root, self.workers = targets, root, workers or usable_cores()
+        self.batch_size, self.shelf, self.segment_seconds = batch_size, shelf, segment_seconds
+        self.stack, self.lanes, self.alone, self.rows = ExitStack(), list[Lane](), True, 0
+
+    def __enter__(self) -> "Extractor":
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
+            for target in self.targets:
+                cache = open_cache(self.root, target.identity)
+                self.alone &= stack.enter_context(sharing(cache.folder))
+                lane = Lane(target, cache, self.batch_size, self.shelf, pool, self.segment_seconds)
+                self.lanes.append(stack.enter_context(lane))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
+
+    def fill(
+        self,
+        images: Sequence[ImageFile],
+        progress: Progress = silent,
+        strict: bool = False,
+        views: int = 0,
+        watch: Watch = lambda image: None,
+        names: Mapping[str, str] | None = None,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compute the rows of these images that are missing.
+
+        Each image is read and decoded once, for all targets that lack it. Segments are committed as
+        the run goes on. strict: stop at the first unreadable image. views: augmented ones of each
+        image, besides the clean one. watch: is shown what was decoded. names: by path, of files
+        that users know by another name. asked_to_stop: is asked after each batch. progress counts
+        rows.
+
+        Raises:
+            CacheError: a segment is damaged.
+            DeviceError: no engine of a target can be built, or it differs from torch too much.
+            UnreadableImageError: an image can't be read, and `strict`.
+            OSError: the disk is full, or a cache can't be written.
+        """
+        unique = {image.sha256: image for image in images}
+        self.rows = len(unique) * (views + 1)
+        for lane in self.lanes:
+            lane.begin(unique, views, names or {})
+        files = [f for key, f in unique.items() if any(lane.wants(key) for lane in self.lanes)]
+        # Two that go the same way would do the same work. Segments that are to be the same each
+        # time have no order of their own.
+        if not self.alone and self.segment_seconds is not None:
             random.shuffle(files)
-        total, shown = sum(len(lane.missing) for lane in lanes), 0
-        # Padded, an image looks otherwise than its copies elsewhere.
-        as_usual = all(lane.target.decoding.fit == AS_USUAL.fit for lane in lanes)
-        seen = stack.enter_context(Looks(looks if as_usual else None))
-        for _ in _filled(lanes, files, workers or usable_cores(), views, seen):
-            if (done := sum(lane.done for lane in lanes)) != shown:
+        total, shown = sum(len(lane.missing) for lane in self.lanes), 0
+        for _ in self._filled(files, views, watch):
+            if (done := sum(lane.done for lane in self.lanes)) != shown:
                 progress(shown := done, total)
-            failed = next((failure for lane in lanes for failure in lane.failed), None)
+            failed = next((failure for lane in self.lanes for failure in lane.failed), None)
             if strict and failed:
                 raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
             if asked_to_stop():
                 break
-    return [_summary(lane, len(unique) * (views + 1)) for lane in lanes]
 
+    def look_around(self) -> None:
+        """Learn which rows others have committed meanwhile."""
+        for lane in self.lanes:
+            lane.writer.look_around()
 
-def _filled(
-    lanes: Sequence[Lane], files: Sequence[ImageFile], workers: int, views: int, seen: Looks
-) -> Iterator[None]:
-    """Decode the files and fill the lanes; yield after each step that dealt with some images."""
-    under_way: deque[ImageFile] = deque()
+    def lacks(self, image: bytes, views: int) -> bool:
+        """Tell whether a row of an image was missing when the caches were last looked at."""
+        keys = [row_key(image, number) for number in range(views + 1)]
+        return any(key not in lane.writer.stored for lane in self.lanes for key in keys)
 
-    def paths() -> Iterator[Path]:
-        """Leave out what others have committed by the time that its turn comes."""
-        for file in files:
-            if any(lane.wants(file.sha256) for lane in lanes):
-                under_way.append(file)
-                yield file.path
-            else:
-                _skip(lanes, file)
+    def commit(self) -> None:
+        """Write what was computed, and wait until it is safe. Raises OSError, as `fill` does."""
+        for lane in self.lanes:
+            lane.commit()
 
-    ahead = BATCHES_AHEAD * max(lane.batch_size for lane in lanes)
-    decoding, numbers = lanes[0].target.decoding, range(1, views + 1)
-    with closing(decoded(paths(), workers, ahead, decoding, numbers)) as source:
-        started = time.perf_counter()
-        for image in source:
-            waited = time.perf_counter() - started
-            file = under_way.popleft()
-            seen.add(image)
-            takers = [lane for lane in lanes if lane.wants(file.sha256)]
-            for lane in takers:
-                lane.take(image, file.sha256, waited, share=1 / len(takers))
-            _skip([lane for lane in lanes if lane not in takers], file)
-            yield
+    def summaries(self) -> list[Extraction]:
+        """Say what the last `fill` did for each target; complete when it is committed."""
+        return [_summary(lane, self.rows) for lane in self.lanes]
+
+    def _filled(self, files: Sequence[ImageFile], views: int, watch: Watch) -> Iterator[None]:
+        """Decode the files and fill the lanes; yield after each step that dealt with some."""
+        under_way: deque[ImageFile] = deque()
+
+        def paths() -> Iterator[Path]:
+            """Leave out what others have committed by the time that its turn comes."""
+            for file in files:
+                if any(lane.wants(file.sha256) for lane in self.lanes):
+                    under_way.append(file)
+                    yield file.path
+                else:
+                    _skip(self.lanes, file)
+
+        ahead = BATCHES_AHEAD * max(lane.batch_size for lane in self.lanes)
+        decoding, numbers = self.targets[0].decoding, range(1, views + 1)
+        with closing(decoded(paths(), self.workers, ahead, decoding, numbers)) as source:
             started = time.perf_counter()
-    for lane in lanes:
-        lane.compute()
-        yield
+            for image in source:
+                waited = time.perf_counter() - started
+                file = under_way.popleft()
+                watch(image)
+                takers = [lane for lane in self.lanes if lane.wants(file.sha256)]
+                for lane in takers:
+                    lane.take(image, file.sha256, waited, share=1 / len(takers))
+                _skip([lane for lane in self.lanes if lane not in takers], file)
+                yield
+                started = time.perf_counter()
+        for lane in self.lanes:
+            lane.compute()
+            yield
 
 
 def _skip(lanes: Sequence[Lane], file: ImageFile) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,16 @@ from cache.segments import Failure
 from extract.archives import UNPACKED
 from extract.decode import SUFFIXES
 from extract.hashes import Hasher
-from extract.lists import SUFFIX, read_list
+from extract.lists import SUFFIX, Row, is_list, rows_of
+from extract.places import place
 
 SHOWN = 5  # files that can't be opened, named in remarks
 PROGRESS_FILES = 500  # between two words about progress
 
+_Found = tuple[str | None, str, None]  # as a Row of a list: class if any, path, SHA-256
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """One image: where it lies, its class, the SHA-256 of its bytes (32 bytes)."""
 
@@ -47,9 +50,10 @@ class ImageSet:
     def name(self) -> str:
         """The last two parts of the path as the user named it: `dataset`, `gel/dataset`."""
         parts = [part for part in self.folder.parts if part not in ("..", self.folder.anchor)]
-        for place, part in enumerate(parts):
+        for number, part in enumerate(parts):
             if part.endswith(UNPACKED):  # above it is a place of ours
-                parts = parts[place + 1 :]
+                parts = parts[number + 1 :]
+                parts[-1] = parts[-1].removesuffix(SUFFIX)  # the list of what was in an archive
                 break
         return "/".join(parts[-2:]) or self.folder.resolve().name
 
@@ -117,7 +121,8 @@ class ImageSet:
 def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -> ImageSet:
     """List and hash the images in `folder/<class>/**`, or those that a `.csv` file lists.
 
-    Hidden files in a folder are not looked at. For lists, see `extract/lists.py`. table: where
+    Hidden files in a folder are not looked at. For lists, see `extract/lists.py`; an image whose
+    SHA-256 a list says is believed to be there, and is neither opened nor looked at. table: where
     hashes are remembered (`extract/hashes.py`), so that only files whose path, size or time of
     change is new are read. progress counts files.
 
@@ -126,27 +131,27 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
         OSError: the list can't be read.
     """
     unopened: list[Failure] = []
-    listed = folder.suffix.lower() == SUFFIX and folder.is_file()
-    paths: list[tuple[str | None, str]]
+    listed = is_list(folder)
     if listed:
-        paths = [(_label(label), path) for label, path in read_list(folder)]
-        classes = {label for label, _ in paths if label}
+        count, classes = _counted(folder)
+        rows: Iterable[Row | _Found] = rows_of(folder)
     else:
-        classes, paths = _classes(folder), list(_walk(folder, unopened))
-    files, ignored = [], []
+        classes = {class_name(name) for name in class_folders(folder)}
+        rows = list(_walk(folder, unopened))
+        count = len(rows)
+    files, ignored, labels = [], [], dict[str | None, str | None]()
     with Hasher(None if listed else folder, table) as hasher:
-        for done, (label, path) in enumerate(paths, start=1):
-            if done % PROGRESS_FILES == 0 or done == len(paths):
-                progress(done, len(paths))
+        for done, (raw, path, sha256) in enumerate(rows, start=1):
+            if done % PROGRESS_FILES == 0 or done == count:
+                progress(done, count)
+            label = labels.setdefault(raw, raw and class_name(raw))  # one string for all of a class
             if label is None or not path.lower().endswith(SUFFIXES):
                 ignored.append(Path(path))
                 continue
             try:
-                sha256 = hasher.sha256(path)
+                files.append(ImageFile(place(path), label, sha256 or hasher.sha256(path)))
             except OSError as error:
                 unopened.append(_unopened(path, error))
-            else:
-                files.append(ImageFile(Path(path), label, sha256))
     if empty := sorted(classes - {file.label for file in files}):
         raise DatasetError(
             f"{folder}: no readable image file in class(es) {', '.join(empty)}: add images or "
@@ -155,15 +160,26 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
     return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble)
 
 
-def _classes(folder: Path) -> set[str]:
+def _counted(path: Path) -> tuple[int, set[str]]:
+    """Return how many images a list has, and their classes."""
+    count, classes = 0, set[str]()
+    for row in rows_of(path):
+        count += 1
+        classes.add(row.label)
+    return count, {class_name(name) for name in classes}
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders of classes, as they are spelt there, sorted.
+
+    Raises DatasetError: it is no folder, or has none.
+    """
     if not folder.is_dir():
         raise DatasetError(
-            f"{folder} is not a folder: give one with a subfolder of images per class, or a .csv "
-            "list of images"
+            f"{folder} is not a folder: give one with a subfolder of images per class, a .csv list "
+            "of images, or a .zip or .tar archive"
         )
-    classes = {
-        _label(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")
-    }
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DatasetError(
             f"{folder} has no subfolders: put the images of each class into a folder of its own, "
@@ -172,7 +188,7 @@ def _classes(folder: Path) -> set[str]:
     return classes
 
 
-def _walk(folder: Path, unopened: list[Failure]) -> Iterator[tuple[str | None, str]]:
+def _walk(folder: Path, unopened: list[Failure]) -> Iterator[_Found]:
     """Yield every visible file and its class, sorted; None where it lies in no class folder.
 
     Links are followed, but no folder is entered twice. Paths are strings: with 100,000 files, that
@@ -191,13 +207,13 @@ def _walk(folder: Path, unopened: list[Failure]) -> Iterator[tuple[str | None, s
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner = Path(parent).relative_to(folder).parts
-        label = _label(inner[0]) if inner else None
+        label = inner[0] if inner else None
         for name in sorted(names):
             if not name.startswith("."):
-                yield label, os.path.join(parent, name)  # noqa: PTH118
+                yield label, os.path.join(parent, name), None  # noqa: PTH118
 
 
-def _label(name: str) -> str:
+def class_name(name: str) -> str:
     """Name a class in one Unicode form: macOS decomposes accents, others do not."""
     return normalize("NFC", name)
 

@@ -4,15 +4,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
-from cache.segments import Failure, Rows, read_header, write_segment
-from cache.store import Cache, of_row_key, read_headers, row_keys, summed_up
+from cache.keys import Keys
+from cache.segments import Failure, Rows, read_each_header, write_segment
+from cache.store import Cache, first_failures, of_row_key, read_headers, row_keys
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
 SEGMENT_SECONDS = 60.0
@@ -22,20 +23,40 @@ class SegmentWriter:
     """Keeps rows until they make a segment; knows which rows the cache already has.
 
     A segment is written in `pool`, while the next one's rows gather: one at a time, so that at
-    most two are in memory. stored: the `row_key` of every row, as of the last commit, whoever
-    wrote it. note: goes into each segment's provenance. spent: seconds by stage, of the
-    rows gathered now.
+    most two are in memory. seconds: what is there after so long becomes a segment, too; None: cut
+    by the number of rows only, with all failures in the last segment, so that the same rows in the
+    same order always make the same files. stored: the `row_key` of every row, as of the last look
+    around, whoever wrote it. note: goes into each segment's provenance. spent: seconds by stage, of
+    the rows gathered now.
     """
 
-    def __init__(self, cache: Cache, note: dict[str, Any], pool: Executor) -> None:
-        self.cache, self.note, self.pool = cache, note, pool
+    def __init__(
+        self,
+        cache: Cache,
+        note: dict[str, Any],
+        pool: Executor,
+        seconds: float | None = SEGMENT_SECONDS,
+    ) -> None:
+        self.cache, self.note, self.pool, self.seconds = cache, note, pool, seconds
         self.writing: Future[None] | None = None
         self.write_seconds = self.noted_write_seconds = 0.0
         found = read_headers(cache)
         self.seen = {path for path, _ in found}
-        self.stored = {key for _, header in found for key in row_keys(header)}
-        self.known_failures = set(summed_up(found).failures)
-        self._clear()
+        self.stored = Keys((header.hashes, header.views) for _, header in found)
+        self.known_failures = self.stored.missing(first_failures(found))
+        self._gather({}, {})
+
+    def look_around(self) -> None:
+        """Learn what other processes have committed meanwhile."""
+        paths = [path for path in self.cache.segments if path not in self.seen]
+        self.seen.update(paths)
+        for header in read_each_header(paths):
+            if isinstance(header, CacheError):
+                # Compacted away, or damaged. Whoever reads it next is told; here a row twice does
+                # no harm, and an error would cost the rows not yet written.
+                continue
+            self.stored.update(row_keys(header))
+            self.known_failures.update(failure.sha256 for failure in header.failures)
 
     def add(
         self,
@@ -49,8 +70,9 @@ class SegmentWriter:
         # One update, so that a Ctrl-C finds a batch kept whole or not at all.
         self.rows.update(zip(keys, embeddings, strict=True))
         self.failures.update((f.sha256, f) for f in failed if f.sha256)
-        due = time.perf_counter() - self.started >= SEGMENT_SECONDS
-        if due or len(self.rows) >= SEGMENT_ROWS:
+        while len(self.rows) >= SEGMENT_ROWS:
+            self._commit(SEGMENT_ROWS, {} if self.seconds is None else self.failures)
+        if self.seconds is not None and time.perf_counter() - self.started >= self.seconds:
             self.commit()
 
     def commit(self) -> None:
@@ -60,20 +82,28 @@ class SegmentWriter:
             OSError: that one could not be written: the disk is full, or the cache is read-only. Its
                 rows are lost then, and no others.
         """
-        rows, failures, spent = self.rows, self.failures, self.spent
-        self._clear()
+        self._commit(len(self.rows), self.failures)
+
+    def close(self) -> None:
+        """Commit what is left, and wait until it is written. Raises as `commit` does.
+
+        The writer can be used again then; an error is told once.
+        """
+        try:
+            self.commit()
+        finally:
+            last, self.writing = self.writing, None
+            if last:
+                last.result()
+
+    def _commit(self, count: int, failures: dict[bytes, Failure]) -> None:
+        rows, spent = dict(islice(self.rows.items(), count)), self.spent
+        rest = dict(islice(self.rows.items(), count, None))
+        self._gather(rest, {key: f for key, f in self.failures.items() if key not in failures})
         before = self.writing
         self.writing = self.pool.submit(self._write, rows, failures, spent)
         if before:
             before.result()
-
-    def close(self) -> None:
-        """Commit what is left, and wait until it is written. Raises as `commit` does."""
-        try:
-            self.commit()
-        finally:
-            if self.writing:
-                self.writing.result()
 
     def _write(
         self,
@@ -81,8 +111,10 @@ class SegmentWriter:
         failures: dict[bytes, Failure],
         spent: dict[str, float],
     ) -> None:
+        if not rows and not failures:
+            return
         started = time.perf_counter()
-        self._look_around()
+        self.look_around()
         rows = {key: row for key, row in rows.items() if key not in self.stored}
         new = [failure for key, failure in failures.items() if key not in self.known_failures]
         if not rows and not new:
@@ -106,24 +138,10 @@ class SegmentWriter:
         self.known_failures.update(failure.sha256 for failure in new)
         self.write_seconds += time.perf_counter() - started
 
-    def _look_around(self) -> None:
-        """Learn which rows other processes have committed meanwhile."""
-        for path in set(self.cache.segments) - self.seen:
-            self.seen.add(path)
-            self.stored.update(_rows_of(path))
-
-    def _clear(self) -> None:
+    def _gather(
+        self, rows: dict[bytes, NDArray[np.float32]], failures: dict[bytes, Failure]
+    ) -> None:
+        """Begin the next segment with these."""
         self.started = time.perf_counter()
-        self.rows: dict[bytes, NDArray[np.float32]] = {}
-        self.failures: dict[bytes, Failure] = {}
+        self.rows, self.failures = rows, failures
         self.spent: dict[str, float] = defaultdict(float)
-
-
-def _rows_of(path: Path) -> list[bytes]:
-    try:
-        header = read_header(path)
-    except CacheError:
-        # Compacted away, or damaged. Whoever reads it next is told; here a row twice does no harm,
-        # and an error would cost the rows not yet written.
-        return []
-    return row_keys(header)

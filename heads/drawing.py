@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import one_hot
 
 from heads.architectures import HEADS
 from heads.configuration import Configuration
@@ -63,17 +62,30 @@ def row_weights(
     classes: int,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What each row counts for in each head's loss, [N, K]: 0 if it is not trained on; 1, or the
-    mean class size by the size of its class. A batch's loss is the mean by these weights.
+    """What each row counts for in each head's loss, [N, K]: 0 if it is not trained on; else what
+    its class counts for. A batch's loss is the mean by these weights.
 
     training: bool [K, N]. labels: int64 [N].
     """
-    weights = training.t().to(dtype)
-    ones = one_hot(labels, classes).to(weights)
+    sizes = class_sizes(training, labels, classes)
+    return training.t().to(dtype) * class_weights(configurations, sizes, dtype)[labels]
+
+
+def class_sizes(training: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count the rows of each class that are trained on, int64 [F, C]. training: bool [F, N]."""
+    counts = [torch.bincount(labels[mask], minlength=classes) for mask in training]
+    return torch.stack(counts)
+
+
+def class_weights(
+    configurations: Sequence[Configuration], sizes: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """What an image of each class counts for in each head's loss, [C, K]: 1, or the mean class size
+    by the size of its class. sizes: of what each head is trained on, [K, C].
+    """
+    weights = torch.ones(sizes.shape, dtype=dtype)
     for number, configuration in enumerate(configurations):
         if configuration.balance == "weights":
-            sizes = weights[:, number] @ ones
-            present = int((sizes > 0).sum())
-            of_class = sizes.sum() / (present * sizes.clamp(min=1))
-            weights[:, number] *= of_class[labels]
-    return weights
+            mine = sizes[number].to(dtype)
+            weights[number] = mine.sum() / (int((mine > 0).sum()) * mine.clamp(min=1))
+    return weights.t()

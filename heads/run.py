@@ -6,12 +6,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import CacheError
 from cache.progress import Progress, silent
-from cache.store import Cache, Contents, contents, read
+from cache.store import Cache, Contents, contents
 from heads.architectures import build_head
 from heads.configuration import Configuration, fingerprint, head_id
 from heads.files import (
@@ -24,10 +24,11 @@ from heads.files import (
     save_head,
 )
 from heads.grid import Sweep
+from heads.rows import labelled
 from heads.splits import NO_GROUPS, Groups, Split, check_trainable
 from heads.temperature import fit_temperature
-from heads.together import Labelled, Trained, blocks
-from heads.train import Data, train
+from heads.together import Trained, blocks
+from heads.train import Data, Trainer, train
 from heads.trials import Ranked, add_trials, as_trial, rank, read_trials
 
 TRIALS = "trials.csv"
@@ -60,14 +61,16 @@ def train_heads(
     progress: Progress = silent,
     device: str = "cpu",
     groups: Groups = NO_GROUPS,
+    trainer: Trainer = train,
 ) -> HeadsRun:
     """Train the heads that `root` lacks on a cache's embeddings of labelled images.
 
     Where a head and optimizer have several candidates, they are judged on validation, and the best
     is kept. labels: class by image hash. dataset: the folder's name, for the record. device: of
     torch, to train on. groups: of near duplicates, which no split divides; folds that do are
-    trained for comparison. progress counts epochs. Images that could not be read at extraction are
-    left out and counted; a head that diverges costs itself only.
+    trained for comparison. trainer: `train`, or what has others train. progress counts epochs.
+    Images that could not be read at extraction are left out and counted; a head that diverges costs
+    itself only.
 
     Raises:
         CacheError: the cache lacks images that nobody tried to extract, or views.
@@ -79,7 +82,8 @@ def train_heads(
     usable = {key: labels[key] for key in sorted(labels) if key not in unreadable}
     mine = {key: groups[key] for key in sorted(groups.keys() & usable.keys())}
     check_trainable(usable, sweep.cv, mine)
-    run = _Run(cache, held, usable, dataset, fingerprint(labels), root, device, progress, mine)
+    of_images = fingerprint(labels)
+    run = _Run(cache, held, usable, dataset, of_images, root, device, progress, mine, trainer)
     ranked = run.judge(sweep) if _contested(sweep) else []
     refused = {r.candidate for r in ranked if not r.chosen}
     chosen = [candidate for candidate in sweep.candidates if candidate not in refused]
@@ -145,6 +149,7 @@ class _Run:
         device: str,
         progress: Progress,
         groups: Groups,
+        trainer: Trainer,
     ) -> None:
         self.cache, self.held, self.usable, self.root = cache, held, usable, root
         self.dataset, self.dataset_fingerprint = dataset, dataset_fingerprint
@@ -152,7 +157,7 @@ class _Run:
         # Of some, all but one may be unreadable.
         self.n_groups = sum(count > 1 for count in Counter(groups.values()).values())
         self.classes = tuple(sorted(set(usable.values())))
-        self.device, self.progress = device, progress
+        self.device, self.progress, self.trainer = device, progress, trainer
         self.tried = self.done = self.total = 0
         self._data: Data | None = None
 
@@ -210,26 +215,19 @@ class _Run:
             return
         self.total += sum(c.epochs for c in todo)
         views = max(c.views for c in todo)
-        if self._data is None or self._data.views < views:
+        if self._data is None or self._data.rows.views < views:
             self._data = self._read(views)
-        yield from train(todo, self._data, keep, self.device, self._advance)
+        yield from self.trainer(todo, self._data, keep, self.device, self._advance)
 
     def _advance(self, epochs: int) -> None:
         self.done += epochs
         self.progress(self.done, self.total)
 
     def _read(self, views: int) -> Data:
-        hashes = tuple(self.usable)
-        clean = torch.tensor(read(self.cache, hashes))
-        try:
-            augmented = [torch.tensor(read(self.cache, hashes, v + 1)) for v in range(views)]
-        except CacheError as error:
-            raise CacheError(f"{error} (run extract --views {views})") from None
-        embeddings = torch.stack([clean, *augmented])
-        if not embeddings.isfinite().all():
-            raise CacheError(f"{self.cache.folder} holds NaN or infinity: run `cache verify`")
-        labels = torch.tensor([self.classes.index(label) for label in self.usable.values()])
-        rows = Labelled(embeddings, labels, len(self.classes))
+        number = {label: i for i, label in enumerate(self.classes)}
+        labels = torch.tensor([number[label] for label in self.usable.values()])
+        hashes = np.frombuffer(b"".join(self.usable), np.uint8).reshape(-1, 32)
+        rows = labelled(self.cache, hashes, labels, len(self.classes), views)
         return Data(self.usable, rows, self.groups)
 
     def _note(self, group: Sequence[Configuration], results: Sequence[Trained]) -> None:
@@ -275,6 +273,6 @@ class _Run:
         head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
         head.load_state_dict(state)
         with torch.inference_mode():
-            answers = [head(rows.embeddings[0, some]) for some in blocks(places)]
+            answers = [head(rows.clean(some)) for some in blocks(places)]
             logits = torch.cat(answers).double().numpy()
         return fit_temperature(logits, rows.labels[places].numpy())

@@ -14,7 +14,7 @@ from torch.nn.functional import log_softmax
 
 from heads.architectures import HEADS
 from heads.configuration import Configuration
-from heads.drawing import batches_of, masks_of, odds_of, row_weights, views_of
+from heads.drawing import batches_of, class_sizes, class_weights, masks_of, odds_of, views_of
 from heads.ending import Ending
 from heads.optimizers import BETAS, OPTIMIZERS, Rates
 from heads.schedules import factor
@@ -35,11 +35,42 @@ LARGEST = 1e6  # of parameters: beyond, float32 keeps no fraction of a logit
 
 @dataclass(frozen=True)
 class Labelled:
-    """embeddings: float [V, N, D], of V views, the first the clean one. labels: int64 [N]."""
+    """Images. embeddings: float [V, N, D], of V views, the first the clean one. labels: int64 [N].
+
+    at: where the images' rows lie among others, int64 [V, N]; embeddings are float [1, M, D] then,
+    perhaps mapped into memory.
+    """
 
     embeddings: Tensor
     labels: Tensor
     classes: int
+    at: Tensor | None = None
+
+    @property
+    def views(self) -> int:
+        """How many augmented views there are of each image."""
+        return len(self.embeddings if self.at is None else self.at) - 1
+
+    @property
+    def places(self) -> Tensor:
+        """Where each view's row of each image lies in the flat embeddings, int64 [V, N]."""
+        if self.at is not None:
+            return self.at
+        return torch.arange((self.views + 1) * len(self.labels)).view(self.views + 1, -1)
+
+    def clean(self, images: Tensor) -> Tensor:
+        """Return the clean views of some images, float [n, D]."""
+        return self.embeddings[0, images if self.at is None else self.at[0, images]]
+
+    def placed(self, device: str) -> tuple[Tensor, Tensor]:
+        """Return the embeddings [M, D] on a device, and the places there; on an accelerator there
+        is room for the images' own rows only.
+        """
+        flat = self.embeddings.flatten(0, 1)
+        if device == "cpu" or self.at is None:
+            return flat.to(device), self.places
+        own = torch.arange(self.at.numel()).view(self.at.shape)
+        return flat[self.at.flatten()].to(device), own
 
 
 @dataclass(frozen=True)
@@ -47,8 +78,8 @@ class Pass:
     """Heads that differ in nothing that would give them other batches or another architecture.
 
     pool: rows that batches are drawn from. batch_size: of these. extra: (image, view) pairs that
-    are trained on besides, int64 [F, 2], as rows N, N + 1, …; see `filled`. training: which rows
-    are whose, bool [K, N + F]. validation: bool [K, N].
+    are trained on besides, int64 [E, 2], as rows N, N + 1, …; see `filled`. training: which rows
+    are of which fold, bool [F, N + E]. validation: bool [F, N]. fold: each head's, int64 [K].
     """
 
     configurations: tuple[Configuration, ...]
@@ -57,6 +88,7 @@ class Pass:
     extra: Tensor
     training: Tensor
     validation: Tensor
+    fold: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,8 +127,7 @@ def chunks(these: Pass, rows: Labelled, device: str, workers: int) -> list[Pass]
         replace(
             these,
             configurations=these.configurations[start : start + size],
-            training=these.training[start : start + size],
-            validation=these.validation[start : start + size],
+            fold=these.fold[start : start + size],
         )
         for start in range(0, count, size)
     ]
@@ -133,7 +164,7 @@ class _Run:
     def __init__(self, these: Pass, rows: Labelled, device: str) -> None:
         self.configurations = these.configurations
         self.pool, self.batch_size, self.device = these.pool, these.batch_size, device
-        self.embeddings = rows.embeddings.to(device)
+        self.embeddings, self.places = rows.placed(device)
         first, count = self.configurations[0], len(self.configurations)
         self.first = first
         # Of each row, its image, and the view that it is of; of images, any up to `views`.
@@ -153,11 +184,10 @@ class _Run:
             [torch.zeros_like(parameter) for parameter in self.heads.parameters]
             for _ in range(self.optimizer.memory)
         ]
-        self.weights = row_weights(
-            self.configurations, these.training, self.labels, rows.classes, self.embeddings.dtype
-        )
-        self.validation = these.validation.t().to(rows.embeddings.dtype)
-        self.held_out = self.validation.any(1).nonzero()[:, 0]
+        self.training, self.validation, self.fold = these.training, these.validation, these.fold
+        sizes = class_sizes(self.training, self.labels, rows.classes)[self.fold]
+        self.weights = class_weights(self.configurations, sizes, self.embeddings.dtype)
+        self.held_out = self.validation[torch.unique(self.fold)].any(0).nonzero()[:, 0]
         self.odds = odds_of(self.labels[these.pool]) if first.balance == "sampling" else None
         self.ending = Ending(self.configurations)
         self.points: list[dict[str, Tensor]] = []
@@ -204,9 +234,10 @@ class _Run:
         for rows in batches_of(self.pool, self.batch_size, self.odds, self.generator):
             masks = masks_of(len(rows), self.first.head, self.generator)
             kept = [mask.to(self.embeddings) for mask in masks]
-            batch = self.embeddings[views[rows].to(self.device), self.images[rows].to(self.device)]
-            weights = self.weights[rows].to(self.device)
-            labels = self.labels[rows].to(self.device)
+            places = self.places[views[rows], self.images[rows]]
+            batch = self.embeddings[places.to(self.device)]
+            weights = self._whose(self.training, rows) * self.weights[self.labels[rows]]
+            weights, labels = weights.to(self.device), self.labels[rows].to(self.device)
             step = Step(kept, (weights > 0) & active)
             logits = _classes_first(self.heads.forward(batch, step))
             losses, slopes = _losses(logits, labels)
@@ -261,11 +292,16 @@ class _Run:
                 part, slope, *state = (tensor[heads] for tensor in flat)
                 self.optimizer.together(part, slope, state, rates.of(heads))
 
+    def _whose(self, masks: Tensor, rows: Tensor) -> Tensor:
+        """Return which of some rows are whose, by masks of the folds: 0 or 1, [B, K]."""
+        return masks[:, rows].t().to(self.embeddings.dtype)[:, self.fold]
+
     def _validate(self) -> dict[str, Tensor]:
         sums = {name: torch.zeros(len(self.configurations)).to(self.embeddings) for name in _SUMS}
         for rows in torch.split(self.held_out, ROWS_AT_ONCE):
-            logits = _classes_first(self.heads.forward(self.embeddings[0, rows.to(self.device)]))
-            weights = self.validation[rows].to(self.device)
+            clean = self.embeddings[self.places[0, rows].to(self.device)]
+            logits = _classes_first(self.heads.forward(clean))
+            weights = self._whose(self.validation, rows).to(self.device)
             labels = self.labels[rows].to(self.device)
             _add(sums, _losses(logits, labels)[0], logits, labels, weights)
         _finish(self.device)

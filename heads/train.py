@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Event, Lock
 
 import torch
@@ -27,6 +27,8 @@ from heads.together import (
     train_together,
 )
 
+Results = tuple[Sequence[Configuration], Sequence[Trained]]
+
 
 class Data:
     """Embeddings of labelled images, and their division for any configuration.
@@ -39,16 +41,15 @@ class Data:
     ) -> None:
         self.labels, self.rows, self.groups = labels, rows, groups
         self._position = {key: i for i, key in enumerate(labels)}
-
-    @property
-    def views(self) -> int:
-        """How many augmented views there are of each image."""
-        return self.rows.embeddings.shape[0] - 1
+        self._splits: dict[Hashable, Split] = {}
 
     def split(self, configuration: Configuration) -> Split:
         """Return who is trained on, and who is validated on."""
         c = configuration
-        return split(self.labels, c.val_fraction, c.seed, c.fold, self.groups)
+        division = c.val_fraction, c.seed, c.fold
+        if division not in self._splits:  # of a million images, each takes seconds
+            self._splits[division] = split(self.labels, *division, self.groups)
+        return self._splits[division]
 
     def places(self, hashes: Sequence[bytes]) -> Tensor:
         """Return the rows of these images."""
@@ -61,35 +62,65 @@ class Data:
         return mask
 
 
+# (configurations, data, keep, device, progress) → results: `train`, or what has others do it.
+Trainer = Callable[
+    [Sequence[Configuration], Data, bool, str, Callable[[int], None]], Iterator[Results]
+]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Heads that are fitted at once, and differ in their strength only; on which rows, and which
+    they are validated on, int64.
+    """
+
+    configurations: tuple[Configuration, ...]
+    training: Tensor
+    validation: Tensor
+
+
 def train(
     configurations: Sequence[Configuration],
     data: Data,
     keep: bool,
     device: str = "cpu",
     progress: Callable[[int], None] = lambda epochs: None,
-) -> Iterator[tuple[Sequence[Configuration], Sequence[Trained]]]:
+) -> Iterator[Results]:
     """Train heads on the same images, as many at once as can be; yield them as they are ready.
 
     keep: their tensors too. progress is told of epochs done, of one head each; a fitted head
     counts as many as its configuration has.
     """
-    groups: dict[Hashable, list[Configuration]] = defaultdict(list)
-    for configuration in configurations:
-        groups[_shared(configuration)].append(configuration)
     workers = torch.get_num_threads() if device == "cpu" else 1
     parts: list[Pass] = []
-    for group in groups.values():
-        if HEADS[group[0].head].fitted:
-            yield group, _fit(group, data, keep)
-            progress(sum(c.epochs for c in group))
+    for part in divided(configurations, data, device, workers):
+        if isinstance(part, Pass):
+            parts.append(part)
         else:
-            parts += chunks(as_pass(group, data), data.rows, device, workers)
+            yield part.configurations, fit(part, data.rows, keep)
+            progress(sum(c.epochs for c in part.configurations))
     if workers == 1 or len(parts) == 1:
         for part in parts:
             done = train_together(part, data.rows, keep, device, progress)
             yield part.configurations, done
     else:
         yield from _side_by_side(parts, data.rows, keep, workers, progress)
+
+
+def divided(
+    configurations: Sequence[Configuration], data: Data, device: str, workers: int
+) -> Iterator[Fit | Pass]:
+    """Divide heads into parts that are trained at a time, enough for all workers of a device."""
+    groups: dict[Hashable, list[Configuration]] = defaultdict(list)
+    for configuration in configurations:
+        groups[_shared(configuration)].append(configuration)
+    for group in groups.values():
+        if HEADS[group[0].head].fitted:
+            parts = data.split(group[0])
+            places = data.places(parts.training), data.places(parts.validation)
+            yield Fit(tuple(group), *places)
+        else:
+            yield from chunks(as_pass(group, data), data.rows, device, workers)
 
 
 class _StoppedError(Exception):
@@ -102,7 +133,7 @@ def _side_by_side(
     keep: bool,
     workers: int,
     progress: Callable[[int], None],
-) -> Iterator[tuple[Sequence[Configuration], Sequence[Trained]]]:
+) -> Iterator[Results]:
     """Train on every core something of its own: no core waits for another after each operation,
     and what it works on stays in its own cache.
     """
@@ -156,13 +187,15 @@ def as_pass(group: Sequence[Configuration], data: Data) -> Pass:
     images = torch.arange(count) if first.fold else data.places(splits[""].training)
     pool = torch.cat([images, torch.arange(count, count + len(extra))])
     seen = sum(int(mask.sum()) for mask in training.values())
+    folds = list(dict.fromkeys(c.fold for c in group))
     return Pass(
         configurations=tuple(group),
         pool=pool,
         batch_size=round(first.batch_size * len(pool) * len(splits) / seen),
         extra=torch.tensor(extra, dtype=torch.int64).view(-1, 2),
-        training=torch.stack([training[c.fold] for c in group]),
-        validation=torch.stack([data.mask(splits[c.fold].validation) for c in group]),
+        training=torch.stack([training[fold] for fold in folds]),
+        validation=torch.stack([data.mask(splits[fold].validation) for fold in folds]),
+        fold=torch.tensor([folds.index(c.fold) for c in group]),
     )
 
 
@@ -182,27 +215,25 @@ def _filling(configuration: Configuration, data: Data, parts: Split) -> set[tupl
     return {(int(places[row]), view) for row, view in pairs}
 
 
-def _fit(group: Sequence[Configuration], data: Data, keep: bool) -> list[Trained]:
-    """Fit heads that differ in their strength only, on clean views."""
+def fit(part: Fit, rows: Labelled, keep: bool) -> list[Trained]:
+    """Fit heads, on clean views. keep: return their tensors too."""
     from heads.fitted import FITS
 
     started = time.perf_counter()
-    first, parts, rows = group[0], data.split(group[0]), data.rows
-    clean = rows.embeddings[0]
-    training, validation = data.places(parts.training), data.places(parts.validation)
-    strengths = tuple(c.weight_decay for c in group)
+    first, training = part.configurations[0], part.training
+    strengths = tuple(c.weight_decay for c in part.configurations)
     states = FITS[first.head](
-        clean[training].double(), rows.labels[training], rows.classes, strengths
+        rows.clean(training).double(), rows.labels[training], rows.classes, strengths
     )
-    share = (time.perf_counter() - started) / len(group)
+    share = (time.perf_counter() - started) / len(strengths)
     done = []
     for state in states:
-        head = build_head(first.head, clean.shape[1], rows.classes, len(training))
+        head = build_head(first.head, rows.embeddings.shape[2], rows.classes, len(training))
         head.load_state_dict(state)
         curves: Curves = {}
-        for name, places in (("training", training), ("validation", validation)):
+        for name, places in (("training", training), ("validation", part.validation)):
             with torch.inference_mode():
-                logits = torch.cat([head(clean[some]) for some in blocks(places)])
+                logits = torch.cat([head(rows.clean(some)) for some in blocks(places)])
             labels = rows.labels[places]
             curves[f"{name}_loss"] = [cross_entropy(logits, labels).item()]
             curves[f"{name}_accuracy"] = [(logits.argmax(1) == labels).double().mean().item()]

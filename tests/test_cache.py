@@ -184,7 +184,7 @@ class TestStore:
         found = read(cache, [key(3), key(1), key(3)])
         assert found.dtype == np.float32
         assert found[:, 0].tolist() == [3, 1, 3]
-        assert contents(cache).stored == {key(1), key(2), key(3)}
+        assert set(contents(cache).stored) == {key(1), key(2), key(3)}
 
     def test_a_row_written_twice_is_read_from_the_first_segment_by_name(self, cache: Cache) -> None:
         values = {write(cache, 1, value=value).name: value for value in (1.0, 2.0, 3.0)}
@@ -223,7 +223,7 @@ class TestStore:
         assert contents(cache).weights == "random:0"
 
     def test_an_empty_cache_holds_nothing(self, cache: Cache) -> None:
-        assert contents(cache).stored == frozenset()
+        assert not contents(cache).stored
         assert read(cache, []).shape == (0, 3)
 
 
@@ -260,5 +260,5 @@ def test_a_writer_leaves_out_what_others_wrote_meanwhile(cache: Cache) -> None:
         writer.add([key(1), key(2)], rows(1, 2).embeddings, [])
         write(cache, 2, 3)
         writer.close()
-    assert writer.stored == {key(1), key(2), key(3)}
+    assert set(writer.stored) == {key(1), key(2), key(3)}
     assert sum(len(read_header(path).hashes) for path in cache.segments) == 3

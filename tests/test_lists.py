@@ -2,13 +2,15 @@
 
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from cache.errors import DatasetError
 from extract.hashes import still_there
-from extract.lists import read_list, write_list
+from extract.lists import Row, read_list, rows_of, write_list, write_rows
+from extract.places import place
 from extract.scan import ImageFile, scan
 from tests.killing import draw_images
 
@@ -95,13 +97,55 @@ def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
         ('path,label\n"two\nlines.png",\n', "line 3: no label"),
         ("path,label\n,a\n", "line 2: no path"),
         ("path,label\na\0.png,a\n", "line 2: no path"),
-        (f"path,label\n{'a' * 200_000},a\n", "after line 1: field larger"),
+        (f"path,label\n{'a' * 200_000},a\n", "line 2: field larger"),
+        ("path,label,sha256\na.png,a,00\n", "line 2: sha256 must be 64 hexadecimal digits"),
+        (f"path,label,sha256\na.png,a,\nb.png,a,{'g' * 64}\n", "line 3: sha256 must be 64 hex"),
         ("path,label\ngone.png,a\n", r"no readable image file in class\(es\) a"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=f"(?s)l.csv.*{message}"):
         scan(given(tmp_path / "l.csv", text))
+
+
+def test_a_hash_is_believed_and_the_file_is_neither_opened_nor_looked_at(tmp_path: Path) -> None:
+    digits = "AB" * 32
+    path = given(tmp_path / "l.csv", f"path,label,sha256\ngone.png,a,{digits}\n")
+    table = tmp_path / "scan.sqlite"
+    images = scan(path, table=table)
+    assert images.labels == {bytes.fromhex(digits): "a"}
+    assert images.remarks == []
+    assert not table.exists()
+
+
+def test_hashes_may_be_empty_or_missing_in_a_line(folder: Path, tmp_path: Path) -> None:
+    text = f"path,label,sha256\nimages/a/0.png,a,\nimages/b/1.png,b\ngone.png,a,{'00' * 32}\n"
+    listed = scan(given(tmp_path / "l.csv", text)).files
+    assert [file.sha256 for file in listed] == [
+        *(sha256((folder / name).read_bytes()).digest() for name in ("a/0.png", "b/1.png")),
+        bytes(32),
+    ]
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        Row("a", f"{tmp_path}/x,\n.png", None),
+        Row("gelé", "s3://bucket/é ö.png", bytes(range(32))),
+        Row("a", os.fsdecode(b"/n\xe9.png"), None),
+    ]
+    write_rows(tmp_path / "l.csv", iter(rows))
+    assert list(rows_of(tmp_path / "l.csv")) == rows
+
+
+def test_images_behind_urls_are_listed_as_they_are(tmp_path: Path) -> None:
+    files = [ImageFile(place("s3://bucket/a/1.png"), "a", bytes(32))]
+    write_list(tmp_path / "l.csv", files)
+    assert read_list(tmp_path / "l.csv") == [("a", "s3://bucket/a/1.png")]
+
+
+def test_a_path_may_be_a_file_url(tmp_path: Path) -> None:
+    path = given(tmp_path / "l.csv", "path,label\nfile:///x/1.png,a\n")
+    assert read_list(path) == [("a", "/x/1.png")]
 
 
 def test_a_missing_list_is_told(tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def test_an_empty_class_is_named(folder: Path) -> None:
         ("out/split/train.csv", "split/train.csv"),
         ("out/images/0123abcd.unpacked/cifar10/train", "cifar10/train"),
         ("out/images/0123abcd.unpacked/gels", "gels"),
+        ("out/images/0123abcd.unpacked/gels.csv", "gels"),
+        ("out/images/0123abcd.unpacked/bucket/train", "bucket/train"),
     ],
 )
 def test_a_set_is_named_by_the_end_of_its_path(given: str, name: str) -> None:

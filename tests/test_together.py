@@ -71,7 +71,8 @@ def alone(configuration: Configuration, these: Pass, number: int, rows: Labelled
 
     Batches, views and dropout are drawn as the pass draws them; all else is torch's own.
     """
-    c, mine, held_out = configuration, these.training[number], these.validation[number]
+    c, fold = configuration, these.fold[number]
+    mine, held_out = these.training[fold], these.validation[fold]
     images = torch.cat([torch.arange(len(rows.labels)), these.extra[:, 0]])
     extra = torch.cat([torch.zeros(len(rows.labels), dtype=torch.long), these.extra[:, 1]])
     labels = rows.labels[images]

@@ -1,0 +1,300 @@
+"""Extraction on a cluster: what is sent there, and what is made of all that comes back."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.atomic import commit, temporary_file
+from cache.cluster import connected, resources
+from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
+from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
+from extract.hashes import known_among, remember
+from extract.lists import SUFFIX
+from extract.looks import Looks
+from extract.places import is_remote
+from extract.run import together
+from extract.stages import summed
+
+if TYPE_CHECKING:
+    from cache.segments import Failure
+    from cache.store import Cache
+    from evaluate.workspace import Workspace
+    from extract.run import Extraction
+    from extract.scan import ImageSet
+    from extract.worker import Done, Job, Part
+    from heads.files import SavedHead
+    from heads.grid import Sweep
+    from heads.train import Trainer
+
+SHOWN = 5  # failed shards named
+COLUMNS = ("path", "label", "sha256")  # of a list whose images need not be opened to know them
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where and how shards are done. address: see `cache.cluster`. resources: of each worker, as
+    JSON. shard_size: files of each. max_failed: how many may fail before the run is given up.
+    """
+
+    address: str | None
+    resources: str
+    shard_size: int
+    max_failed: int
+
+
+@dataclass
+class Sums:
+    """What came back so far. workers: of each, its images and seconds, and the latter by stage."""
+
+    files: int = 0
+    extractions: list[Extraction] = field(default_factory=list)
+    unopened: list[Failure] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    workers: dict[str, defaultdict[str, float]] = field(default_factory=dict)
+
+    def add(self, done: Done) -> None:
+        """Take what became of one shard."""
+        if done.error:
+            self.errors.append(f"{done.source}, shard {done.number}: {done.error}")
+            return
+        self.files += len(done.files) + len(done.unopened)
+        self.unopened += done.unopened
+        mine = self.workers.setdefault(done.worker, defaultdict(float))
+        mine["images"] += len(done.files)
+        mine["seconds"] += done.seconds
+        for stage, seconds in summed(each.spent for each in done.extractions).items():
+            mine[stage] += seconds
+        pairs = zip(self.extractions, done.extractions, strict=False)
+        self.extractions = [together(*pair) for pair in pairs] or list(done.extractions)
+
+
+class Kept:
+    """Keeps what workers found out about files: hashes, looks, and a list of each source.
+
+    lists: where these will lie, by source. They are written whole, by `finish`, or not at all.
+    """
+
+    def __init__(self, place: Workspace, sources: Mapping[str, Path]) -> None:
+        self.place, self.stack = place, ExitStack()
+        self.lists = {name: place.lists / f"{_named(path)}.csv" for name, path in sources.items()}
+        if len(set(self.lists.values())) < len(self.lists):  # two folders of the same name
+            self.lists = {name: place.lists / f"{name}.csv" for name in sources}
+
+    def __enter__(self) -> Kept:
+        with ExitStack() as stack:
+            self.looks = stack.enter_context(Looks(self.place.looks))
+            self.written = {
+                name: stack.enter_context(temporary_file(path.parent))
+                for name, path in self.lists.items()
+            }
+            self.files = {
+                name: stack.enter_context(
+                    path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+                )
+                for name, path in self.written.items()
+            }
+            self.stack = stack.pop_all()
+        for file in self.files.values():
+            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
+
+    def add(self, done: Done) -> None:
+        """Take what became of one shard.
+
+        Raises:
+            CacheError: the table of hashes can't be used.
+            OSError: the disk is full.
+        """
+        for sha256, look in done.looks.items():
+            self.looks.note(sha256, look)
+        rows = ((m.name, m.label, m.hashed.sha256.hex()) for m in done.files)
+        csv.writer(self.files[done.source], lineterminator="\n").writerows(rows)
+        with _usable(self.place.scan_table):
+            remember(self.place.scan_table, (member.hashed for member in done.files))
+
+    def finish(self) -> None:
+        """Give the lists their names. Raises OSError."""
+        for name, path in self.lists.items():
+            self.files[name].close()
+            commit(self.written[name], path)
+
+
+def extract_at_scale(
+    sources: Mapping[str, Path], place: Workspace, root: Path, cluster: Cluster,
+    choices: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Fill caches below `root` by a cluster, and write lists of the images with their hashes.
+
+    sources: of images by option; they are listed here, and hashed and decoded where the work is
+    done. Devices are asked for there, too. choices: of `extract`, by option.
+
+    Raises:
+        DatasetError: something was chosen that takes all images at one place.
+        FrostlineError: more shards failed than may. What was finished is kept.
+    """
+    from PIL import Image
+
+    from cache.store import open_cache
+    from evaluate.steps import check_weights, targets_of
+    from extract.decoding import Decoding
+    from extract.engines import usable_engines
+    from extract.order import order_of
+    from extract.worker import Job
+
+    _refuse(choices)
+    arch, weights, precision, seed = (choices[n] for n in ("arch", "weights", "precision", "seed"))
+    check_weights(arch, weights)
+    devices = choices["device"] or [device_of(resources(cluster.resources))]
+    engines = {name: usable_engines(name, choices["engine"], precision) for name in devices}
+    decoding = Decoding(*(choices[name] for name in ("fast_decode", "fit", "augment")))
+    place.prepare()
+    targets = targets_of(arch, engines, weights, precision, decoding, seed, place)
+    job = Job(
+        orders=tuple(order_of(target, weights, seed) for target in targets),
+        root=str(_everywhere(root)),
+        workers=choices["workers"],
+        batch_size=choices["images_at_once"],
+        strict=choices["strict"],
+        max_pixels=Image.MAX_IMAGE_PIXELS,
+    )
+    caches = [open_cache(root, target.identity) for target in targets]
+    sources = {name: _everywhere(path) for name, path in sources.items()}
+    _extract(sources, place, job, caches, cluster, choices["augmented"])
+
+
+def _refuse(choices: Mapping[str, Any]) -> None:
+    of_all = {"per_class": None, "test_per_class": None, "normalize": "weights", "precision": ""}
+    for name, usual in of_all.items():
+        value = choices[name]
+        if value != usual and (name != "precision" or value == "int8"):
+            raise DatasetError(
+                f"--{name.replace('_', '-')} {value} goes by all images together, which --on ray "
+                "never has at one place: leave it out, or run on one machine"
+            )
+
+
+def _everywhere(path: Path) -> Path:
+    """Return a path that means the same to whoever runs elsewhere."""
+    return path if is_remote(path) else path.absolute()
+
+
+def _extract(
+    sources: Mapping[str, Path], place: Workspace, job: Job, caches: Sequence[Cache],
+    cluster: Cluster, views: int,
+) -> None:  # fmt: skip
+    from extract.on_ray import extract_on_ray
+
+    sums, total, wanted = Sums(), 0, resources(cluster.resources)
+    with ExitStack() as stack:
+        progress = stack.enter_context(bar("Embedding on Ray", "images"))
+
+        def listed(files: int) -> None:
+            nonlocal total
+            progress(0, total := files)
+
+        kept = stack.enter_context(Kept(place, sources))
+        parts = _parts(sources, place, cluster.shard_size, views)
+        dones = extract_on_ray(parts, job, caches, wanted, cluster.address, listed)
+        dones = stack.enter_context(closing(dones))
+        for done in dones:
+            sums.add(done)
+            kept.add(done)
+            progress(sums.files, max(total, sums.files))
+            if len(sums.errors) > cluster.max_failed:
+                break
+        if not sums.errors:
+            kept.finish()
+    _tell(sums, kept, place, cluster)
+
+
+def device_of(wanted: Mapping[str, Any]) -> str:
+    """Return the device that a worker with these resources has."""
+    if "num_gpus" in wanted:
+        return "cuda"
+    return "tpu" if "TPU" in wanted.get("resources", {}) else "cpu"
+
+
+def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:
+    """List the sources, a shard at a time, with what is known of its files."""
+    from extract.shards import shards
+    from extract.worker import Part, names_of
+
+    for source, path in sources.items():
+        ignored = 0
+        for shard in shards(path, size):
+            with _usable(place.scan_table):
+                known = known_among(place.scan_table, names_of(shard))
+            yield Part(source, shard, views if source == "dataset" else 0, known)
+            ignored += shard.ignored
+        if ignored:
+            warn(f"{path}: {ignored:,} file(s) ignored, being no image of a class")
+
+
+def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
+    tell_extractions(sums.extractions, sums.files, sums.unopened, place.failures)
+    tell_workers(sums.workers)
+    for error in sums.errors[:SHOWN]:
+        warn(error)
+    if len(sums.errors) > cluster.max_failed:
+        raise FrostlineError(
+            f"{len(sums.errors)} shard(s) failed, and --max-failed-shards is {cluster.max_failed}: "
+            f"{sums.errors[0]}; mend that and run the same command again: what is finished is kept"
+        )
+    if sums.errors:
+        warn(f"{len(sums.errors)} shard(s) failed: run the same command again to do them")
+        return
+    for source, path in kept.lists.items():
+        say(f"All images of --{source} with their hashes: {path}")
+
+
+def _named(path: Path) -> str:
+    """Name a list by the last two parts of what it lists."""
+    parts = path.as_posix().removesuffix(SUFFIX).split("/")
+    return "-".join(part for part in parts[-2:] if part).replace(":", "-")
+
+
+@contextmanager
+def _usable(table: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise CacheError(
+            f"{table} can't be used ({error}): delete it, it only saves time"
+        ) from None
+
+
+def train_at_scale(
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: Sweep,
+    groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None, address: str | None,
+    wanted: str,
+) -> list[SavedHead]:  # fmt: skip
+    """Train the heads of a sweep on each cache, parts of it at a time on the workers of a cluster.
+
+    wanted: resources of each worker, as JSON; they say what device trains.
+    """
+    from evaluate.steps import train
+    from heads.on_ray import device_of, train_on_ray
+
+    if train_on != "cpu":
+        raise DeviceError(
+            f"--train-on {train_on} is for this machine: on Ray, --resources says what trains"
+        )
+    options = resources(wanted)
+
+    def trainer_of(cache: Cache) -> Trainer:
+        return partial(train_on_ray, cache=cache, options=options)
+
+    where = device_of(options)
+    with connected(address):
+        return train(caches, training, place, sweep, groups, where, tensorboard, trainer_of)

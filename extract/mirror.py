@@ -1,0 +1,198 @@
+"""Images behind URLs, kept on this machine: each file whole, and fetched again when it changes."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path, PureWindowsPath
+from typing import TypeVar
+from uuid import uuid4
+
+from cache.errors import DatasetError
+from cache.progress import Progress
+from cache.sharing import sharing
+from extract.archives import SHOWN, UNPACKED, check_room, is_image, naming
+from extract.lists import SUFFIX, Row, rows_of, write_rows
+from extract.places import is_remote, is_url
+from extract.remote import UNKNOWN, Listed, about_all, below, get_all, top
+
+AT_ONCE = 512  # files between two words about progress
+FILES = "files"  # the folder beside a list
+
+T = TypeVar("T")
+
+
+def mirrored(
+    path: Path, root: Path, progress: Progress, tell: Callable[[str], None] | None
+) -> Path:
+    """Return a local folder with the images of a remote folder of classes, kept below `root`.
+
+    What is there as it is listed, by size and time, is not fetched again; what is not listed any
+    more is removed. progress counts files.
+
+    Raises:
+        DatasetError: it is no such folder, or a file can't be had. Those that could be had stay.
+        OSError: the disk is full.
+    """
+    whole = _whole(str(path), root)
+    folder = whole / _end_of(path)
+    classes, loose = top(path)
+    if not classes:
+        raise DatasetError(
+            f"{path} has no folders: give a URL with a folder of images per class, of a .csv list, "
+            "or of .zip or .tar archives"
+        )
+    files, others = dict[Path, Listed](), [file.path for file in loose]
+    for name in classes:
+        for file in below(path, name):
+            if is_image(file.path):
+                files[_local(folder, file.path.removeprefix(str(path)))] = file
+            else:
+                others.append(file.path)
+    missing = sum(max(f.size, 0) for target, f in files.items() if not _is_here(target, f))
+    check_room(path, missing, root)
+    with sharing(whole):
+        for name in classes:  # one without images is an error, as in folders
+            _local(folder, name).mkdir(parents=True, exist_ok=True)
+        lost = _fetch(whole, files, progress, len(files))
+        _remove_all_but(files, folder)
+    if lost:
+        shown = "; ".join(f"{name} {reason}" for name, reason in list(lost.items())[:SHOWN])
+        raise DatasetError(
+            f"{path}: {len(lost)} of {len(files)} file(s) could not be fetched: {shown}. The same "
+            "command goes on from here; to do without them, give a .csv list of the others"
+        )
+    if tell and others:
+        tell(f"{path}: {len(others)} file(s) ignored, being no image of a class: {others[0]}")
+    return folder
+
+
+def is_of_urls(path: Path, opened: bool = True) -> bool:
+    """Tell whether a list lies behind a URL, or has images there that are to be fetched.
+
+    opened: the images will be; else those whose SHA-256 the list says are not fetched.
+
+    Raises DatasetError, OSError: the list can't be read.
+    """
+    return is_remote(path) or any(_is_wanted(row, opened) for row in rows_of(path))
+
+
+def with_files_here(
+    path: Path,
+    root: Path,
+    progress: Progress,
+    tell: Callable[[str], None] | None,
+    opened: bool = True,
+) -> Path:
+    """Return a local list for one with URLs, whose images are fetched into a folder below `root`.
+
+    opened: see `is_of_urls`. What is there as it is behind the URL, by size and time, is not
+    fetched again. An image that can't be had is told, and stays in the list, as one that is gone.
+    progress counts files.
+
+    Raises:
+        DatasetError: it is no list, or a name in it can't be one here.
+        OSError: it can't be read, or the disk is full.
+    """
+    path = path if is_remote(path) else path.resolve()
+    whole = _whole(str(path), root)
+    target = whole / _end_of(path).with_suffix(SUFFIX)
+    here = {row.path: _of_url(whole, row.path) for row in rows_of(path) if _is_wanted(row, opened)}
+    lost = dict[str, str]()
+    with sharing(whole):
+        done = 0
+        for some in _batched(here):
+            known = dict(zip(some, about_all(some), strict=True))
+            lost |= {url: reason for url, reason in known.items() if isinstance(reason, str)}
+            files = {here[url]: file for url, file in known.items() if isinstance(file, Listed)}
+            lost |= _fetch(whole, files, progress, len(here), done)
+            done += len(some)
+        for url in lost:
+            here[url].unlink(missing_ok=True)
+        write_rows(target, (_moved(row, here.get(row.path)) for row in rows_of(path)))
+    if tell and lost:
+        tell(f"{path}: {len(lost)} of {len(here)} file(s) could not be fetched")
+        for url, reason in list(lost.items())[:SHOWN]:
+            tell(f"{url} {reason}")
+    return target
+
+
+def _fetch(
+    whole: Path, files: Mapping[Path, Listed], progress: Progress, total: int, done: int = 0
+) -> dict[str, str]:
+    """Fetch what is not there as it is listed; return why what could not be had."""
+    lost = dict[str, str]()
+    for some in _batched(files):
+        missing = [target for target in some if not _is_here(target, files[target])]
+        parts = [whole / f".{uuid4().hex}.tmp" for _ in missing]
+        reasons = get_all([files[target].path for target in missing], parts)
+        for target, part, reason in zip(missing, parts, reasons, strict=True):
+            if reason:
+                lost[files[target].path] = reason
+                target.unlink(missing_ok=True)  # it is not as it is listed
+            else:
+                _keep(part, target, files[target])
+        done += len(some)
+        progress(done, total)
+    return lost
+
+
+def _keep(part: Path, target: Path, file: Listed) -> None:
+    """Give a fetched file its place, and the time that it is known by."""
+    if file.mtime_ns != UNKNOWN:
+        os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
+    with naming(file.path, target.name):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(target)
+
+
+def _is_here(target: Path, file: Listed) -> bool:
+    try:
+        now = target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return (now.st_size, now.st_mtime_ns) == (file.size, file.mtime_ns)
+
+
+def _remove_all_but(files: Mapping[Path, Listed], folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            if path not in files:
+                path.unlink()
+
+
+def _is_wanted(row: Row, opened: bool) -> bool:
+    return (opened or row.sha256 is None) and is_url(row.path) and is_image(row.path)
+
+
+def _moved(row: Row, path: Path | None) -> Row:
+    return row._replace(path=str(path.absolute())) if path else row
+
+
+def _whole(name: str, root: Path) -> Path:
+    """Return the folder of ours that holds what a URL or list means."""
+    return root / (sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8] + UNPACKED)
+
+
+def _end_of(path: Path) -> Path:
+    """Return the last two parts of a path or URL: what a set of images is named by."""
+    parts = [part.rpartition("://")[2].strip("/") for part in path.parts]
+    return Path(*[part for part in parts if part][-2:])
+
+
+def _of_url(whole: Path, url: str) -> Path:
+    return _local(whole / FILES, url.partition("://")[2])
+
+
+def _local(folder: Path, name: str) -> Path:
+    """Return where a remote name belongs. Raises DatasetError: that would be elsewhere."""
+    parts = name.strip("/").split("/")
+    if any(part in ("", ".", "..") or PureWindowsPath(part).drive for part in parts):
+        raise DatasetError(f"{name} can't be the name of a file on this machine: rename it there")
+    return folder.joinpath(*parts)
+
+
+def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+    source = iter(items)
+    while some := list(islice(source, AT_ONCE)):
+        yield some

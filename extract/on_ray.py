@@ -1,0 +1,99 @@
+"""Extraction on a Ray cluster: one row of the dataset is one shard, and pixels never travel."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cache.cluster import connected, workers_that_fit
+from cache.errors import DeviceError
+from extract.wire import done_from_json, done_to_json, part_from_json, part_to_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cache.store import Cache
+    from extract.worker import Done, Job, Part
+
+WAITING_SHARDS = 2  # per worker, itself included: the next one is there when one is done
+
+
+def extract_on_ray(
+    parts: Iterable[Part],
+    job: Job,
+    caches: Sequence[Cache],
+    resources: Mapping[str, Any],
+    address: str | None,
+    listed: Callable[[int], None],
+) -> Generator[Done]:
+    """Have a cluster do all shards, and yield what became of each as soon as it is known.
+
+    Shards lie compressed in Ray's object store, some 20 KB each, until a worker takes them: this
+    process holds references. A shard whose node dies is done again elsewhere. caches: those that
+    the job fills. resources: of each worker, see `cache.cluster`. listed: is told how many files
+    are listed.
+
+    Raises:
+        DeviceError: Ray is not there, no cluster answers, has room for no worker, or gives up.
+    """
+    with connected(address):
+        import pyarrow
+        import ray.data
+        from ray.exceptions import RayError
+
+        fitting = sum(workers_that_fit(resources).values())
+        rows, files = list[Any](), 0
+        for part in parts:
+            packed = zlib.compress(part_to_json(part).encode())
+            rows.append(ray.put(pyarrow.table({"part": [packed]})))
+            listed(files := files + len(part.shard.paths))
+        if not rows:
+            return
+        _settle(ray.data.DataContext.get_current())
+        pool = ray.data.ActorPoolStrategy(
+            min_size=1,
+            initial_size=min(fitting, len(rows)),
+            max_size=len(rows),
+            max_tasks_in_flight_per_actor=WAITING_SHARDS,
+        )
+        done = ray.data.from_arrow_refs(rows).map_batches(
+            _Actor,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=pool,
+            **resources,
+        )
+        try:
+            for row in done.iter_rows():
+                yield done_from_json(zlib.decompress(row["done"]).decode(), caches)
+        except RayError as error:
+            raise DeviceError(
+                f"the Ray cluster gave up: {error}; what is finished is kept, the same command "
+                "goes on from there"
+            ) from error
+
+
+class _Actor:
+    """A worker as Ray Data's actors are: called with a table of one row."""
+
+    def __init__(self, job: Job) -> None:
+        from extract.worker import Worker
+
+        self.worker = Worker(job)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        import pyarrow
+
+        (packed,) = table["part"].to_pylist()
+        done = self.worker.do(part_from_json(zlib.decompress(packed).decode()))
+        return pyarrow.table({"done": [zlib.compress(done_to_json(done).encode())]})
+
+
+def _settle(context: Any) -> None:
+    context.enable_progress_bars = False  # ours tells images, and those of the whole cluster
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A shard is minutes of work, of a slow backbone more than the half hour that Ray allows.
+    context.execution_no_progress_timeout_s = -1

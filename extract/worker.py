@@ -1,0 +1,197 @@
+"""One shard of a data set: fetched, hashed, computed, committed, told; on whatever machine."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from platform import node
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from PIL import Image
+
+from cache.errors import FrostlineError, UnreadableImageError
+from cache.segments import Failure
+from extract.batches import Decoded
+from extract.decoding import AS_USUAL
+from extract.hashes import Hashed, key_of
+from extract.kept import Shelf
+from extract.look import Look
+from extract.order import Order
+from extract.places import is_remote, place
+from extract.run import Extraction, Extractor
+from extract.scan import ImageFile
+from extract.shards import Shard, fetched
+from extract.target import engines_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told. root: where the caches are, a path or URL that all can reach.
+    workers, batch_size: see `Extractor`. strict: a file that can't be read ends its shard.
+    max_pixels: of an image that is decoded.
+    """
+
+    orders: tuple[Order, ...]
+    root: str
+    workers: int | None
+    batch_size: int | None
+    strict: bool
+    max_pixels: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard to be done. source: what the data set is called that it is of. views: augmented ones
+    of each image, besides the clean one. known: by name, files as they were when they were hashed.
+    """
+
+    source: str
+    shard: Shard
+    views: int
+    known: Mapping[str, Hashed]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a shard. name: what the user knows it by. label: its class. hashed: as it is."""
+
+    name: str
+    label: str
+    hashed: Hashed
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a shard, the one of this number of a source.
+
+    worker: its machine and process. seconds: from the first file to the last segment. files: those
+    that could be had. looks: of the images decoded, by their SHA-256. unopened: files that could
+    not be had. extractions: by target. error: what stopped it, "" if nothing did.
+    """
+
+    source: str
+    number: int
+    worker: str
+    seconds: float
+    files: tuple[Member, ...] = ()
+    looks: Mapping[bytes, Look] = field(default_factory=dict)
+    unopened: tuple[Failure, ...] = ()
+    extractions: tuple[Extraction, ...] = ()
+    error: str = ""
+
+
+def names_of(shard: Shard) -> Sequence[str]:
+    """Return what users know the files of a shard by, as far as they are listed."""
+    return [f"{shard.archive}/{path}" for path in shard.paths] if shard.archive else shard.paths
+
+
+class Worker:
+    """Does shards, one after the other; engines are built with the first row that is missing."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.name = job, f"{node()}:{os.getpid()}"
+        self.stack = ExitStack()
+        self.extractor: Extractor | None = None
+
+    def do(self, part: Part) -> Done:
+        """Fill the caches with a shard's rows, and commit them.
+
+        What went wrong is told, not raised, where users can mend it: other shards go on.
+        """
+        started = perf_counter()
+        told = partial(Done, part.source, part.shard.number, self.name)
+        Image.MAX_IMAGE_PIXELS = self.job.max_pixels
+        try:
+            with TemporaryDirectory(prefix="frostline-") as scratch:
+                extractor = self._open()
+                extractor.look_around()
+                files, unopened = self._files(part, extractor, Path(scratch))
+                looks, extractions = self._fill(part, extractor, files)
+        except (FrostlineError, OSError) as error:
+            self.close()  # the next shard begins with the caches as they are then
+            return told(perf_counter() - started, error=str(error) or repr(error))
+        members = tuple(member for member, _ in files)
+        return told(perf_counter() - started, members, looks, unopened, extractions)
+
+    def close(self) -> None:
+        """Commit, and let go of engines and locks. Raises OSError."""
+        self.extractor = None
+        self.stack.close()
+
+    def _files(
+        self, part: Part, extractor: Extractor, scratch: Path
+    ) -> tuple[list[tuple[Member, Path]], tuple[Failure, ...]]:
+        """Return a shard's files with their hashes and where they can be read now.
+
+        What lies elsewhere, and has all its rows already, is not fetched: its path leads nowhere.
+        """
+        there = self._there(part, extractor)
+        files = [(member, Path(member.name)) for member in there.values()]
+        unopened = []
+        for file in fetched(part.shard, scratch, there):
+            try:
+                if file.path is None:
+                    raise OSError(file.reason)
+                hashed = part.known.get(file.name)
+                if not hashed or (hashed.size, hashed.mtime_ns) != (file.size, file.mtime_ns):
+                    with file.path.open("rb") as opened:
+                        sha256 = file_digest(opened, "sha256").digest()
+                    hashed = Hashed(key_of(file.name), file.size, file.mtime_ns, sha256)
+            except OSError as error:
+                unopened.append(Failure(b"", file.name, error.strerror or str(error)))
+            else:
+                files.append((Member(file.name, file.label, hashed), file.path))
+        if unopened and self.job.strict:
+            raise UnreadableImageError(f"{unopened[0].path} can't be opened: {unopened[0].reason}")
+        return files, tuple(unopened)
+
+    def _there(self, part: Part, extractor: Extractor) -> dict[str, Member]:
+        """Return the files, by name, that are as they were hashed, and lack no row.
+
+        Only a listing that says size and time can tell, of files that lie elsewhere.
+        """
+        shard, found = part.shard, dict[str, Member]()
+        listed = zip(names_of(shard), shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
+        for name, label, size, mtime_ns in listed:
+            hashed = part.known.get(name)
+            same = hashed and (hashed.size, hashed.mtime_ns) == (size, mtime_ns)
+            if hashed and same and not extractor.lacks(hashed.sha256, part.views):
+                found[name] = Member(name, label, hashed)
+        return found
+
+    def _fill(
+        self, part: Part, extractor: Extractor, files: Sequence[tuple[Member, Path]]
+    ) -> tuple[dict[bytes, Look], tuple[Extraction, ...]]:
+        looks = dict[bytes, Look]()
+
+        def watch(image: Decoded) -> None:
+            if image.look:
+                looks[image.sha256] = image.look
+
+        images = [ImageFile(path, member.label, member.hashed.sha256) for member, path in files]
+        names = {str(path): member.name for member, path in files}
+        extractor.fill(images, strict=self.job.strict, views=part.views, watch=watch, names=names)
+        extractor.commit()
+        # Padded, an image looks otherwise than its copies elsewhere.
+        as_usual = extractor.targets[0].decoding.fit == AS_USUAL.fit
+        return looks if as_usual else {}, tuple(extractor.summaries())
+
+    def _open(self) -> Extractor:
+        if self.extractor is None:
+            root = place(self.job.root)
+            shelf = engines_folder(root) if not is_remote(root) else self._own_shelf()
+            targets = [order.target(shelf) for order in self.job.orders]
+            # Cut by their number only, rows make the same segments whoever computes them.
+            extractor = Extractor(
+                targets, root, self.job.workers, self.job.batch_size, shelf, segment_seconds=None
+            )
+            self.extractor = self.stack.enter_context(extractor)
+        return self.extractor
+
+    def _own_shelf(self) -> Shelf:
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="frostline-engines-"))
+        return Shelf(Path(folder))
