@@ -98,15 +98,16 @@ def tell_workers(workers: Mapping[str, Mapping[str, float]]) -> None:
 
     from extract.stages import STAGES
 
-    table = Table("worker", *("images", "images/s", *STAGES), title="Seconds by worker")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(title="Seconds by worker", title_justify="left")
+    table.add_column("worker", no_wrap=True)
+    for name in ("images", "images/s", *STAGES):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, did in sorted(workers.items()):
         rate = did["images"] / did["seconds"] if did["seconds"] else 0.0
         times = (f"{did[stage]:.1f}" for stage in STAGES)
         table.add_row(name, f"{did['images']:,.0f}", f"{rate:.1f}", *times)
     if workers:
-        Console().print(table)
+        Console(width=None if Console().is_terminal else 160).print(table)
 
 
 def _tell_stages(done: Sequence[Extraction]) -> None:

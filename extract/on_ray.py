@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from cache.cluster import connected, workers_that_fit
@@ -38,6 +39,8 @@ def extract_on_ray(
     Raises:
         DeviceError: Ray is not there, no cluster answers, has room for no worker, or gives up.
     """
+    listing = iter(parts)
+    first = [*islice(listing, 1)]  # what is wrong with a source is said at once
     with connected(address):
         import pyarrow
         import ray.data
@@ -45,7 +48,7 @@ def extract_on_ray(
 
         fitting = sum(workers_that_fit(resources).values())
         rows, files = list[Any](), 0
-        for part in parts:
+        for part in chain(first, listing):
             packed = zlib.compress(part_to_json(part).encode())
             rows.append(ray.put(pyarrow.table({"part": [packed]})))
             listed(files := files + len(part.shard.paths))

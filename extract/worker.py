@@ -132,7 +132,8 @@ class Worker:
         there = self._there(part, extractor)
         files = [(member, Path(member.name)) for member in there.values()]
         unopened = []
-        for file in fetched(part.shard, scratch, there):
+        whole = there and len(there) == len(part.shard.paths)  # then nothing need be opened
+        for file in () if whole else fetched(part.shard, scratch, there):
             try:
                 if file.path is None:
                     raise OSError(file.reason)

@@ -1,0 +1,198 @@
+"""One shard, as every worker does it; and what travels to a worker and back."""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache.errors import WeightsError
+from cache.segments import Failure
+from cache.store import Cache, contents, find_caches, read_headers
+from extract.hashes import Hashed, key_of, known_among, remember
+from extract.kept import Shelf
+from extract.load import LoadedBackbone
+from extract.look import Look
+from extract.order import Order, order_of
+from extract.run import together
+from extract.scan import scan
+from extract.shards import Shard, shards
+from extract.target import Target
+from extract.wire import done_from_json, done_to_json, part_from_json, part_to_json
+from extract.worker import Done, Job, Part, Worker
+
+Few = Callable[[int, int], Path]
+
+
+@pytest.fixture
+def order(toy: LoadedBackbone) -> Order:
+    return order_of(Target(toy, "cpu", ("torch",), "fp32"), "random", 0)
+
+
+@pytest.fixture
+def worker(order: Order, tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker(Job((order,), str(tmp_path / "cache"), 1, 4, False, 10_000_000))
+    yield worker
+    worker.close()
+
+
+def parts(source: Path, size: int = 5) -> list[Part]:
+    return [Part("dataset", shard, 0, {}) for shard in shards(source, size)]
+
+
+def cache_of(worker: Worker) -> Cache:
+    (cache,) = find_caches(Path(worker.job.root))
+    return cache
+
+
+def test_each_shard_has_segments_of_its_own(worker: Worker, few: Few) -> None:
+    data = few(6, 1) / "dataset"
+    done = [worker.do(part) for part in parts(data)]
+    assert [each.extractions[0].computed for each in done] == [5, 5, 2]
+    assert len(cache_of(worker).segments) == 3
+    hashes = {member.hashed.sha256 for each in done for member in each.files}
+    assert (
+        hashes
+        == {file.sha256 for file in scan(data).files}
+        == {*done[0].looks} | {key for each in done[1:] for key in each.looks}
+    )
+
+
+def test_a_shard_done_again_makes_the_same_file(worker: Worker, few: Few, tmp_path: Path) -> None:
+    (part, *_) = parts(few(6, 1) / "dataset", 12)
+    worker.do(part)
+    elsewhere = Worker(replace(worker.job, root=str(tmp_path / "other"), batch_size=4))
+    elsewhere.do(part)
+    names = [[path.name for path in cache_of(each).segments] for each in (worker, elsewhere)]
+    assert names[0] == names[1] and len(names[0]) == 1
+    elsewhere.close()
+    again = worker.do(part)
+    assert (again.extractions[0].computed, again.extractions[0].present) == (0, 12)
+
+
+def test_what_others_wrote_meanwhile_is_not_computed_again(worker: Worker, few: Few) -> None:
+    one, *_ = parts(few(3, 1) / "dataset", 6)
+    other = Worker(worker.job)
+    assert worker.do(replace(one, shard=replace(one.shard, number=1))).error == ""
+    assert other.do(one).extractions[0].computed == 0
+    other.close()
+
+
+def test_files_that_are_as_they_were_hashed_are_not_read(
+    worker: Worker, few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (part,) = parts(few(3, 1) / "dataset", 6)
+    done = worker.do(part)
+    known = {member.name: member.hashed for member in done.files}
+    monkeypatch.setattr("extract.worker.file_digest", None)  # whoever hashes, fails
+    again = worker.do(replace(part, known=known))
+    assert again.files == done.files and again.extractions[0].present == 6
+
+
+def test_what_lies_elsewhere_and_is_there_is_not_fetched(
+    worker: Worker, few: Few, tmp_path: Path
+) -> None:
+    data, archive = few(3, 1) / "dataset", tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(data.rglob("*.*")):
+            file.write(path, path.relative_to(data))
+        file.writestr("gel/broken.png", b"no image")
+    (part,) = parts(archive, 10)
+    done = worker.do(part)
+    assert len(done.files) == 7 and done.extractions[0].computed == 6
+    (failed,) = done.extractions[0].failed
+    assert failed.path == f"{archive}/gel/broken.png"  # not where it lay for a moment
+    (kept,) = contents(cache_of(worker)).failures.values()
+    assert kept.path == failed.path
+    known = {member.name: member.hashed for member in done.files}
+    good = {name: it for name, it in known.items() if "broken" not in name}
+    archive.write_bytes(b"it is gone")
+    assert worker.do(replace(part, known=known)).error  # one is missing: it must be fetched
+    listed = zip(
+        part.shard.paths, part.shard.labels, part.shard.sizes, part.shard.mtimes_ns, strict=True
+    )
+    paths, labels, sizes, times = zip(*(it for it in listed if "broken" not in it[0]), strict=True)
+    shard = replace(part.shard, paths=paths, labels=labels, sizes=sizes, mtimes_ns=times)
+    assert worker.do(replace(part, shard=shard, known=good)).extractions[0].present == 6
+
+
+def test_a_file_that_is_gone_costs_itself(worker: Worker, few: Few) -> None:
+    data = few(3, 1) / "dataset"
+    (part,) = parts(data, 6)
+    victim = next((data / "gel").iterdir())
+    victim.unlink()
+    done = worker.do(part)
+    assert [failure.path for failure in done.unopened] == [str(victim)]
+    assert done.extractions[0].computed == 5
+
+
+def test_what_can_be_mended_is_told_and_the_next_shard_goes_on(worker: Worker, few: Few) -> None:
+    strict = Worker(replace(worker.job, strict=True))
+    data = few(3, 1) / "dataset"
+    (data / "gel" / "broken.png").write_bytes(b"no image")
+    done = [strict.do(part) for part in parts(data, 1)]
+    (failed,) = [each for each in done if each.error]
+    assert "broken.png" in failed.error and "--strict" in failed.error
+    assert sum(each.extractions[0].computed for each in done if not each.error) == 6
+    strict.close()
+
+
+def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) -> None:
+    assert order.target(Shelf(tmp_path)).identity.name == order.cache
+    with pytest.raises(WeightsError, match="not the same on every machine"):
+        replace(order, seed=1).target(None)
+
+
+def test_a_part_arrives_as_it_was_sent() -> None:
+    name = os.fsdecode(b"/data/\xff.png")  # no valid Unicode
+    shard = Shard(3, "", (name, "s3://b/k.png"), ("a", "b"), (-1, 5), (-1, 7), 2)
+    known = {"s3://b/k.png": Hashed(key_of("s3://b/k.png"), 5, 7, bytes(32))}
+    part = Part("test", shard, 4, known)
+    assert part_from_json(part_to_json(part)) == part
+    assert part_to_json(part).isascii()
+
+
+def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
+    data = few(2, 1) / "dataset"
+    (data / "gel" / "broken.png").write_bytes(b"no image")
+    (part,) = parts(data, 9)
+    done = worker.do(part)
+    assert isinstance(next(iter(done.looks.values())), Look)
+    assert done_from_json(done_to_json(done), [cache_of(worker)]) == done
+    failed = Done("dataset", 1, "host:1", 0.5, unopened=(Failure(b"", "x", "gone"),), error="why")
+    assert done_from_json(done_to_json(failed), []) == failed
+
+
+def test_sums_over_shards_are_those_of_all_images(worker: Worker, few: Few) -> None:
+    first, second, third = (worker.do(p).extractions[0] for p in parts(few(6, 1) / "dataset"))
+    whole = together(together(first, second), third)
+    assert (whole.computed, whole.present, whole.failed) == (12, 0, ())
+    assert whole.engine == "torch"
+    each = (first.spent["decode"], second.spent["decode"], third.spent["decode"])
+    assert whole.spent["decode"] == pytest.approx(sum(each))
+
+
+def test_hashes_are_found_again_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table, names = tmp_path / "scan.sqlite", [f"{i}.png" for i in range(2500)]
+    assert known_among(table, names) == {}
+    hashed = {
+        name: Hashed(key_of(name), 1, 2, bytes([i % 256]) * 32) for i, name in enumerate(names)
+    }
+    remember(table, hashed.values())
+    assert known_among(table, [*names, "s3://b/other.png"]) == hashed
+    assert known_among(table, [str(tmp_path / "7.png")]) == {
+        str(tmp_path / "7.png"): hashed["7.png"]
+    }
+
+
+def test_rows_are_counted_once(worker: Worker, few: Few) -> None:
+    """A copy in another shard is the same image."""
+    data = few(2, 1) / "dataset"
+    (data / "gel" / "copy.jpg").write_bytes(next((data / "gel").iterdir()).read_bytes())
+    for part in parts(data, 1):
+        worker.do(part)
+    stored = sum(len(header.hashes) for _, header in read_headers(cache_of(worker)))
+    assert stored == 4
