@@ -219,10 +219,16 @@ def _extract(
 
 
 def device_of(wanted: Mapping[str, Any]) -> str:
-    """Return the device that a worker with these resources has."""
+    """Return the device that a worker with these resources has. Raises DeviceError."""
     if "num_gpus" in wanted:
         return "cuda"
-    return "tpu" if "TPU" in wanted.get("resources", {}) else "cpu"
+    chips = wanted.get("resources", {}).get("TPU", 0)
+    if chips > 1:
+        raise DeviceError(
+            f'--resources: a worker drives one TPU chip, not {chips}: ask for {{"TPU": 1}}, and '
+            "every chip gets a worker of its own"
+        )
+    return "tpu" if chips else "cpu"
 
 
 def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:

@@ -99,7 +99,9 @@ def extract(
 
     sets: of training images first. root: where the caches are, unless in the workspace.
     """
+    from extract.chips import chips, extract_on_chips
     from extract.decoding import Decoding
+    from extract.order import order_of
     from extract.run import extract
     from extract.target import engines_folder
 
@@ -126,11 +128,17 @@ def extract(
     done = []
     for part, views in parts:
         files = [file for images in part for file in images.files]
-        with bar("Embedding", "rows") as progress:
-            done += extract(
-                targets, files, root or place.cache, progress, strict, workers, images_at_once,
-                shelf, views, place.looks,
-            )  # fmt: skip
+        how = strict, workers, images_at_once, shelf, views, place.looks
+        if one := [target for target in targets if chips(target.device) == 1]:
+            with bar("Embedding", "rows") as progress:
+                done += extract(one, files, root or place.cache, progress, *how)
+        for name in devices:
+            if many := [t for t in targets if t.device == name and chips(name) > 1]:
+                orders = [order_of(target, weights, seed) for target in many]
+                with bar(f"Embedding on {chips(name)} chips", "rows") as progress:
+                    done += extract_on_chips(
+                        many, orders, files, root or place.cache, progress, *how
+                    )
     tell_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
     return targets
 
