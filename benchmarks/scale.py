@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +68,23 @@ def one_worker(folder: Path, images: Path, name: str) -> list[Row]:
     shelf = Shelf(folder / "engines")
     target = Target(load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16")
     order = order_of(target, "auto", 0)
-    cores, numbers = usable_cores(), count()
+    cores = usable_cores()
 
     def local() -> float:
         started = time.perf_counter()
         files = scan(images).files
-        (done,) = extract([target], files, folder / f"local{next(numbers)}", shelf=shelf)
-        return done.computed / (time.perf_counter() - started - done.spent["build"])
+        (done,) = extract([target], files, Path(tempfile.mkdtemp(dir=folder)), shelf=shelf)
+        return done.computed / (time.perf_counter() - started - done.spent.get("build", 0))
 
     def on_ray() -> float:
-        root = folder / f"ray{next(numbers)}"
-        engines_folder(root).folder.parent.mkdir(parents=True)
+        root = Path(tempfile.mkdtemp(dir=folder))
         engines_folder(root).folder.symlink_to(shelf.folder)
         job = Job((order,), str(root), None, None, False, None)
         parts = (Part("dataset", shard, 0, {}) for shard in shards(images, SHARD))
         cache = open_cache(root, target.identity)
         dones = list(extract_on_ray(parts, job, [cache], {"num_cpus": cores}, None, print_nothing))
         computed = sum(done.extractions[0].computed for done in dones)
-        built = sum(done.extractions[0].spent["build"] for done in dones)
+        built = sum(done.extractions[0].spent.get("build", 0) for done in dones)
         return computed / (sum(done.seconds for done in dones) - built)
 
     rates: dict[str, list[float]] = {"local": [], "ray": []}
