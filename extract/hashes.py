@@ -32,7 +32,9 @@ CREATE TABLE IF NOT EXISTS files (
 
 @dataclass(frozen=True)
 class Hashed:
-    """A file as it was when its bytes were hashed. path: absolute."""
+    """A file as it was when its bytes were hashed. path: absolute, or a URL. mtime_ns: -1 where no
+    listing says it.
+    """
 
     path: bytes
     size: int
@@ -42,7 +44,7 @@ class Hashed:
     @property
     def settled(self) -> bool:
         """Whether another change to the file would show in its time."""
-        return time.time_ns() - self.mtime_ns > SETTLED_NS
+        return self.mtime_ns >= 0 and time.time_ns() - self.mtime_ns > SETTLED_NS
 
 
 class Hasher:
