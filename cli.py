@@ -129,11 +129,13 @@ def extract(
 
     place = Workspace(workspace)
     cluster = [choices.pop(name) for name in (*RAY, "shard_size", "max_failed_shards")]
+    folders = {"dataset": dataset, "test": test}
+    there = {name: path for name, path in folders.items() if steps.is_meant(ctx, name, path)}
+    if not there:
+        raise DatasetError(f"{dataset} and {test} are not there: say with --dataset what is")
     if on == "ray":
         from evaluate.at_scale import Cluster, extract_at_scale
 
-        folders = {"dataset": dataset, "test": test}
-        there = {name: path for name, path in folders.items() if steps.is_meant(ctx, name, path)}
         extract_at_scale(there, place, cache_at or place.cache, Cluster(*cluster), choices)
         return
     given = {"dataset": (dataset, choices.pop("per_class"))}

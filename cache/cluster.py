@@ -17,6 +17,7 @@ from cache.errors import DeviceError
 
 WORDS = ("auto", "local")
 PACKAGES = ("cache", "extract", "heads")  # what tasks and actors import of ours
+OWN = {"memory", "object_store_memory"}  # of every node, but no resources as others are
 ANSWERS_WITHIN_S = 10  # ray itself waits for minutes, and ends the process then
 
 
@@ -79,6 +80,8 @@ def resources(given: str | Mapping[str, float]) -> dict[str, Any]:
             f"--resources {given}: it must be JSON with an amount above 0 by name, "
             'as {"CPU": 2} or {"GPU": 1}'
         )
+    if mistaken := sorted(OWN & amounts.keys()):
+        raise DeviceError(f"--resources {given}: {mistaken[0]} can't be asked for: leave it out")
     options: dict[str, Any] = {"num_cpus": amounts.pop("CPU", 0 if "GPU" in amounts else 1)}
     if "GPU" in amounts:
         options["num_gpus"] = amounts.pop("GPU")

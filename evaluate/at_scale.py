@@ -7,7 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cache.atomic import commit, temporary_file
 from cache.cluster import connected, resources
 from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
+from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
 from extract.hashes import known_among, remember
 from extract.lists import SUFFIX
@@ -91,6 +92,7 @@ class Kept:
     def __enter__(self) -> Kept:
         with ExitStack() as stack:
             self.looks = stack.enter_context(Looks(self.place.looks))
+            stack.enter_context(sharing(self.place.lists))  # removes what a killed run has left
             self.written = {
                 name: stack.enter_context(temporary_file(path.parent))
                 for name, path in self.lists.items()
@@ -155,7 +157,8 @@ def extract_at_scale(
     _refuse(choices)
     arch, weights, precision, seed = (choices[n] for n in ("arch", "weights", "precision", "seed"))
     check_weights(arch, weights)
-    devices = choices["device"] or [device_of(resources(cluster.resources))]
+    own = device_of(resources(cluster.resources))
+    devices = choices["device"] or [own]
     engines = {name: usable_engines(name, choices["engine"], precision) for name in devices}
     decoding = Decoding(*(choices[name] for name in ("fast_decode", "fit", "augment")))
     place.prepare()
@@ -258,7 +261,10 @@ def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
             f"{sums.errors[0]}; mend that and run the same command again: what is finished is kept"
         )
     if sums.errors:
-        warn(f"{len(sums.errors)} shard(s) failed: run the same command again to do them")
+        warn(
+            f"{len(sums.errors)} shard(s) failed, so no list of all images was written: mend or "
+            "remove them and run the same command again"
+        )
         return
     for source, path in kept.lists.items():
         say(f"All images of --{source} with their hashes: {path}")
@@ -299,7 +305,8 @@ def train_at_scale(
     options = resources(wanted)
 
     def trainer_of(cache: Cache) -> Trainer:
-        return partial(train_on_ray, cache=cache, options=options)
+        there = replace(cache, folder=_everywhere(cache.folder))
+        return partial(train_on_ray, cache=there, options=options)
 
     where = device_of(options)
     with connected(address):

@@ -129,7 +129,8 @@ def extract(
     for part, views in parts:
         files = [file for images in part for file in images.files]
         how = strict, workers, images_at_once, shelf, views, place.looks
-        if one := [target for target in targets if chips(target.device) == 1]:
+        # 0: chips that are not counted yet may be there all the same.
+        if one := [target for target in targets if chips(target.device) < 2]:
             with bar("Embedding", "rows") as progress:
                 done += extract(one, files, root or place.cache, progress, *how)
         for name in devices:

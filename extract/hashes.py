@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS files (
 
 @dataclass(frozen=True)
 class Hashed:
-    """A file as it was when its bytes were hashed. path: absolute, or a URL. mtime_ns: -1 where no
-    listing says it.
+    """A file as it was when its bytes were hashed. path: absolute, or a URL; in an archive, whose
+    time it has then, ARCHIVE/member. mtime_ns: -1 where no listing says it.
     """
 
     path: bytes
@@ -44,7 +44,7 @@ class Hashed:
     @property
     def settled(self) -> bool:
         """Whether another change to the file would show in its time."""
-        return self.mtime_ns >= 0 and time.time_ns() - self.mtime_ns > SETTLED_NS
+        return time.time_ns() - self.mtime_ns > SETTLED_NS
 
 
 class Hasher:
@@ -161,7 +161,7 @@ def remember(table: Path, hashed: Iterable[Hashed], gone: Iterable[bytes] = ()) 
 def still_there(table: Path) -> frozenset[bytes]:
     """Return the SHA-256 of every file, of whatever data set, that is as it was when hashed.
 
-    Raises sqlite3.Error.
+    What lies behind a URL counts as there: nobody is asked. Raises sqlite3.Error.
     """
     if not table.exists():
         return frozenset()
@@ -169,8 +169,13 @@ def still_there(table: Path) -> frozenset[bytes]:
 
 
 def _unchanged(hashed: Hashed) -> bool:
+    if is_url(name := os.fsdecode(hashed.path)):
+        return True
     try:
         now = os.stat(hashed.path)  # noqa: PTH116 - bytes
+    except NotADirectoryError:  # it lies in an archive
+        archives = [path for path in Path(name).parents if path.is_file()]
+        return any(path.stat().st_mtime_ns == hashed.mtime_ns for path in archives)
     except OSError:
         return False
     return (now.st_size, now.st_mtime_ns) == (hashed.size, hashed.mtime_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -42,41 +42,81 @@ def extract_on_ray(
     listing = iter(parts)
     first = [*islice(listing, 1)]  # what is wrong with a source is said at once
     with connected(address):
-        import pyarrow
-        import ray.data
         from ray.exceptions import RayError
 
-        fitting = sum(workers_that_fit(resources).values())
-        rows, files = list[Any](), 0
+        overseer, files = _overseer(job, resources), 0
         for part in chain(first, listing):
-            packed = zlib.compress(part_to_json(part).encode())
-            rows.append(ray.put(pyarrow.table({"part": [packed]})))
+            overseer("add", zlib.compress(part_to_json(part).encode()))
             listed(files := files + len(part.shard.paths))
-        if not rows:
-            return
-        _settle(ray.data.DataContext.get_current())
-        pool = ray.data.ActorPoolStrategy(
-            min_size=1,
-            initial_size=min(fitting, len(rows)),
-            max_size=len(rows),
-            max_tasks_in_flight_per_actor=WAITING_SHARDS,
-        )
-        done = ray.data.from_arrow_refs(rows).map_batches(
-            _Actor,
-            fn_constructor_args=(job,),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=pool,
-            **resources,
-        )
         try:
-            for row in done.iter_rows():
-                yield done_from_json(zlib.decompress(row["done"]).decode(), caches)
+            while packed := overseer("next"):
+                yield done_from_json(zlib.decompress(packed).decode(), caches)
         except RayError as error:
             raise DeviceError(
                 f"the Ray cluster gave up: {error}; what is finished is kept, the same command "
                 "goes on from there"
             ) from error
+
+
+def _overseer(job: Job, resources: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return what calls the methods of an overseer: here, or in the cluster's first node, as Ray
+    Data can't be driven through a `ray://` connection.
+    """
+    import ray
+    from ray.util.client import ray as client
+
+    fitting = sum(workers_that_fit(resources).values())
+    if not client.is_connected():  # type: ignore[no-untyped-call]
+        overseer = _Overseer(job, resources, fitting)
+        return lambda method, *given: getattr(overseer, method)(*given)
+    at_head = {"node:__internal_head__": 0.001}
+    actor = ray.remote(num_cpus=0, resources=at_head)(_Overseer)
+    there: Any = actor.remote(job, resources, fitting)
+    return lambda method, *given: ray.get(getattr(there, method).remote(*given))
+
+
+class _Overseer:
+    """Has the dataset of shards, and hands out what became of each. fitting: workers at first."""
+
+    def __init__(self, job: Job, resources: Mapping[str, Any], fitting: int) -> None:
+        self.job, self.resources, self.fitting = job, resources, fitting
+        self.rows = list[Any]()
+        self.done: Iterator[bytes] | None = None
+
+    def add(self, packed: bytes) -> None:
+        """Put a shard into Ray's object store."""
+        import pyarrow
+        import ray
+
+        self.rows.append(ray.put(pyarrow.table({"part": [packed]})))
+
+    def next(self) -> bytes | None:
+        """Return what became of another shard; None if that was all."""
+        self.done = self.done or self._all()
+        return next(self.done, None)
+
+    def _all(self) -> Iterator[bytes]:
+        import ray.data
+
+        if not self.rows:
+            return
+        _settle(ray.data.DataContext.get_current())
+        pool = ray.data.ActorPoolStrategy(
+            min_size=1,
+            initial_size=min(self.fitting, len(self.rows)),
+            max_size=len(self.rows),
+            max_tasks_in_flight_per_actor=WAITING_SHARDS,
+        )
+        done = ray.data.from_arrow_refs(self.rows).map_batches(
+            _Actor,
+            fn_constructor_args=(self.job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=pool,
+            **self.resources,
+        )
+        for row in done.iter_rows():
+            yield row["done"]
 
 
 class _Actor:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest
@@ -22,10 +22,14 @@ from extract.kept import Shelf
 from extract.look import Look
 from extract.order import Order
 from extract.places import is_remote, place
+from extract.remote import UNKNOWN
 from extract.run import Extraction, Extractor
 from extract.scan import ImageFile
 from extract.shards import Shard, fetched
 from extract.target import engines_folder
+
+# RuntimeError: what torch and OpenVINO raise where a device has too little memory, or is gone.
+MENDABLE = (FrostlineError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ class Worker:
                 extractor.look_around()
                 files, unopened = self._files(part, extractor, Path(scratch))
                 looks, extractions = self._fill(part, extractor, files)
-        except (FrostlineError, OSError) as error:
-            self.close()  # the next shard begins with the caches as they are then
+        except MENDABLE as error:
+            with suppress(*MENDABLE):  # the same again: what could not be written
+                self.close()  # the next shard begins with the caches as they are then
             return told(perf_counter() - started, error=str(error) or repr(error))
         members = tuple(member for member, _ in files)
         return told(perf_counter() - started, members, looks, unopened, extractions)
@@ -138,7 +143,7 @@ class Worker:
                 if file.path is None:
                     raise OSError(file.reason)
                 hashed = part.known.get(file.name)
-                if not hashed or (hashed.size, hashed.mtime_ns) != (file.size, file.mtime_ns):
+                if not hashed or not _is_as(hashed, file.size, file.mtime_ns):
                     with file.path.open("rb") as opened:
                         sha256 = file_digest(opened, "sha256").digest()
                     hashed = Hashed(key_of(file.name), file.size, file.mtime_ns, sha256)
@@ -159,7 +164,7 @@ class Worker:
         listed = zip(names_of(shard), shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
         for name, label, size, mtime_ns in listed:
             hashed = part.known.get(name)
-            same = hashed and (hashed.size, hashed.mtime_ns) == (size, mtime_ns)
+            same = hashed and _is_as(hashed, size, mtime_ns)
             if hashed and same and not extractor.lacks(hashed.sha256, part.views):
                 found[name] = Member(name, label, hashed)
         return found
@@ -196,3 +201,8 @@ class Worker:
     def _own_shelf(self) -> Shelf:
         folder = self.stack.enter_context(TemporaryDirectory(prefix="frostline-engines-"))
         return Shelf(Path(folder))
+
+
+def _is_as(hashed: Hashed, size: int, mtime_ns: int) -> bool:
+    """Tell whether a file is as it was hashed; of one without a time nobody knows."""
+    return mtime_ns != UNKNOWN and (hashed.size, hashed.mtime_ns) == (size, mtime_ns)

@@ -32,6 +32,12 @@ def test_other_resources_are_an_error_that_says_how(given: str) -> None:
         resources(given)
 
 
+@pytest.mark.parametrize("name", ["memory", "object_store_memory"])
+def test_what_ray_takes_for_no_resource_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match=f": {name} can't be asked for"):
+        resources({"CPU": 1, name: 1000})
+
+
 def test_a_cluster_that_is_not_there_is_an_error_at_once() -> None:
     """Ray itself waits for minutes, and ends the process then."""
     pytest.importorskip("ray")

@@ -93,6 +93,22 @@ def test_what_is_gone_is_forgotten(folder: Path, table: Path) -> None:
     assert hashes.still_there(table) < {file.sha256 for file in before.files}
 
 
+def test_what_clusters_hashed_elsewhere_counts_as_there(tmp_path: Path, table: Path) -> None:
+    """Behind URLs nobody is asked; an archive is as it was, or all that lay in it is gone."""
+    archive = tmp_path / "images.zip"
+    archive.write_bytes(b"1")
+    os.utime(archive, ns=(OLD, OLD))
+    names = ("s3://bucket/a/0.png", f"{archive}/a/0.png", f"{tmp_path}/gone.zip/a/0.png")
+    hashed = [
+        hashes.Hashed(hashes.key_of(name), 1, OLD, bytes([number]) * 32)
+        for number, name in enumerate(names)
+    ]
+    hashes.remember(table, hashed)
+    assert hashes.still_there(table) == {bytes(32), b"\1" * 32}
+    os.utime(archive, ns=(OLD + 1, OLD + 1))
+    assert hashes.still_there(table) == {bytes(32)}
+
+
 def test_other_folders_are_remembered_beside_it(folder: Path, table: Path, tmp_path: Path) -> None:
     other = draw_images(tmp_path / "images too", 4, seed=1)
     for path in other.glob("*/*"):

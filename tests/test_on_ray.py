@@ -109,6 +109,15 @@ def test_a_second_run_computes_what_is_new_only(cluster: Any, few: Few, tmp_path
     assert {*before} < {*segments(tmp_path / "w")} and rows(tmp_path / "w")[2] == 13
 
 
+def test_a_relative_workspace_is_found_by_workers_elsewhere(cluster: Any, few: Few) -> None:
+    data = few(6, 1) / "dataset"
+    extract(Path("w"), dataset=data)
+    where = ("--workspace", "w", "--dataset", str(data), "--head", "single", "--optimizer", "sgd")
+    trained = CliRunner().invoke(cli, ["train-heads", *ON_RAY, *where, "--epochs", "2"])
+    assert trained.exit_code == 0, trained.output
+    assert "1 head(s) trained" in trained.output
+
+
 def test_a_node_that_dies_costs_time_only(
     cluster: Any, tmp_path: Path, soak: bool, figure: Callable[[str], None]
 ) -> None:
@@ -150,11 +159,10 @@ def test_a_shard_that_fails_costs_itself(cluster: Any, few: Few, tmp_path: Path)
     stopped = extract(tmp_path / "strict", *ON_RAY, dataset=folder)
     assert stopped.exit_code == 1
     assert "--max-failed-shards is 0" in stopped.output and "torn.tar" in stopped.output
-    assert not (tmp_path / "strict" / "lists").exists() or not list(
-        (tmp_path / "strict" / "lists").iterdir()
-    )
+    assert not [*(tmp_path / "strict" / "lists").glob("*.csv")]
     done = extract(tmp_path / "w", *ON_RAY, "--max-failed-shards", "1", dataset=folder)
     assert done.exit_code == 0 and "1 shard(s) failed" in done.output
+    assert not [*(tmp_path / "w" / "lists").glob("*.csv")]  # it would lack images
     assert rows(tmp_path / "w")[2] == 8
 
 

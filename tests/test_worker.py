@@ -4,6 +4,8 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from errno import ENOSPC
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,32 @@ def test_what_can_be_mended_is_told_and_the_next_shard_goes_on(worker: Worker, f
     assert "broken.png" in failed.error and "--strict" in failed.error
     assert sum(each.extractions[0].computed for each in done if not each.error) == 6
     strict.close()
+
+
+def test_a_full_disk_costs_its_shard(
+    worker: Worker, few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = parts(few(6, 1) / "dataset")
+
+    def full(*_: object) -> Path:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.writer.write_segment", full)
+        assert "No space left" in worker.do(first).error
+    assert worker.do(second).extractions[0].computed == 5
+
+
+def test_a_file_without_a_time_is_hashed_each_time(worker: Worker, few: Few) -> None:
+    """As the images that a list of URLs names: nobody says when they were changed."""
+    fsspec, url = pytest.importorskip("fsspec"), "memory://worker/0.jpg"
+    shard, known = Shard(0, "", (url,), ("a",), (-1,), (-1,), 0), dict[str, Hashed]()
+    for path in sorted((few(2, 1) / "dataset" / "gel").iterdir()):
+        content = path.read_bytes().ljust(1_000_000, b"\0")  # of one size
+        fsspec.filesystem("memory").pipe_file("/worker/0.jpg", content)
+        (member,) = worker.do(Part("dataset", shard, 0, known)).files
+        assert member.hashed.sha256 == sha256(content).digest()
+        known = {url: member.hashed}
 
 
 def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) -> None:
