@@ -10,7 +10,6 @@ from typing import Any, cast
 import h5py
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from upath import UPath
 
@@ -35,16 +34,6 @@ from tests.test_cache import IDENTITY, NOTE, rows, write
 from tests.toy import key
 
 ACCESS: dict[str, Any] = {"key": "x", "secret": "x"}
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A server that speaks S3, on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cache.errors import DatasetError
 from extract.archives import unpacked
@@ -22,16 +20,6 @@ from tests.conftest import ROOT
 from tests.killing import draw_images
 
 OLD = 10**18  # ns; long before any test
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A server that speaks S3, on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
@@ -49,14 +37,6 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         files.rm("gels", recursive=True)
     files.mkdir("gels")
     return files
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    yield files
-    files.store.clear()
 
 
 @pytest.fixture
