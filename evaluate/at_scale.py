@@ -23,6 +23,7 @@ from extract.looks import Looks
 from extract.places import is_remote
 from extract.run import together
 from extract.stages import summed
+from extract.stopping import interruptible
 
 if TYPE_CHECKING:
     from cache.segments import Failure
@@ -200,6 +201,7 @@ def _extract(
 
     sums, total, wanted = Sums(), 0, resources(cluster.resources)
     with ExitStack() as stack:
+        stack.enter_context(interruptible())
         progress = stack.enter_context(bar("Embedding on Ray", "images"))
 
         def listed(files: int) -> None:
@@ -309,5 +311,5 @@ def train_at_scale(
         return partial(train_on_ray, cache=there, options=options)
 
     where = device_of(options)
-    with connected(address):
+    with connected(address), interruptible():
         return train(caches, training, place, sweep, groups, where, tensorboard, trainer_of)

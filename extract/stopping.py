@@ -23,16 +23,36 @@ def stoppable() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
+    with _handled_by(ask):
+        yield lambda: bool(asked)
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have a closed terminal and `kill` raise KeyboardInterrupt at once, as Ctrl-C does.
+
+    For work that others do, and that ends well when its connection to them is closed.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled_by(interrupt):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
             # What is ignored stays so: `nohup` means to outlive its terminal.
             if signal.getsignal(number) != signal.SIG_IGN:
-                before[number] = signal.signal(number, ask)
+                before[number] = signal.signal(number, handler)
     try:
-        yield lambda: bool(asked)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        raise KeyboardInterrupt
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
