@@ -37,7 +37,7 @@ def connected(address: str | None = None) -> Iterator[None]:
         import ray
     except ImportError:
         raise DeviceError(
-            "--on ray needs Ray, which is not installed: pip install 'frostline[ray]'"
+            "--on ray needs Ray, which is not installed: pip install 'ray[data,client]>=2.50'"
         ) from None
 
     if ray.is_initialized():

@@ -53,5 +53,5 @@ def examine() -> Iterator[Finding]:
             note = f"any classification model of {package} {version(package)} for 224 x 224 RGB"
             yield Finding("family", f"{family}:NAME", True, note)
         except PackageNotFoundError:
-            note = f"{package} is not installed: pip install 'frostline[{package}]'"
+            note = f"{package} is not installed: pip install {package}"
             yield Finding("family", f"{family}:NAME", False, note)

@@ -63,7 +63,7 @@ def of_timm(name: str) -> Backbone:
             RGB.
     """
     if not find_spec("timm"):
-        raise WeightsError(f"{name}: timm is not installed: pip install 'frostline[timm]'")
+        raise WeightsError(f"{name}: timm is not installed: pip install 'timm>=1.0'")
     import timm
 
     known = timm.list_models() + timm.list_pretrained()

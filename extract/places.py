@@ -9,7 +9,7 @@ from cache.errors import DatasetError
 URL = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.IGNORECASE)
 LOCAL = ("file://", "local://")
 # What URLs need.
-INSTALL = "pip install 'frostline[remote]' for s3:// and gs://, for others the package it names"
+INSTALL = "pip install universal-pathlib, s3fs for s3://, gcsfs for gs://, others as it names them"
 
 
 def place(text: str) -> Path:
