@@ -63,7 +63,7 @@ print("highest", highest)
 """
 
 
-def one_worker(folder: Path, images: Path, name: str) -> list[Row]:
+def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     """Time one worker on Ray, with all cores, against the local pipeline, engines being built."""
     shelf = Shelf(folder / "engines")
     target = Target(load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16")
@@ -94,7 +94,7 @@ def one_worker(folder: Path, images: Path, name: str) -> list[Row]:
             rates["ray"].append(on_ray())
     here, there = (statistics.median(rates[name]) for name in ("local", "ray"))
     return [
-        (f"{name} bf16, one worker, {images.name}", f"{there:.0f} images/s",
+        (f"{name} bf16, one worker, {what}", f"{there:.0f} images/s",
          f"local pipeline {here:.0f} images/s", f"{there / here:.2f}×", "≥ 0.9×")
     ]  # fmt: skip
 
@@ -224,14 +224,16 @@ def main() -> None:
         folder = Path(name)
         some = repeated(gels(data), folder / "gels", 2000)
         parts: list[Callable[[], list[Row]]] = [
-            lambda: one_worker(folder, some, "mobilenet_v3_large"),
+            lambda: one_worker(folder, some, "2,000 gels", "mobilenet_v3_large"),
             lambda: drivers_memory(folder, data),
             lambda: files_and_hashes(folder),
             lambda: segments(folder),
         ]
         if (data / "cifar10.zip").exists():
             test = cifar(data, folder / "ten", "test")
-            parts[1:1] = [lambda: one_worker(folder, test, "mobilenet_v3_large")]
+            parts[1:1] = [
+                lambda: one_worker(folder, test, "10,000 of CIFAR-10", "mobilenet_v3_large")
+            ]
         for part in parts:
             started = time.perf_counter()
             rows += part()
