@@ -145,7 +145,7 @@ class TestRefused:
 
     def test_timm_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "timm", None)
-        with pytest.raises(WeightsError, match=r"pip install 'frostline\[timm\]'"):
+        with pytest.raises(WeightsError, match=r"pip install 'timm>=1.0'"):
             find_backbone("timm:resnet10t_never_asked_for")
 
     @pytest.mark.parametrize(

@@ -278,14 +278,14 @@ class TestPlaces:
 
     def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "upath", None)
-        with pytest.raises(DatasetError, match=r"pip install 'frostline\[remote\]'"):
+        with pytest.raises(DatasetError, match=r"pip install universal-pathlib"):
             place("s3://bucket")
 
     def test_a_missing_file_system_is_named(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "adlfs", None)
-        with pytest.raises(DatasetError, match=r"adlfs.*pip install 'frostline\[remote\]'"):
+        with pytest.raises(DatasetError, match=r"adlfs.*pip install universal-pathlib"):
             unpacked(place("abfs://container/train"), root)
 
     def test_any_place_of_a_file_can_be_read(self, memory: Any) -> None:
