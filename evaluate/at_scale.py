@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from heads.train import Trainer
 
 SHOWN = 5  # failed shards named
+OF_ALL = (("normalize", "dataset"), ("precision", "int8"))  # choices that go by all images
 COLUMNS = ("path", "label", "sha256")  # of a list whose images need not be opened to know them
 
 
@@ -178,10 +179,8 @@ def extract_at_scale(
 
 
 def _refuse(choices: Mapping[str, Any]) -> None:
-    of_all = {"per_class": None, "test_per_class": None, "normalize": "weights", "precision": ""}
-    for name, usual in of_all.items():
-        value = choices[name]
-        if value != usual and (name != "precision" or value == "int8"):
+    for name, value in choices.items():
+        if (value and name in ("per_class", "test_per_class")) or (name, value) in OF_ALL:
             raise DatasetError(
                 f"--{name.replace('_', '-')} {value} goes by all images together, which --on ray "
                 "never has at one place: leave it out, or run on one machine"
@@ -239,13 +238,13 @@ def device_of(wanted: Mapping[str, Any]) -> str:
 def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:
     """List the sources, a shard at a time, with what is known of its files."""
     from extract.shards import shards
-    from extract.worker import Part, names_of
+    from extract.worker import Part
 
     for source, path in sources.items():
         ignored = 0
         for shard in shards(path, size):
             with _usable(place.scan_table):
-                known = known_among(place.scan_table, names_of(shard))
+                known = known_among(place.scan_table, shard.names)
             yield Part(source, shard, views if source == "dataset" else 0, known)
             ignored += shard.ignored
         if ignored:

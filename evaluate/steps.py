@@ -111,6 +111,7 @@ def extract(
     check_weights(arch, weights)
     engines = {name: usable_engines(name, engine, precision) for name in devices}
     place.prepare()
+    found = {name: chips(name) for name in devices}
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
@@ -130,13 +131,13 @@ def extract(
         files = [file for images in part for file in images.files]
         how = strict, workers, images_at_once, shelf, views, place.looks
         # 0: chips that are not counted yet may be there all the same.
-        if one := [target for target in targets if chips(target.device) < 2]:
+        if one := [target for target in targets if found[target.device] < 2]:
             with bar("Embedding", "rows") as progress:
                 done += extract(one, files, root or place.cache, progress, *how)
         for name in devices:
-            if many := [t for t in targets if t.device == name and chips(name) > 1]:
+            if many := [t for t in targets if t.device == name and found[name] > 1]:
                 orders = [order_of(target, weights, seed) for target in many]
-                with bar(f"Embedding on {chips(name)} chips", "rows") as progress:
+                with bar(f"Embedding on {found[name]} chips", "rows") as progress:
                     done += extract_on_chips(
                         many, orders, files, root or place.cache, progress, *how
                     )

@@ -18,7 +18,6 @@ from PIL import Image
 
 from cache.errors import DeviceError, FrostlineError
 from cache.progress import Progress, silent
-from extract.decoding import AS_USUAL
 from extract.devices import DEVICES, usable_cores
 from extract.kept import Shelf
 from extract.looks import Looks
@@ -106,8 +105,7 @@ def extract_on_chips(
             batch_size=batch_size,
             shelf=shelf,
             views=views,
-            # Padded, an image looks otherwise than its copies elsewhere.
-            looks=looks if all(t.decoding.fit == AS_USUAL.fit for t in targets) else None,
+            looks=looks,
             max_pixels=Image.MAX_IMAGE_PIXELS,
         )
         shares = _shares(list(todo.values()), used)

@@ -76,11 +76,9 @@ def extract(
     Raises:
         KeyboardInterrupt: the user asked to stop; what was computed is kept.
     """
-    # Padded, an image looks otherwise than its copies elsewhere.
-    as_usual = all(target.decoding.fit == AS_USUAL.fit for target in targets)
     with (
         stoppable() as asked_to_stop,
-        Looks(looks if as_usual else None) as seen,
+        Looks(looks) as seen,
         Extractor(targets, root, workers, batch_size, shelf) as run,
     ):
         run.fill(images, progress, strict, views, seen.add, asked_to_stop=asked_to_stop)
@@ -160,9 +158,9 @@ class Extractor:
 
         Each image is read and decoded once, for all targets that lack it. Segments are committed as
         the run goes on. strict: stop at the first unreadable image. views: augmented ones of each
-        image, besides the clean one. watch: is shown what was decoded. names: by path, of files
-        that users know by another name. asked_to_stop: is asked after each batch. progress counts
-        rows.
+        image, besides the clean one. watch: is shown what was decoded as usual. names: by path, of
+        files that users know by another name. asked_to_stop: is asked after each batch. progress
+        counts rows.
 
         Raises:
             CacheError: a segment is damaged.
@@ -228,7 +226,8 @@ class Extractor:
             for image in source:
                 waited = time.perf_counter() - started
                 file = under_way.popleft()
-                watch(image)
+                if decoding.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies
+                    watch(image)
                 takers = [lane for lane in self.lanes if lane.wants(file.sha256)]
                 for lane in takers:
                     lane.take(image, file.sha256, waited, share=1 / len(takers))

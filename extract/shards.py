@@ -38,6 +38,15 @@ class Shard:
     mtimes_ns: tuple[int, ...]
     ignored: int
 
+    @property
+    def names(self) -> list[str]:
+        """What users know its files by, as far as they are listed."""
+        return [self.name_of(path) for path in self.paths]
+
+    def name_of(self, path: str) -> str:
+        """Return what users know one of its files by."""
+        return f"{self.archive}/{path}" if self.archive else path
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -212,7 +221,7 @@ def _files(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]
 def _fetched(
     shard: Shard, number: int, path: Path | None, size: int, mtime_ns: int, reason: str
 ) -> Fetched:
-    name = f"{shard.archive}/{shard.paths[number]}" if shard.archive else shard.paths[number]
+    name = shard.name_of(shard.paths[number])
     return Fetched(name, shard.labels[number], path, size, mtime_ns, reason)
 
 
@@ -226,14 +235,17 @@ def _looked_at(shard: Shard, number: int) -> Fetched:
 
 
 def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]:
+    wanted = [number for number, name in enumerate(shard.names) if name not in known]
+    if not wanted:  # then the archive need not be opened
+        return []
     found = []
     with opened_zip(place(shard.archive)) as file:
-        for number, member in enumerate(shard.paths):
-            if f"{shard.archive}/{member}" not in known:
-                target, size = scratch / _name(number, member), shard.sizes[number]
-                reason = taken(file, member, size, target)
-                path = None if reason else target
-                found.append(_fetched(shard, number, path, size, shard.mtimes_ns[number], reason))
+        for number in wanted:
+            member, size = shard.paths[number], shard.sizes[number]
+            target = scratch / _name(number, member)
+            reason = taken(file, member, size, target)
+            path = None if reason else target
+            found.append(_fetched(shard, number, path, size, shard.mtimes_ns[number], reason))
     return found
 
 

@@ -14,14 +14,14 @@ from extract.hashes import Hashed, key_of
 from extract.look import Look
 from extract.run import Extraction
 from extract.shards import Shard
-from extract.worker import Done, Member, Part, names_of
+from extract.worker import Done, Member, Part
 
 PLAIN = ("source", "number", "worker", "seconds", "error")
 
 
 def part_to_json(part: Part) -> str:
     """Write a shard that is to be done."""
-    known = [_hashed(part.known[n]) if n in part.known else None for n in names_of(part.shard)]
+    known = [_hashed(part.known[n]) if n in part.known else None for n in part.shard.names]
     fields = {"source": part.source, "views": part.views, "known": known}
     return json.dumps({**fields, "shard": asdict(part.shard)})
 
@@ -33,7 +33,7 @@ def part_from_json(text: str) -> Part:
         name: v if isinstance(v, int | str) else tuple(v) for name, v in fields["shard"].items()
     }
     shard = Shard(**listed)
-    pairs = zip(names_of(shard), fields["known"], strict=True)
+    pairs = zip(shard.names, fields["known"], strict=True)
     known = {name: _hashed_from(name, values) for name, values in pairs if values}
     return Part(fields["source"], shard, fields["views"], known)
 

@@ -16,7 +16,6 @@ from PIL import Image
 from cache.errors import FrostlineError, UnreadableImageError
 from cache.segments import Failure
 from extract.batches import Decoded
-from extract.decoding import AS_USUAL
 from extract.hashes import Hashed, key_of
 from extract.kept import Shelf
 from extract.look import Look
@@ -88,11 +87,6 @@ class Done:
     error: str = ""
 
 
-def names_of(shard: Shard) -> Sequence[str]:
-    """Return what users know the files of a shard by, as far as they are listed."""
-    return [f"{shard.archive}/{path}" for path in shard.paths] if shard.archive else shard.paths
-
-
 class Worker:
     """Does shards, one after the other; engines are built with the first row that is missing."""
 
@@ -137,8 +131,7 @@ class Worker:
         there = self._there(part, extractor)
         files = [(member, Path(member.name)) for member in there.values()]
         unopened = []
-        whole = there and len(there) == len(part.shard.paths)  # then nothing need be opened
-        for file in () if whole else fetched(part.shard, scratch, there):
+        for file in fetched(part.shard, scratch, there):
             try:
                 if file.path is None:
                     raise OSError(file.reason)
@@ -161,7 +154,7 @@ class Worker:
         Only a listing that says size and time can tell, of files that lie elsewhere.
         """
         shard, found = part.shard, dict[str, Member]()
-        listed = zip(names_of(shard), shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
+        listed = zip(shard.names, shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
         for name, label, size, mtime_ns in listed:
             hashed = part.known.get(name)
             same = hashed and _is_as(hashed, size, mtime_ns)
@@ -182,9 +175,7 @@ class Worker:
         names = {str(path): member.name for member, path in files}
         extractor.fill(images, strict=self.job.strict, views=part.views, watch=watch, names=names)
         extractor.commit()
-        # Padded, an image looks otherwise than its copies elsewhere.
-        as_usual = extractor.targets[0].decoding.fit == AS_USUAL.fit
-        return looks if as_usual else {}, tuple(extractor.summaries())
+        return looks, tuple(extractor.summaries())
 
     def _open(self) -> Extractor:
         if self.extractor is None:
