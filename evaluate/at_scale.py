@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
 from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
 from extract.hashes import known_among, remember
-from extract.lists import SUFFIX
+from extract.lists import SUFFIX, Row, adding_to
 from extract.looks import Looks
 from extract.places import is_remote
 from extract.run import together
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # failed shards named
 OF_ALL = (("normalize", "dataset"), ("precision", "int8"))  # choices that go by all images
-COLUMNS = ("path", "label", "sha256")  # of a list whose images need not be opened to know them
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Kept:
     """
 
     def __init__(self, place: Workspace, sources: Mapping[str, Path]) -> None:
-        self.place, self.stack = place, ExitStack()
+        self.place, self.stack, self.open = place, ExitStack(), ExitStack()
         self.lists = {name: place.lists / f"{_named(path)}.csv" for name, path in sources.items()}
         if len(set(self.lists.values())) < len(self.lists):  # two folders of the same name
             self.lists = {name: place.lists / f"{name}.csv" for name in sources}
@@ -99,15 +97,12 @@ class Kept:
                 name: stack.enter_context(temporary_file(path.parent))
                 for name, path in self.lists.items()
             }
-            self.files = {
-                name: stack.enter_context(
-                    path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
-                )
+            stack.enter_context(self.open)
+            self.add_to = {
+                name: self.open.enter_context(adding_to(path))
                 for name, path in self.written.items()
             }
             self.stack = stack.pop_all()
-        for file in self.files.values():
-            csv.writer(file, lineterminator="\n").writerow(COLUMNS)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -122,15 +117,14 @@ class Kept:
         """
         for sha256, look in done.looks.items():
             self.looks.note(sha256, look)
-        rows = ((m.name, m.label, m.hashed.sha256.hex()) for m in done.files)
-        csv.writer(self.files[done.source], lineterminator="\n").writerows(rows)
+        self.add_to[done.source](Row(m.label, m.name, m.hashed.sha256) for m in done.files)
         with _usable(self.place.scan_table):
             remember(self.place.scan_table, (member.hashed for member in done.files))
 
     def finish(self) -> None:
         """Give the lists their names. Raises OSError."""
+        self.open.close()
         for name, path in self.lists.items():
-            self.files[name].close()
             commit(self.written[name], path)
 
 

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from posixpath import normpath
@@ -83,13 +84,19 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
     The rows are never in memory as a whole. Raises OSError.
     """
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with replacing(path) as temporary, adding_to(temporary) as add:
+        add(rows)
+
+
+@contextmanager
+def adding_to(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """Begin a list as `write_rows` writes it; yield what adds rows to it. Raises OSError."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow((*COLUMNS, SHA256))
-        table.writerows((r.path, r.label, r.sha256.hex() if r.sha256 else "") for r in rows)
+        yield lambda rows: table.writerows(
+            (row.path, row.label, row.sha256.hex() if row.sha256 else "") for row in rows
+        )
 
 
 def as_csv(files: Iterable[ImageFile], folder: Path) -> bytes:
