@@ -1,0 +1,52 @@
+"""JSON and TOML texts → typed records.
+
+- One form of error, `RecordError`, for text that is no JSON or TOML, that is nested too deeply, or
+  whose values have other names or types than the record.
+- The caller turns it into one of our errors, with the file's path and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class RecordError(ValueError):
+    """The text is not the expected record; the message says where it differs."""
+
+
+def parse_json(text: str | bytes, kind: type[T]) -> T:
+    """Read JSON as a dataclass, TypedDict, or any other type that msgspec knows.
+
+    NaN and Infinity are accepted, as Python writes them: a record that forbids them checks this
+    itself.
+
+    Raises:
+        RecordError: see the module.
+    """
+    return _parse(lambda: json.loads(text), kind)
+
+
+def parse_toml(text: str, kind: type[T]) -> T:
+    """Read TOML as `parse_json` reads JSON. Raises RecordError."""
+    return _parse(lambda: tomllib.loads(text), kind)
+
+
+def convert(content: object, kind: type[T]) -> T:
+    """Check values that were read already. Raises RecordError."""
+    return _parse(lambda: content, kind)
+
+
+def _parse(read: Callable[[], Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(read(), kind)
+    except RecursionError:
+        raise RecordError("it is nested too deeply") from None
+    except (ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise RecordError(str(error)) from None
