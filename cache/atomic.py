@@ -1,11 +1,17 @@
-"""Files that are either there whole or not there at all."""
+"""Files that are either there whole or not there at all; and what must not be overwritten."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
+
+from cache.errors import ResultsError
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")  # our own names, and nobody else's
+LOOKED_AT = 4096  # bytes at either end of a file that say who wrote it
 
 
 @contextmanager
@@ -45,10 +51,40 @@ def commit(temporary: Path, path: Path) -> None:
         _fsync(path.parent)
 
 
+def check_replaceable(path: Path, *marks: bytes, what: str) -> None:
+    """Make sure that a file may be written here: nothing has this name, or an earlier one of ours.
+
+    marks: bytes that each file of ours has near its beginning or its end. what: the option or the
+    command that writes it, for the message.
+
+    Raises:
+        ResultsError: a folder or somebody else's file is here.
+        OSError: it can't be read.
+    """
+    if path.is_dir():
+        raise ResultsError(f"{what} {path} is a folder. Give the name of a file.")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        ends = file.read(LOOKED_AT)
+        file.seek(max(file.seek(0, os.SEEK_END) - LOOKED_AT, 0))
+        ends += file.read()
+    if not all(mark in ends for mark in marks):
+        raise ResultsError(
+            f"{what} {path} exists and was not written by this command. Choose another name, or "
+            "move the file away."
+        )
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written; only while nobody else writes here."""
+    """Remove what killed processes left half-written; only while nobody else writes here.
+
+    Only names that `temporary_file` gives are removed: a user may have a `.draft.tmp` here.
+    """
     for path in folder.glob(".*.tmp"):
-        if path.is_dir():
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
             rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.atomic import replacing
+from cache.atomic import check_replaceable, replacing
 from cache.errors import CacheError
 from cache.segments import Rows
 from cache.store import Cache, as_keys, read_all
@@ -14,6 +14,7 @@ from evaluate.printable import printable
 from extract.scan import ImageFile
 
 SUFFIXES = (".npz", ".parquet")
+MARKS = (b"hash", b"view", b"embedding")  # columns, which name a file of ours
 
 
 def export(caches: Sequence[Cache], images: Mapping[bytes, ImageFile], out: Path) -> list[Path]:
@@ -26,11 +27,16 @@ def export(caches: Sequence[Cache], images: Mapping[bytes, ImageFile], out: Path
 
     Raises:
         CacheError: a segment is damaged, or `out` has another suffix.
+        ResultsError: a file that was not written here would be overwritten.
         OSError: the disk is full, or the file can't be written.
     """
     if out.suffix not in SUFFIXES:
         raise CacheError(f"--out {out}: give a file name that ends in {' or '.join(SUFFIXES)}")
     tables = {cache.identity.name: (cache, images) for cache in caches}
+    several = out.suffix == ".parquet" and len(tables) > 1
+    paths = [out.with_suffix(f".{name}.parquet") for name in tables] if several else [out]
+    for path in paths:
+        check_replaceable(path, *MARKS, what="--out")
     if out.suffix == ".npz":
         with replacing(out) as temporary, temporary.open("wb") as file:
             prefix = "{}/" if len(tables) > 1 else ""
@@ -40,12 +46,9 @@ def export(caches: Sequence[Cache], images: Mapping[bytes, ImageFile], out: Path
                 for column, values in _columns(*table).items()
             }
             np.savez(file, allow_pickle=False, **arrays)
-        return [out]
-    paths = []
-    for name, table in tables.items():
-        path = out.with_suffix(f".{name}.parquet") if len(tables) > 1 else out
+        return paths
+    for path, table in zip(paths, tables.values(), strict=False):
         _write_parquet(path, _columns(*table))
-        paths.append(path)
     return paths
 
 

@@ -4,17 +4,33 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from cache.atomic import replacing
+from cache.atomic import check_replaceable, replacing
+from cache.errors import ResultsError
 from cache.segments import Failure
 from evaluate.printable import printable
+
+COLUMNS = ("path", "reason", "sha256")
+
+
+def check_failures(path: Path) -> None:
+    """Make sure that no other file has the name of this table. Raises ResultsError, OSError."""
+    check_replaceable(path, *(name.encode() for name in COLUMNS), what="The list of failures")
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write each image and why it could not be read, once; no file where there is none.
 
-    Raises OSError.
+    Raises:
+        ResultsError: there are failures, and somebody else's file has this name.
+        OSError: it can't be written.
     """
     reasons = {(f.path, f.reason): f for f in failures}
+    try:
+        check_failures(path)
+    except ResultsError:
+        if reasons:
+            raise
+        return  # nothing to write, and not ours to remove
     if not reasons:
         path.unlink(missing_ok=True)
         return
@@ -23,7 +39,7 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)
-        table.writerow(("path", "reason", "sha256"))
+        table.writerow(COLUMNS)
         for failure in reasons.values():
             row = (failure.path, failure.reason, failure.sha256.hex())
             table.writerow(tuple(map(printable, row)))

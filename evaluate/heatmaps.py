@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.atomic import replacing
+from PIL.PngImagePlugin import PngInfo
+
+from cache.atomic import check_replaceable, replacing
 from cache.progress import Progress, silent
 from evaluate.activation import activation_maps, overlay
 from extract.batches import batches, decoded
@@ -12,6 +14,7 @@ from extract.target import Target
 from heads.files import SavedHead, load_head
 
 AT_ONCE = 16
+MARK = "Frostline"  # says in the file who wrote it
 
 
 def write_heatmaps(
@@ -27,17 +30,21 @@ def write_heatmaps(
 
     Raises:
         HeadError: the head has no gradient.
+        ResultsError: a file that was not written here would be overwritten.
         OSError: the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    head, place = load_head(saved), {path: number for number, path in enumerate(paths, start=1)}
-    done = 0
+    targets = {path: folder / f"{n:04}-{path.stem}.png" for n, path in enumerate(paths, start=1)}
+    for target_file in targets.values():
+        check_replaceable(target_file, MARK.encode(), what="--heatmap")
+    head, note, done = load_head(saved), PngInfo(), 0
+    note.add_text("Software", MARK)
     images = decoded(paths, usable_cores(), 2 * AT_ONCE, target.decoding)
     for batch in batches(images, AT_ONCE):
         maps = activation_maps(target.backbone, head, batch.pixels)
         for path, pixels, heat in zip(batch.paths, batch.pixels, maps, strict=True):
-            with replacing(folder / f"{place[path]:04}-{path.stem}.png") as temporary:
-                overlay(pixels[0], heat).save(temporary, "PNG")
+            with replacing(targets[path]) as temporary:
+                overlay(pixels[0], heat).save(temporary, "PNG", pnginfo=note)
         done += len(batch.paths)
         progress(done, len(paths))
     return done

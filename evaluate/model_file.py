@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from cache.atomic import commit
+from cache.atomic import check_replaceable, commit
 from cache.errors import (
     DatasetError,
     DeviceError,
@@ -82,7 +82,8 @@ def export_model(
     is half a one, ever.
 
     Raises:
-        ResultsError: `out` has another suffix, or the file answers otherwise.
+        ResultsError: `out` has another suffix, the file answers otherwise, or a file that is no
+            export would be overwritten.
         DeviceError: a package is missing.
         HeadError: the head was trained on embeddings of another precision than fp32, or the format
             can't hold the model.
@@ -123,6 +124,15 @@ def _check_possible(info: HeadInfo, format_name: str, out: Path) -> None:
     form = FORMATS[format_name]
     if out.suffix != form.suffix:
         raise ResultsError(f"--out {out}: a file for {format_name} ends in {form.suffix}")
+    card = out.with_name(f"{out.name}.md")
+    check_replaceable(card, b"Frostline", what="The model card")
+    # A model is never here without its card, nor its weights without either.
+    for path in (out, *([out.with_suffix(".bin")] if out.suffix == ".xml" else [])):
+        if path.exists() and (path.is_dir() or not card.exists()):
+            raise ResultsError(
+                f"--out {out}: {path} exists and is no exported model. Choose another name, or "
+                "move it away."
+            )
     if missing := [name for name in form.packages if find_spec(name) is None]:
         raise DeviceError(f"--format {format_name} needs more: pip install {' '.join(missing)}")
     if info.identity.precision != "fp32":

@@ -201,7 +201,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         help="Copy the images into folders, or write lists of where they lie.",
     ),
     "workspace": click.option(
-        "--workspace", type=FOLDER, default=Path(), show_default=True,
+        "--workspace", type=FOLDER, default=Path("out"), show_default=True,
         help="Where cache/, heads/, results.csv and report/ are kept.",
     ),
     "out": click.option(

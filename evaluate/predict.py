@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.atomic import replacing
+from cache.atomic import check_replaceable, replacing
 from cache.errors import DatasetError, HeadError, ResultsError
 from cache.progress import Progress, silent
 from cache.store import read
@@ -31,6 +31,8 @@ from heads.answer import answer, probabilities
 from heads.files import HeadInfo, SavedHead, head_path, read_info
 
 BEST = "best"
+# What answers are known by, by the suffix of their file.
+MARKS = {".csv": (b"path", b"label", b"probability"), ".json": (b'"head"', b'"classes"')}
 # Columns of results.csv that are needed here.
 READ = (
     *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
@@ -168,9 +170,16 @@ def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
 
 
 def check_out(out: Path | None) -> None:
-    """Make sure that answers can be written into a file of this name. Raises DatasetError."""
+    """Make sure that answers can be written into a file of this name.
+
+    Raises:
+        DatasetError: it has another suffix.
+        ResultsError: a file that `predict` did not write has this name, such as a list of images.
+    """
     if out and out.suffix not in (".csv", ".json"):
         raise DatasetError(f"--out {out}: give a file name that ends in .csv or .json")
+    if out:
+        check_replaceable(out, *MARKS[out.suffix], what="--out")
 
 
 def write_answers(

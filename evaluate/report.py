@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cache.atomic import replacing
+from cache.atomic import check_replaceable, replacing
 from evaluate.choice import NO_LIMITS, Limits
 from evaluate.findings import Audit
 from evaluate.page.audited import audited
@@ -73,7 +73,8 @@ def write_report(
     the best one that keeps them is named.
 
     Raises:
-        ResultsError: there are no results, or a file that the report is made from is damaged.
+        ResultsError: there are no results, or a file that the report is made from is damaged, or
+            a page that is not ours would be overwritten.
         HeadError, CacheError: a head's file or a cache is damaged.
     """
     published = tuple(read_published(baseline)) if baseline else ()
@@ -84,7 +85,12 @@ def write_report(
 
 
 def write_audit_page(audit: Audit, path: Path) -> Path:
-    """Write what an audit found as a page of its own, and return its path. Raises OSError."""
+    """Write what an audit found as a page of its own, and return its path.
+
+    Raises:
+        ResultsError: another file is there.
+        OSError: it can't be written.
+    """
     return _write(path, _render("audit_page.html.jinja", it=audited(audit)))
 
 
@@ -135,6 +141,7 @@ def _render(template: str, **content: Any) -> str:
 
 
 def _write(path: Path, html: str) -> Path:
+    check_replaceable(path, b"Frostline", what="The page")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="replace")

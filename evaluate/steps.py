@@ -339,6 +339,7 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     )
     from evaluate.terminal import ranked_table
 
+    place.require_folder()
     path = write_report(place, baseline, limits)
     console = Console(width=None if Console().is_terminal else 160)
     for study in reversed(studies(place.results)):

@@ -22,6 +22,7 @@ def predict(
     from evaluate.reload import reload_target
     from extract.target import engines_folder
 
+    place.require_folder()
     check_out(out)
     model_id, saved = find_model(place, model)
     info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
@@ -74,6 +75,7 @@ def export(model: str, file_format: str, out: Path, place: Workspace, weights: s
     from evaluate.reload import reload_backbone
     from evaluate.study import studies
 
+    place.require_folder()
     model_id, saved = find_model(place, model)
     rows = [row for study in studies(place.results) for row in study.rows]
     row = next(row for row in rows if row["model_id"] == int(model_id))

@@ -3,25 +3,57 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import CacheError
+from cache.atomic import check_replaceable
+from cache.errors import CacheError, FrostlineError
+from evaluate.failures import check_failures
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that holds what a run makes."""
+    """The folder that holds what a run makes.
+
+    Raises:
+        FrostlineError: it is the folder of this program, or a package of it. There `cache/` and
+            `heads/` are code, and `results.csv` is that of the repository.
+    """
 
     root: Path
 
+    def __post_init__(self) -> None:
+        real = self.root.resolve()
+        if _is_program(real) or (_is_program(real.parent) and (real / "__init__.py").exists()):
+            raise FrostlineError(
+                f"--workspace {self.root}: this folder holds Frostline's own code, so results "
+                "can't be kept here. Choose another folder, such as --workspace out."
+            )
+
     def prepare(self) -> None:
-        """Make its folders, so that one that can't be written fails before any work. OSError."""
+        """Make its folders, so that one that can't be written fails before any work.
+
+        Raises:
+            ResultsError: a file that a run would overwrite is somebody else's.
+            OSError: a folder can't be made.
+        """
         for folder in (self.cache, self.heads, self.report.parent):
             folder.mkdir(parents=True, exist_ok=True)
+        check_failures(self.failures)
+        check_replaceable(self.report, b"Frostline", what="The report")
+
+    def require_folder(self) -> None:
+        """Make sure that the workspace exists, for commands that only read. Raises CacheError."""
+        if not self.root.is_dir():
+            raise CacheError(
+                f"The workspace {self.root} does not exist. Run `cli.py run` first, or name "
+                "another folder with --workspace."
+            )
 
     def require(self) -> None:
         """Make sure that something was extracted into this workspace. Raises CacheError."""
+        self.require_folder()
         if not self.cache.is_dir():
             raise CacheError(
-                f"{self.cache} is not there: run extract first, or say with --workspace where"
+                f"The workspace {self.root} has no cache. Run `cli.py extract` first, or name "
+                "another folder with --workspace."
             )
 
     @property
@@ -78,3 +110,8 @@ class Workspace:
     def report(self) -> Path:
         """The report."""
         return self.root / "report" / "index.html"
+
+
+def _is_program(folder: Path) -> bool:
+    """Tell whether a folder is a copy of this program, by whatever path it is named."""
+    return (folder / "cli.py").is_file() and (folder / "cache" / "store.py").is_file()

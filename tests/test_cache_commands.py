@@ -189,7 +189,7 @@ def test_another_kind_of_export_is_refused(place: list[object], tmp_path: Path) 
 def test_a_workspace_without_caches_says_what_to_do(command: str, tmp_path: Path) -> None:
     extra = ["--out", tmp_path / "rows.npz"] if command == "export" else []
     text = refused("cache", command, "--workspace", tmp_path / "typo", *extra)
-    assert "run extract first" in text
+    assert "typo does not exist. Run `cli.py run` first" in text
     assert not (tmp_path / "typo").exists()
     (tmp_path / "cache").mkdir()
     text = refused("cache", command, "--workspace", tmp_path, *extra)

@@ -121,7 +121,7 @@ class TestGoingOn:
         expected = asking(dropping, images, whole)()
         assert killing.finish(died) == -signal.SIGKILL
         assert len(checkpoints(killed)) == 1
-        (killed.networks / ".half.tmp").touch()  # as if it had died while it wrote
+        (killed.networks / f".{'0' * 32}.tmp").touch()  # as if it had died while it wrote
         found = asking(dropping, images, killed)()
         assert equal(network_of(killed, found), network_of(whole, expected))
         assert not list(killed.networks.glob(".*.tmp"))

@@ -182,7 +182,7 @@ class TestWriting:
         for name in [*list(before)[::2], NOTE]:
             if name != ".lock":
                 (out / name).unlink(missing_ok=True)
-        (out / ".killed.tmp").write_bytes(b"half")
+        (out / f".{'0' * 32}.tmp").write_bytes(b"half")
         assert not divided_before(drawn, cut, out)
         cut_to(drawn, cut)
         assert content(out) == before

@@ -53,7 +53,7 @@ def test_an_interrupted_builder_leaves_nothing(slot: Slot) -> None:
 
 
 def test_a_killed_builder_is_cleaned_up_after(slot: Slot) -> None:
-    leftover = slot.folder.parent / ".dead.tmp"
+    leftover = slot.folder.parent / f".{'0' * 32}.tmp"
     leftover.mkdir(parents=True)
     write(leftover)
     slot.fill(write)
