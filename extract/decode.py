@@ -3,10 +3,12 @@
 The rules below are part of every cache's identity: change a rule, change its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+BAND = 2**18  # pixels that are converted at once
 WHITE_IS_ZERO = 0  # of TIFF tag 262, PhotometricInterpretation
 PHOTOMETRIC_TAG = 262
 BITS_PER_SAMPLE_TAG = 258
@@ -76,7 +79,8 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
         raise UnreadableImageError("the file is empty")
     try:
         with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
-            _check_size(image)
+            if _over_the_limit(image.width, image.height):
+                raise _too_large(f"{image.width} x {image.height} pixels")
             several_pages = _has_several_pages(image)
             stored = (image.width, image.height, image.mode)
             gray = _to_gray(image, decoding.fast)
@@ -98,10 +102,9 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
     return Picture(np.array(gray)[np.newaxis], several_pages, *stored, augmented)
 
 
-def _check_size(image: Image.Image) -> None:
+def _over_the_limit(width: int, height: int) -> bool:
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise _too_large(f"{image.width} x {image.height} pixels")
+    return limit is not None and width * height > limit
 
 
 def _too_large(size: str) -> UnreadableImageError:
@@ -130,55 +133,120 @@ def _to_gray(image: Image.Image, fast: bool) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         gray = _gray_full_scale(image)
     elif image.mode in ("I", "F"):
-        gray = _gray_stretched(image)
+        gray = _gray_stretched(_samples(image))
     elif _tag(image, SAMPLE_FORMAT_TAG) == SIGNED:  # Pillow would take -1 for 255
         raise UnreadableImageError("a TIFF of signed 8-bit numbers: save it as unsigned ones")
     elif image.has_transparency_data:
-        colour = image.convert("RGBA")
-        white = Image.new("RGBA", colour.size, "white")
-        gray = Image.alpha_composite(white, colour).convert("L")
+        gray = _gray_on_white(image)
     else:
         gray = image.convert("L")
     orientation = ExifTags.Base.Orientation
     gray.getexif()[orientation] = image.getexif().get(orientation, 1)
-    return ImageOps.exif_transpose(gray)
+    ImageOps.exif_transpose(gray, in_place=True)
+    return gray
 
 
 def _padded(gray: Image.Image) -> Image.Image:
     side = max(gray.size)
+    if _over_the_limit(side, side):
+        raise _too_large(f"{side} x {side} pixels once --fit pad has padded it to a square")
     square = Image.new("L", (side, side), border_level(gray))
     square.paste(gray, ((side - gray.width) // 2, (side - gray.height) // 2))
     return square
 
 
-def _gray_full_scale(image: Image.Image) -> Image.Image:
-    """Scale 0…full scale (65535, a TIFF of 12 bits 4095) to 0…255.
+@dataclass(frozen=True)
+class Samples:
+    """One number of any type per pixel, read a few rows at a time: temporaries stay small.
+
+    rows: (top, bottom) → array [bottom - top, width].
+    """
+
+    height: int
+    width: int
+    rows: Callable[[int, int], NDArray[Any]]
+    white_is_zero: bool = False
+
+    def bands(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (top, rows from there on) from the first row to the last."""
+        step = max(1, BAND // self.width)
+        for top in range(0, self.height, step):
+            yield top, self.rows(top, min(top + step, self.height))
+
+    def gray(self, level_of: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Image.Image:
+        """Return the image of mode L; level_of: numbers → 0…255."""
+        levels = np.empty((self.height, self.width), np.uint8)
+        for top, band in self.bands():
+            levels[top : top + len(band)] = level_of(band)
+        return Image.fromarray(levels)
+
+
+def _samples(image: Image.Image) -> Samples:
+    # Pillow has no mode for unsigned 32 bits: the upper half comes negative.
+    unsigned = image.mode == "I" and _tag(image, SAMPLE_FORMAT_TAG) == UNSIGNED
+
+    def rows(top: int, bottom: int) -> NDArray[Any]:
+        band = np.asarray(image.crop((0, top, image.width, bottom)))
+        return band.view(np.uint32) if unsigned else band
+
+    image.load()
+    white_is_zero = _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO
+    return Samples(image.height, image.width, rows, white_is_zero)
+
+
+@lru_cache(maxsize=8)
+def gray_levels(full: int, white_is_zero: bool = False) -> NDArray[np.uint8]:
+    """Return the gray level that each 16-bit number shows as: 0…full → 0…255, uint8 [65536].
 
     Pillow's own conversion clips, and leaves WhiteIsZero inverted.
     """
-    values = np.asarray(image).astype(np.float64)
-    full = 2 ** (_tag(image, BITS_PER_SAMPLE_TAG) or 16) - 1
-    if _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+    values = np.minimum(np.arange(2**16), full).astype(np.float64)
+    if white_is_zero:
         values = full - values
+    levels = np.rint(values * (255 / full)).astype(np.uint8)
+    levels.flags.writeable = False
+    return levels
+
+
+def _gray_full_scale(image: Image.Image) -> Image.Image:
+    """Scale 0…full scale (65535, a TIFF of 12 bits 4095) to 0…255."""
+    samples = _samples(image)
+    levels = gray_levels(2 ** (_tag(image, BITS_PER_SAMPLE_TAG) or 16) - 1, samples.white_is_zero)
     transparent = image.info.get("transparency")  # of a PNG: the one value that is
     if isinstance(transparent, int):
-        values[values == transparent] = full
-    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))
+        levels = levels.copy()
+        levels[transparent] = 255
+    return samples.gray(lambda numbers: levels[numbers])
 
 
-def _gray_stretched(image: Image.Image) -> Image.Image:
+def _gray_stretched(samples: Samples) -> Image.Image:
     """Scale an image without a known full scale from its own minimum…maximum to 0…255."""
-    stored = np.asarray(image)
-    if image.mode == "I" and _tag(image, SAMPLE_FORMAT_TAG) == UNSIGNED:
-        stored = stored.view(np.uint32)  # Pillow has no such mode: the upper half came negative
-    values = stored.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise UnreadableImageError("it holds NaN or infinite pixels")
-    if _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
-        values = -values
-    low, high = values.min(), values.max()
-    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    low, high = np.inf, -np.inf
+    for _, band in samples.bands():
+        if not np.isfinite(band).all():
+            raise UnreadableImageError("it holds NaN or infinite pixels")
+        low, high = min(low, float(band.min())), max(high, float(band.max()))
+    sign = -1.0 if samples.white_is_zero else 1.0
+    if samples.white_is_zero:
+        low, high = -high, -low
+    factor = 255 / (high - low) if high > low else 0.0
+
+    def level_of(band: NDArray[Any]) -> NDArray[np.uint8]:
+        return np.rint((sign * band.astype(np.float64) - low) * factor).astype(np.uint8)
+
+    return samples.gray(level_of)
+
+
+def _gray_on_white(image: Image.Image) -> Image.Image:
+    """Lay what is transparent on white."""
+
+    def rows(top: int, bottom: int) -> NDArray[Any]:
+        colour = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", colour.size, "white")
+        return np.asarray(Image.alpha_composite(white, colour).convert("L"))
+
+    image.load()
+    return Samples(image.height, image.width, rows).gray(lambda levels: levels)
 
 
 def _tag(image: Image.Image, number: int) -> int | None:

@@ -1,6 +1,8 @@
 """Files as they come from labs → the gray pixels the rules say."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -17,6 +19,7 @@ from extract.decode import PHOTOMETRIC_TAG, SIZE, decode_gray
 from extract.decoding import FITS, Decoding
 from extract.load import LoadedBackbone
 from extract.target import Target, decoding_of
+from tests.conftest import ROOT
 
 RAMP = np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))  # 0…223, left to right
 
@@ -220,9 +223,50 @@ class TestPadding:
     def test_any_shape_becomes_a_square(self, size: tuple[int, int]) -> None:
         assert (self.padded(Image.new("L", size, 99)) == 99).all()
 
+    def test_the_pixel_limit_holds_for_the_square(self) -> None:
+        """138 bytes of 60000 x 1 pixels took 3.3 GB and 22 s as a square of 60000 x 60000."""
+        data = encode(Image.new("L", (60_000, 1)), "PNG")
+        with pytest.raises(UnreadableImageError, match=r"60000 x 60000 .*--fit pad.*--max-pixels"):
+            decode_gray(data, Decoding(fit="pad"))
+        assert (decode_gray(data).pixels == 0).all()
+
     def test_it_is_another_cache(self, toy: LoadedBackbone) -> None:
         usual, pad = (
             Target(toy, "cpu", ("torch",), "fp32", Decoding(fit=fit)).identity for fit in FITS
         )
         assert pad.differences(usual) == [f"fit: {FITS['pad']!r}, not {FITS['stretch']!r}"]
         assert decoding_of(pad).fit == "pad"
+
+
+MEASURE = """
+import sys
+from extract.decode import decode_gray
+def peak():
+    return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+small, large = (open(path, "rb").read() for path in sys.argv[1:])
+decode_gray(small)
+before = peak()
+image = decode_gray(large)
+print((peak() - before) / (image.width * image.height))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("kind", "dtype", "stored"),
+    [("TIFF", np.uint16, 2), ("PNG", np.uint16, 2), ("PPM", np.int32, 4), ("TIFF", np.float32, 4)],
+)
+def test_memory_of_deep_images(
+    kind: str, dtype: type[np.generic], stored: int, tmp_path: Path
+) -> None:
+    """At the peak: the image as Pillow stores it, and its gray levels. 26 to 33 bytes per pixel
+    were 3 GB for one thread at 89 megapixels.
+    """
+    pixels = np.random.default_rng(1).integers(0, 2**16, (2500, 2500)).astype(dtype)
+    paths = [tmp_path / name for name in ("small", "large")]
+    for path, values in zip(paths, (pixels[:64, :64], pixels), strict=True):
+        path.write_bytes(encode(Image.fromarray(values), kind))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, paths)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert float(done.stdout) < stored + 2, done.stderr
