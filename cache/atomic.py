@@ -1,7 +1,9 @@
 """Files that are either there whole or not there at all; and what must not be overwritten."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +76,35 @@ def check_replaceable(path: Path, *marks: bytes, what: str) -> None:
             f"{what} {path} exists and was not written by this command. Choose another name, or "
             "move the file away."
         )
+
+
+@contextmanager
+def asking_for_space(path: Path, needed: int) -> Iterator[None]:
+    """Let the error of a full disk say how much space the file at `path` needs, in bytes.
+
+    Raises:
+        OSError: as what is done within does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        mib = needed / 2**20
+        reason = f"{os.strerror(error.errno)} ({mib:,.1f} MiB are needed)"
+        raise OSError(error.errno, reason, str(path)) from None
+
+
+def check_file(path: Path) -> None:
+    """Make sure that a file can be opened, before a library tries that calls every failure alike.
+
+    Raises:
+        OSError: it can't. A pipe, socket or device is not even tried.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    with path.open("rb"):
+        pass
 
 
 def remove_leftovers(folder: Path) -> None:

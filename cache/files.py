@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-from cache.atomic import replacing
+from cache.atomic import asking_for_space, replacing
 from cache.errors import CacheError, FrostlineError
 
 SUFFIX = ".h5"
@@ -30,9 +30,10 @@ def segment_files(folder: Path) -> list[Path]:
 
     Raises:
         CacheError: the URL can't be reached.
+        OSError: the folder can't be listed.
     """
     if not is_url(folder):
-        return sorted(folder.glob(f"*{SUFFIX}"))
+        return files_in(folder, SUFFIX)
     files = [info["name"].rsplit("/", 1)[-1] for info in _listed(folder) if _is_segment(info)]
     return [folder / name for name in sorted(files)]
 
@@ -40,10 +41,23 @@ def segment_files(folder: Path) -> list[Path]:
 def cache_folders(root: Path) -> list[Path]:
     """Return the folders below `root` that hold segments, by name. Raises as `segment_files`."""
     if not is_url(root):
-        return sorted({path.parent for path in root.glob(f"*/*{SUFFIX}")})
+        folders = [path for path in files_in(root, "") if path.is_dir()]
+        return [folder for folder in folders if segment_files(folder)]
     names = [i["name"].rstrip("/") for i in _listed(root) if i["type"] == "directory"]
     folders = [root / name.rsplit("/", 1)[-1] for name in sorted(names)]
     return [folder for folder in folders if segment_files(folder)]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """Return what is in a folder and ends so, by name, but hidden files; none without a folder.
+
+    Raises:
+        OSError: it can't be listed: `Path.glob` would find nothing.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.name[0] != ".")
+    except FileNotFoundError:
+        return []
 
 
 def put(path: Path, data: bytes) -> None:
@@ -57,7 +71,7 @@ def put(path: Path, data: bytes) -> None:
         with reaching(path):
             _system(path).pipe_file(_name(path), data)
     else:
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, asking_for_space(path, len(data)):
             temporary.write_bytes(data)
 
 

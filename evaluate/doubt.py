@@ -5,24 +5,23 @@ evaluate/provoke.py.
 """
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic import replacing
+from cache.arrays import ArrayFileError, Arrays, content_sha256, read_arrays, write_arrays
+from cache.atomic import check_file, replacing
 from cache.errors import ResultsError
+from cache.records import parse_json
 
-FORMAT = "frostline-doubt-1"
+FORMAT = "frostline-doubt-2"
 DIRECTIONS = 256  # in which the spread of embeddings is told apart; the others share one variance
 
 Floats = NDArray[np.float32]
-Arrays = dict[str, NDArray[Any]]  # what a score must know of the training images
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Doubt:
     the ROC curve, errors against right answers; NaN if there was no error. material: images by
     kind. errors: of all these. threshold: of the chosen score, above which an answer is doubted.
     flagged_right, flagged_errors: the share of right answers and of errors above it, of all
-    material.
+    material. head_sha256: `heads.files.parameters_sha256` of the head that it was measured for.
     """
 
     chosen: str
@@ -53,6 +52,15 @@ class Doubt:
     threshold: float
     flagged_right: float
     flagged_errors: float
+    head_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Stored(Doubt):
+    """A file's content. sha256: over all the rest, and the arrays of the `.npz` beside it."""
+
+    format: str = ""
+    sha256: str = ""
 
 
 def _nothing(embeddings: Floats, labels: NDArray[np.int64]) -> Arrays:
@@ -129,48 +137,56 @@ def doubt_path(heads: Path, head_id: str) -> Path:
     return heads / f"{head_id}.doubt.json"
 
 
-def is_known(path: Path) -> bool:
-    """Whether both files are there."""
-    return path.exists() and path.with_suffix(".npz").exists()
-
-
 def write_doubt(path: Path, doubt: Doubt, arrays: Arrays) -> None:
     """Write how doubt was measured, and what its score must know. Raises OSError."""
-    with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_arrays(path.with_suffix(".npz"), arrays, FORMAT)
+    record = {"format": FORMAT} | asdict(doubt)
+    content = record | {"sha256": _sha256(doubt, arrays)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"format": FORMAT} | asdict(doubt), indent=1))
+        temporary.write_text(json.dumps(content, indent=1))
 
 
-def read_doubt(path: Path) -> Doubt:
-    """Read how doubt was measured. Raises ResultsError on a damaged file."""
-    try:
-        content = json.loads(path.read_text())
-        if content.pop("format") != FORMAT:
-            raise ValueError("another version of Frostline wrote it")
-        doubt = Doubt(**content)
-        if doubt.chosen not in SCORES:
-            raise ValueError(f"there is no score {doubt.chosen}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from None
-    return doubt
-
-
-def doubts(
-    path: Path, doubt: Doubt, chances: NDArray[np.float64], embeddings: Floats
-) -> NDArray[np.float64]:
-    """Return the chosen score of some answers: float [n]. path: where `doubt` was read from.
+def read_doubt(path: Path) -> tuple[Doubt, Arrays]:
+    """Read how doubt was measured, and what its score must know.
 
     Raises:
-        ResultsError: what the score knows is damaged.
+        ResultsError: one of the two files is gone or damaged, or they don't belong together.
+        OSError: they can't be read.
     """
     known = path.with_suffix(".npz")
     try:
-        with np.load(known, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return np.asarray(SCORES[doubt.chosen].score(arrays, chances, embeddings))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        check_file(path)
+        stored = parse_json(path.read_bytes(), _Stored)
+        if stored.format != FORMAT:
+            raise ValueError("another version of Frostline wrote it")
+        if stored.chosen not in SCORES:
+            raise ValueError(f"there is no score {stored.chosen}")
+        doubt = Doubt(**{field.name: getattr(stored, field.name) for field in fields(Doubt)})
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    try:
+        arrays, _ = read_arrays(known, FORMAT)
+    except (ArrayFileError, FileNotFoundError) as error:
         raise _damaged(known, error) from None
+    if stored.sha256 != _sha256(doubt, arrays):
+        raise _damaged(path, f"its checksum is not that of its content and of {known.name}")
+    return doubt, arrays
+
+
+def doubts(
+    doubt: Doubt, arrays: Arrays, chances: NDArray[np.float64], embeddings: Floats
+) -> NDArray[np.float64]:
+    """Return the chosen score of some answers: float [n]. arrays: as `read_doubt` gives them.
+
+    Raises:
+        ResultsError: it was measured on embeddings of another length.
+    """
+    try:
+        return np.asarray(SCORES[doubt.chosen].score(arrays, chances, embeddings))
+    except (ValueError, KeyError) as error:
+        raise ResultsError(
+            f"the review score was measured for another model ({error}): run evaluate again"
+        ) from None
 
 
 def power(errors: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
@@ -185,5 +201,9 @@ def most_powerful(powers: Mapping[str, float]) -> str:
     return max(SCORES, key=lambda name: -1.0 if np.isnan(powers[name]) else powers[name])
 
 
+def _sha256(doubt: Doubt, arrays: Arrays) -> str:
+    return content_sha256(arrays, FORMAT, json.dumps(asdict(doubt), sort_keys=True))
+
+
 def _damaged(path: Path, why: object) -> ResultsError:
-    return ResultsError(f"{path} can't be used ({why}): delete it and run evaluate again")
+    return ResultsError(f"{path} can't be used: {why}. Run evaluate again.")

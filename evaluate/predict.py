@@ -6,7 +6,7 @@ Embeddings go through the cache. Neither torch nor pandas is imported: one image
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.arrays import Arrays
 from cache.atomic import check_replaceable, replacing
 from cache.errors import DatasetError, HeadError, ResultsError
 from cache.progress import Progress, silent
 from cache.store import read
-from evaluate.doubt import doubt_path, doubts, read_doubt
+from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
 from evaluate.printable import printable
 from evaluate.words import NOT_TRAINED, STUDYS_OWN
 from evaluate.workspace import Workspace
@@ -28,7 +29,7 @@ from extract.run import extract
 from extract.scan import ImageFile
 from extract.target import Target
 from heads.answer import answer, probabilities
-from heads.files import HeadInfo, SavedHead, head_path, read_info
+from heads.files import HeadInfo, SavedHead, head_path, parameters_sha256, read_info
 
 BEST = "best"
 # What answers are known by, by the suffix of their file.
@@ -84,6 +85,23 @@ def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
     return row["model_id"], SavedHead(path, read_info(path))
 
 
+def measured_doubt(saved: SavedHead) -> tuple[Doubt, Arrays] | None:
+    """Read how the doubt of a head was measured; None if it never was.
+
+    Raises:
+        HeadError: the head is damaged.
+        ResultsError: a file is damaged, or of another training of this head.
+        OSError: a file can't be read.
+    """
+    path = doubt_path(saved.path.parent, saved.info.id)
+    if not path.exists():
+        return None
+    doubt, arrays = read_doubt(path)
+    if doubt.head_sha256 != parameters_sha256(saved):
+        raise ResultsError(f"{path} was measured before the head was trained again: run evaluate")
+    return doubt, arrays
+
+
 def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedHead | None:
     """Return the best of some heads on a test set, by its fingerprint; None if none was measured.
 
@@ -102,12 +120,15 @@ def predict(
     place: Workspace,
     progress: Progress = silent,
     shelf: Shelf | None = None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> list[Prediction]:
     """Answer for each file, in their order; what is no image has an error instead.
 
+    remark: is told why there are no review marks, if a file with the review score can't be used.
+
     Raises:
         CacheError, DeviceError, OSError: as `extract`.
-        HeadError, ResultsError: the head, or how its doubt was measured, is damaged.
+        HeadError: the head is damaged.
     """
     hashes, errors = dict[Path, bytes](), dict[Path, str]()
     for path in dict.fromkeys(paths):
@@ -121,7 +142,7 @@ def predict(
     reasons = {failure.sha256: failure.reason for failure in done.failed}
     errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
     good = [path for path in hashes if path not in errors]
-    answers = dict(zip(good, _answers(good, hashes, saved, done.cache), strict=True))
+    answers = dict(zip(good, _answers(good, hashes, saved, done.cache, remark), strict=True))
     return [
         answers[path] if path in answers else Prediction(str(path), error=errors[path])
         for path in paths
@@ -197,7 +218,11 @@ def write_answers(
 
 
 def _answers(
-    paths: Sequence[Path], hashes: dict[Path, bytes], saved: SavedHead, cache: Any
+    paths: Sequence[Path],
+    hashes: dict[Path, bytes],
+    saved: SavedHead,
+    cache: Any,
+    remark: Callable[[str], None],
 ) -> list[Prediction]:
     if not paths:
         return []
@@ -205,10 +230,11 @@ def _answers(
     chances = probabilities(answer(saved, rows), info.temperature)
     scores = np.full(len(rows), np.nan)
     threshold = None
-    where = doubt_path(saved.path.parent, info.id)
-    if where.exists():
-        doubt = read_doubt(where)
-        scores, threshold = doubts(where, doubt, chances, rows), doubt.threshold
+    try:
+        if measured := measured_doubt(saved):
+            scores, threshold = doubts(*measured, chances, rows), measured[0].threshold
+    except (ResultsError, OSError) as error:
+        remark(f"No review marks: {error}")
     return [
         Prediction(
             str(path),

@@ -31,7 +31,7 @@ from extract.target import Target, engines_folder
 from heads.answer import answer, probabilities
 from heads.architectures import build_head
 from heads.configuration import Configuration, fingerprint
-from heads.files import SavedHead
+from heads.files import SavedHead, parameters_sha256
 from heads.splits import Groups, split
 from heads.together import Labelled
 from heads.train import Data, train
@@ -148,6 +148,7 @@ def measure_doubt(
         threshold,
         _share(scores[chosen][~errors] > threshold),
         _share(scores[chosen][errors] > threshold),
+        parameters_sha256(saved),
     )
     write_doubt(doubt_path(workspace.heads, saved.info.id), doubt, clean.known[chosen])
     return doubt

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.arrays import ArrayFileError, read_arrays
 from cache.errors import WeightsError
 from cache.identity import Identity
 from evaluate.words import TRAINED
@@ -20,9 +21,28 @@ if TYPE_CHECKING:
     from heads.files import HeadInfo
 
 
+NETWORK_FORMAT = "frostline-network-1"
+
+
 def network_path(place: Workspace, name: str) -> Path:
     """Return where a backbone lies that was trained together with a head."""
     return place.networks / f"{name}.safetensors"
+
+
+def check_network(place: Workspace, name: str) -> None:
+    """Hold a backbone that was trained together with a head against its checksum.
+
+    Raises:
+        WeightsError: it is gone or damaged.
+        OSError: it can't be read.
+    """
+    file, remedy = network_path(place, name), "run `cli.py baseline` again: it trains it"
+    try:
+        read_arrays(file, NETWORK_FORMAT)
+    except FileNotFoundError:
+        raise WeightsError(f"{file} is gone: {remedy}") from None
+    except ArrayFileError as error:
+        raise WeightsError(f"{file} can't be used: {error}; {remedy}") from error
 
 
 def reload_target(info: HeadInfo, weights: str, engine: str | None, place: Workspace) -> Target:
@@ -54,9 +74,8 @@ def reload_backbone(
     """
     kind, _, detail = weights_label.partition(":")
     if kind == TRAINED:
-        if not (file := network_path(place, detail)).is_file():
-            raise WeightsError(f"{file} is gone: `cli.py baseline` trains it again")
-        weights, seed = str(file), 0
+        check_network(place, detail)
+        weights, seed = str(network_path(place, detail)), 0
     else:
         weights, seed = _as_then(identity.backbone, weights_label, weights)
     normalization, shelf = (identity.mean, identity.std), engines_folder(place.cache)

@@ -82,16 +82,19 @@ def select_heads(
 ) -> tuple[list[SavedHead], list[str]]:
     """Find the heads trained on this data set that can be measured here.
 
-    Also returns a line about each device that is not there, unless it was asked for.
+    Also returns a line about each file that can't be used, and about each device that is not there,
+    unless it was asked for.
 
     Raises:
         DeviceError: a device that was asked for, or the only one, is not there.
-        HeadError: there is none, or one is damaged.
+        HeadError: there is none.
+        OSError: the folder of heads can't be listed.
     """
     known = fingerprint(training.labels)
+    heads, remarks = find_heads(place.heads)
     found = [
         saved
-        for saved in find_heads(place.heads)
+        for saved in heads
         if saved.info.dataset_fingerprint == known
         and _asked(saved.info.identity.backbone, wanted.arch)
         and _asked(saved.info.identity.device, wanted.device)
@@ -99,10 +102,8 @@ def select_heads(
         and _asked(saved.info.configuration.optimizer, wanted.optimizer)
     ]
     if not found:
-        raise HeadError(
-            f"{place.heads} has no such head trained on {training.folder}: run train-heads first"
-        )
-    remarks = []
+        none = f"{place.heads} has no such head trained on {training.folder}"
+        raise HeadError("\n".join([*remarks, f"{none}: run train-heads first"]))
     for name in sorted({saved.info.identity.device for saved in found}):
         others = [saved for saved in found if saved.info.identity.device != name]
         try:

@@ -15,6 +15,7 @@ from cache.errors import (
     CacheError,
     DatasetError,
     HeadError,
+    ResultsError,
     UnreadableImageError,
     WeightsError,
 )
@@ -257,8 +258,7 @@ def learn_to_doubt(
 
     groups: of training images, that no fold divides.
     """
-    from evaluate.doubt import doubt_path, is_known
-    from evaluate.predict import best_of
+    from evaluate.predict import best_of, measured_doubt
     from evaluate.provoke import measure_doubt
     from evaluate.reload import reload_target
     from heads.configuration import fingerprint
@@ -268,7 +268,12 @@ def learn_to_doubt(
         warn(
             "How to doubt the best model can't be measured: it was not trained on cached embeddings"
         )
-    elif best and not is_known(doubt_path(place.heads, best.info.id)):
+    elif best:
+        try:
+            if measured_doubt(best):
+                return
+        except (ResultsError, OSError) as error:
+            warn(f"Measured again: {error}")
         target = reload_target(best.info, weights, engine, place)
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:

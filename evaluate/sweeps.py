@@ -32,6 +32,8 @@ def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
     )
     if done.left_out:
         warn(f"{done.left_out} of {images} images could not be read: left out")
+    for remark in done.remarks:
+        warn(remark)
     for configuration in done.diverged[:DIVERGED]:
         warn(
             f"{configuration.head} with {configuration.optimizer} diverged at a learning rate of "

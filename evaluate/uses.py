@@ -33,8 +33,11 @@ def predict(
         err=True,
     )
     target = reload_target(info, weights, engine, place)
+    remarks = list[str]()
     with bar("Embedding", "rows") as progress:
-        found = predict(paths, saved, target, place, progress, shelf)
+        found = predict(paths, saved, target, place, progress, shelf, remarks.append)
+    for remark in remarks:
+        warn(remark)
     for each in found:
         if each.error:
             warn(f"{each.path}: {each.error}")
@@ -51,7 +54,7 @@ def predict(
         doubted = sum(bool(each.doubt) for each in answered)
         told += f", {doubted} of them to be doubted"
     say(told, err=True)
-    if answered[0].doubt is None:
+    if answered[0].doubt is None and not remarks:
         why = (
             "can't be measured, as it was not trained on cached embeddings"
             if info.network

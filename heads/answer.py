@@ -1,19 +1,13 @@
 """A saved head's answers by numpy alone: whoever asks for one image need not wait for torch."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from cache.errors import HeadError
+from cache.arrays import Arrays
 from heads.architectures import HEADS, NEIGHBOURS
-from heads.files import HeadInfo, SavedHead
+from heads.files import HeadInfo, SavedHead, read_tensors
 
 ROWS_AT_ONCE = 512
-
-Tensors = dict[str, NDArray[np.float32]]
 
 
 def answer(saved: SavedHead, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -21,19 +15,14 @@ def answer(saved: SavedHead, embeddings: NDArray[np.float32]) -> NDArray[np.floa
 
     Raises:
         HeadError: the file is damaged.
+        OSError: it is not there, or can't be read.
     """
-    try:
-        tensors = load_file(saved.path)
-        logits = _neighbours if "directions" in tensors else _layers
-        blocks = range(0, max(1, len(embeddings)), ROWS_AT_ONCE)
-        found = np.concatenate(
-            [logits(saved.info, tensors, embeddings[i : i + ROWS_AT_ONCE]) for i in blocks]
-        )
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise _damaged(saved.path, error) from error
-    if found.shape != (len(embeddings), len(saved.info.classes)):
-        raise _damaged(saved.path, f"it answers with {found.shape[1:]} numbers")
-    return found
+    tensors = read_tensors(saved)
+    logits = _neighbours if "directions" in tensors else _layers
+    blocks = range(0, max(1, len(embeddings)), ROWS_AT_ONCE)
+    return np.concatenate(
+        [logits(saved.info, tensors, embeddings[i : i + ROWS_AT_ONCE]) for i in blocks]
+    )
 
 
 def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -44,7 +33,7 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
 
 
 def _layers(
-    info: HeadInfo, tensors: Tensors, embeddings: NDArray[np.float32]
+    info: HeadInfo, tensors: Arrays, embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Linear layers, in the order of their numbers, with the head's activation between them."""
     activation = {"relu": _relu, "gelu": _gelu}[HEADS[info.configuration.head].activation]
@@ -69,7 +58,7 @@ def _gelu(hidden: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _neighbours(
-    info: HeadInfo, tensors: Tensors, embeddings: NDArray[np.float32]
+    info: HeadInfo, tensors: Arrays, embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """See `heads.fitted.Neighbours`."""
     norms = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
@@ -79,7 +68,3 @@ def _neighbours(
     votes = np.stack([(labels == c).sum(1) + 1 for c in range(len(info.classes))], 1)
     shares = votes / votes.sum(1, keepdims=True)
     return np.asarray(np.log(shares), np.float32)
-
-
-def _damaged(path: Path, why: object) -> HeadError:
-    return HeadError(f"{path} can't be used: {why}. Delete it and run train-heads again.")

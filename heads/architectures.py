@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,24 @@ def build_head(
             dim = width
         layers.append(nn.Linear(dim, classes))
     return nn.Sequential(*layers) if head.hidden else layers[0]
+
+
+def tensor_shapes(name: str, dim: int, classes: int, kept: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a head as it is saved; see `build_head`.
+
+    All are float32, but the `labels` of `knn`, which are int64.
+    """
+    if name == "knn":
+        return {"directions": (kept, dim), "labels": (kept,)}
+    head = HEADS[name]
+    if not head.hidden:
+        return {"weight": (classes, dim), "bias": (classes,)}
+    apart = 4 if head.batch_norm else 3  # from one linear layer to the next
+    widths = (dim, *head.hidden, classes)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (before, after) in enumerate(pairwise(widths)):
+        shapes |= {f"{apart * layer}.weight": (after, before), f"{apart * layer}.bias": (after,)}
+    return shapes
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

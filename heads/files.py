@@ -1,28 +1,36 @@
-"""Trained heads as safetensors files: the tensors, and everything about them as metadata."""
+"""Trained heads as safetensors files: the tensors, and everything about them as metadata.
+
+- Whatever reads a head reads all of it, checked: content against its checksum, then types, shapes,
+  finite numbers, temperature and class names.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from numpy.typing import NDArray
 
-from cache.atomic import replacing
+from cache.arrays import Arrays, content_sha256, read_arrays, write_arrays
 from cache.errors import HeadError
-from cache.identity import Identity
-from heads.architectures import HEADS, build_head
+from cache.files import files_in
+from cache.identity import FORMAT_VERSION, Identity
+from cache.records import parse_json
+from heads.architectures import build_head, tensor_shapes
 from heads.configuration import Configuration, head_id
 
 # torch is imported where tensors are: what a head says of itself is read without it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from heads.together import Curves
-
-FORMAT = "frostline-head-1"
+FORMAT = "frostline-head-2"
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class HeadInfo:
     n_validation: int
     training_seconds: float
     embedding_seconds: float
-    curves: Curves
+    curves: dict[str, list[float]]
     epoch: int
     temperature: float
     selection: Selection
@@ -112,17 +120,13 @@ class SavedHead:
 
 def head_path(root: Path, head_id: str) -> Path:
     """Where a head of this id lies below `root` (a workspace's `heads/`)."""
-    return root / f"{head_id}.safetensors"
+    return root / f"{head_id}{SUFFIX}"
 
 
-def save_head(root: Path, info: HeadInfo, state: dict[str, Tensor]) -> Path:
-    """Write a head atomically and return its path. Raises OSError on a full disk."""
-    from safetensors.torch import save_file
-
+def save_head(root: Path, info: HeadInfo, state: Mapping[str, Tensor]) -> Path:
+    """Write a head atomically and return its path. Raises OSError: as `write_arrays`."""
     path = head_path(root, info.id)
-    metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(info), sort_keys=True)}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata)
+    _write(path, info, {name: tensor.numpy() for name, tensor in state.items()})
     return path
 
 
@@ -131,80 +135,124 @@ def reselect_head(saved: SavedHead, selection: Selection) -> None:
 
     Raises:
         HeadError: the file is damaged.
+        OSError: it can't be read or written.
     """
-    from safetensors.torch import load_file
-
-    if selection in (saved.info.selection, Selection()):
-        return
-    try:
-        state = load_file(saved.path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(saved.path, error) from error
-    save_head(saved.path.parent, dataclasses.replace(saved.info, selection=selection), state)
+    if selection not in (saved.info.selection, Selection()):
+        _write(saved.path, replace(saved.info, selection=selection), read_tensors(saved))
 
 
-def find_heads(root: Path) -> list[SavedHead]:
+def find_heads(root: Path) -> tuple[list[SavedHead], list[str]]:
     """Read what every head file below `root` says of itself, by name.
 
+    Also returns a line about each file that can't be used.
+
     Raises:
-        HeadError: a file there is damaged, or no head of ours.
+        OSError: the folder can't be listed.
     """
-    return [SavedHead(path, read_info(path)) for path in sorted(root.glob("*.safetensors"))]
+    found, remarks = [], []
+    for path in files_in(root, SUFFIX):
+        try:
+            found.append(SavedHead(path, read_info(path)))
+        except HeadError as error:
+            remarks.append(str(error))
+        except OSError as error:
+            remarks.append(unreadable(path, error))
+    return found, remarks
 
 
 def read_info(path: Path) -> HeadInfo:
-    """Read a head file's metadata. Raises HeadError on a damaged or foreign file."""
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ValueError("it is not a Frostline head")
-        info = _info_from_json(metadata["info"])
-        if info.configuration.head not in HEADS:
-            raise ValueError(f"this version of Frostline has no head {info.configuration.head}")
-        if path.stem != info.id:
-            raise ValueError(f"its content belongs to {info.id}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"another version of Frostline made it ({error})") from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-    return info
+    """Read what a head file says of itself.
+
+    The whole file is held against its checksum.
+
+    Raises:
+        HeadError: it is damaged, foreign, or of an older version.
+        OSError: it is not there, or can't be read.
+    """
+    return _read(path)[0]
+
+
+def read_tensors(saved: SavedHead) -> Arrays:
+    """Read a head's tensors by name: float32, of the shapes of `tensor_shapes`; finite.
+
+    Raises:
+        HeadError: the file is damaged, or was replaced by a head that answers differently.
+        OSError: it is not there, or can't be read.
+    """
+    info, tensors = _read(saved.path)
+    if (info.classes, info.temperature) != (saved.info.classes, saved.info.temperature):
+        raise _unusable(saved.path, "it has changed since it was read")
+    return tensors
+
+
+def parameters_sha256(saved: SavedHead) -> str:
+    """Hash all that a head's calibrated answers depend on, in hex. Raises as `read_tensors`."""
+    info = saved.info
+    return content_sha256(read_tensors(saved), *info.classes, repr(info.temperature))
 
 
 def load_head(saved: SavedHead) -> nn.Module:
     """Build a saved head: float32 [B, D] → logits [B, C]; in eval mode, frozen.
 
     Raises:
-        HeadError: the tensors don't fit what the metadata says.
+        HeadError, OSError: as `read_tensors`.
     """
     import torch
-    from safetensors.torch import load_file
 
-    info = saved.info
+    info, tensors = saved.info, read_tensors(saved)
     dim, classes = info.identity.embedding_dim, len(info.classes)
     head = build_head(info.configuration.head, dim, classes, info.n_training)
-    try:
-        head.load_state_dict(load_file(saved.path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise _damaged(saved.path, error) from error
-    if not all(torch.isfinite(tensor).all() for tensor in head.state_dict().values()):
-        raise _damaged(saved.path, "it holds NaN or infinity")
+    head.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
     return head.eval().requires_grad_(False)
 
 
-def _info_from_json(text: str) -> HeadInfo:
-    fields: dict[str, Any] = json.loads(text)
-    return HeadInfo(
-        **{
-            **fields,
-            "configuration": Configuration(**fields["configuration"]),
-            "identity": Identity.from_json(json.dumps(fields["identity"])),
-            "classes": tuple(fields["classes"]),
-            "selection": Selection(**fields["selection"]),
-            "network": Network(**network) if (network := fields.get("network")) else None,
-        }
+def unreadable(path: Path, error: OSError) -> str:
+    """Say that a file can't be read, and why."""
+    return f"{path} can't be read: {error.strerror or error}. Check who may read it."
+
+
+def _write(path: Path, info: HeadInfo, tensors: Mapping[str, NDArray[Any]]) -> None:
+    write_arrays(path, tensors, FORMAT, json.dumps(dataclasses.asdict(info), sort_keys=True))
+
+
+def _read(path: Path) -> tuple[HeadInfo, Arrays]:
+    try:
+        tensors, record = read_arrays(path, FORMAT)
+        info = parse_json(record, HeadInfo)
+        _check(path, info, tensors)
+    except KeyError as error:
+        raise _unusable(path, f"this version of Frostline does not know {error}") from error
+    except ValueError as error:
+        raise _unusable(path, error) from error
+    return info, tensors
+
+
+def _check(path: Path, info: HeadInfo, tensors: Arrays) -> None:
+    """Raise ValueError if a head contradicts itself."""
+    if info.identity.format_version != FORMAT_VERSION:
+        raise ValueError(f"it belongs to a cache of format {info.identity.format_version}")
+    if len(set(info.classes)) < len(info.classes):
+        raise ValueError(f"it has two classes of one name ({', '.join(info.classes)})")
+    if not (isfinite(info.temperature) and info.temperature > 0):
+        raise ValueError(f"its temperature is {info.temperature}")
+    if path.stem != info.id:
+        raise ValueError(f"its content belongs to {info.id}")
+    dim, classes = info.identity.embedding_dim, len(info.classes)
+    expected = tensor_shapes(info.configuration.head, dim, classes, info.n_training)
+    if (shapes := {name: array.shape for name, array in tensors.items()}) != expected:
+        raise ValueError(f"its tensors have the shapes {shapes}, not {expected}")
+    for name, array in tensors.items():
+        if array.dtype != (dtype := np.int64 if name == "labels" else np.float32):
+            raise ValueError(f"its {name} is {array.dtype}, not {np.dtype(dtype)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"its {name} holds NaN or infinity")
+    labels = tensors.get("labels", np.empty(0))
+    if ((labels < 0) | (labels >= classes)).any():
+        raise ValueError("its labels are no numbers of classes")
+
+
+def _unusable(path: Path, why: object) -> HeadError:
+    return HeadError(
+        f"{path} can't be used: {why}. Delete it and run train-heads again "
+        "(for a network trained as a whole, baseline)."
     )
-
-
-def _damaged(path: Path, why: object) -> HeadError:
-    return HeadError(f"{path} can't be used: {why}. Delete it and run train-heads again.")

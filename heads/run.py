@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.errors import HeadError
 from cache.progress import Progress, silent
 from cache.store import Cache, Contents, contents
 from heads.architectures import build_head
@@ -22,6 +23,7 @@ from heads.files import (
     read_info,
     reselect_head,
     save_head,
+    unreadable,
 )
 from heads.grid import Sweep
 from heads.rows import labelled
@@ -40,7 +42,8 @@ class HeadsRun:
     trained now to judge candidates by. left_out: images without an embedding. ranked: the
     candidates, the best first, if there was a choice or an estimate by folds. ungrouped: of those
     chosen, the mean accuracy over folds that divide near duplicates, where these folds do not.
-    diverged: heads that were to be kept, and could not be.
+    diverged: heads that were to be kept, and could not be. remarks: about files of heads that were
+    replaced, or left out, as they can't be used.
     """
 
     heads: tuple[SavedHead, ...]
@@ -50,6 +53,7 @@ class HeadsRun:
     ranked: tuple[Ranked, ...]
     ungrouped: Mapping[Configuration, float]
     diverged: tuple[Configuration, ...]
+    remarks: tuple[str, ...]
 
 
 def train_heads(
@@ -74,7 +78,7 @@ def train_heads(
 
     Raises:
         CacheError: the cache lacks images that nobody tried to extract, or views.
-        HeadError: the images can't be divided, or a kept head or `trials.csv` is damaged.
+        HeadError: the images can't be divided, or `trials.csv` is damaged.
     """
     held = contents(cache)
     unreadable = (held.failures.keys() & labels.keys()) - held.stored
@@ -98,7 +102,7 @@ def train_heads(
         for final in sweep.finals(candidate)
     }
     trained = run.keep(finals)
-    there = [final for final in finals if run.path(final).exists()]
+    there = [final for final in finals if run.is_kept(final)]
     return HeadsRun(
         heads=tuple(SavedHead(run.path(final), read_info(run.path(final))) for final in there),
         trained=trained,
@@ -106,7 +110,8 @@ def train_heads(
         left_out=len(unreadable),
         ranked=tuple(ranked),
         ungrouped=ungrouped,
-        diverged=tuple(final for final in finals if final not in there),
+        diverged=tuple(f for f in finals if f not in there and f not in run.unreadable),
+        remarks=tuple(run.remarks),
     )
 
 
@@ -160,6 +165,8 @@ class _Run:
         self.device, self.progress, self.trainer = device, progress, trainer
         self.tried = self.done = self.total = 0
         self._data: Data | None = None
+        self.remarks, self.damaged = list[str](), set[Configuration]()
+        self.unreadable = set[Configuration]()
 
     def dividing_groups(self) -> "_Run":
         """Return a run that takes near duplicates for different images, as most do."""
@@ -176,6 +183,11 @@ class _Run:
     def path(self, configuration: Configuration) -> Path:
         """Return where a head is kept."""
         return head_path(self.root, self.id(configuration))
+
+    def is_kept(self, configuration: Configuration) -> bool:
+        """Tell whether a head is there, and can be used."""
+        refused = self.damaged | self.unreadable
+        return configuration not in refused and self.path(configuration).exists()
 
     def judge(self, sweep: Sweep) -> list[Ranked]:
         """Train what the candidates are judged by, unless it was before; rank them."""
@@ -194,10 +206,21 @@ class _Run:
         """Train and keep the heads that are not there yet; return how many these are."""
         for final, selection in finals.items():
             if (path := self.path(final)).exists():
-                reselect_head(SavedHead(path, read_info(path)), selection)
+                try:
+                    reselect_head(SavedHead(path, read_info(path)), selection)
+                except HeadError as error:
+                    self.damaged.add(final)
+                    self.remarks.append(f"Trained again: {error}")
+                except OSError as error:
+                    self.unreadable.add(final)
+                    self.remarks.append(f"Left out: {unreadable(path, error)}")
         known = read_trials(self.root / TRIALS)
         failed = set(known.index[known["diverged"] == 1])
-        todo = [f for f in finals if not self.path(f).exists() and self.id(f) not in failed]
+        todo = [
+            f
+            for f in finals
+            if not self.is_kept(f) and f not in self.unreadable and self.id(f) not in failed
+        ]
         kept = 0
         for group, results in self._train(todo, keep=True):
             for configuration, trained in zip(group, results, strict=True):
@@ -263,6 +286,7 @@ class _Run:
             selection=selection,
         )
         save_head(self.root, info, trained.state)
+        self.damaged.discard(configuration)
 
     def _temperature(
         self, configuration: Configuration, state: dict[str, Tensor], parts: Split

@@ -26,6 +26,7 @@ from evaluate.doubt import (
     read_doubt,
     write_doubt,
 )
+from evaluate.predict import measured_doubt
 from evaluate.provoke import measure_doubt
 from evaluate.workspace import Workspace
 from extract.decode import decode_gray
@@ -33,6 +34,7 @@ from extract.load import load_backbone
 from extract.scan import scan
 from extract.target import target_of
 from heads.configuration import Configuration
+from heads.files import load_head, save_head
 from heads.grid import Sweep
 from heads.run import train_heads
 from tests.conftest import FIXTURES, ROOT
@@ -134,9 +136,14 @@ class TestMeasured:
         assert doubt.power[doubt.chosen] == max(doubt.power.values()) > 0.6
         assert doubt.flagged_right < doubt.flagged_errors
         path = doubt_path(place.heads, saved.info.id)
-        assert read_doubt(path) == doubt
+        found = measured_doubt(saved)
+        assert found and found[0] == doubt
         rows = read(caches["cpu"], sorted(training.labels)[:5])
-        assert len(doubts(path, doubt, SURE[:5], rows)) == 5
+        assert len(doubts(*found, SURE[:5], rows)) == 5
+        again = {name: tensor * 2 for name, tensor in load_head(saved).state_dict().items()}
+        save_head(place.heads, saved.info, again)
+        with pytest.raises(ResultsError, match="before the head was trained again"):
+            measured_doubt(saved)
 
     def test_a_head_of_other_images_is_refused(
         self, place: Workspace, caches: dict[str, Cache], few: Few
@@ -150,13 +157,26 @@ class TestMeasured:
             measure_doubt(saved, scan(few(4, 1) / "dataset"), {}, target, place)
 
     def test_damaged_files_are_named(self, tmp_path: Path) -> None:
-        path = doubt_path(tmp_path, "head")
+        path, known = doubt_path(tmp_path, "head"), tmp_path / "head.doubt.npz"
         doubt = Doubt("neighbour", {"neighbour": nan}, {"validation": 1}, 0, 0.5, 0.0, nan)
         write_doubt(path, doubt, {"bank": ROWS})
-        assert repr(read_doubt(path)) == repr(doubt)
-        path.with_suffix(".npz").write_bytes(b"x")
+        assert repr(read_doubt(path)[0]) == repr(doubt)
+        whole, arrays = path.read_text(), known.read_bytes()
+        for field, value in (("chosen", "hope"), ("threshold", 0.6), ("power", [1]), ("sha256", 3)):
+            path.write_text(json.dumps(json.loads(whole) | {field: value}))
+            with pytest.raises(ResultsError, match=r"head\.doubt\.json can't be used.*evaluate"):
+                read_doubt(path)
+        path.write_text("[" * 100_000)
+        with pytest.raises(ResultsError, match="nested too deeply"):
+            read_doubt(path)
+        path.write_text(whole)
+        write_doubt(path, doubt, {"bank": ROWS + 1})
+        known.write_bytes(arrays)  # of another measurement
+        with pytest.raises(ResultsError, match=r"not that of its content and of head\.doubt\.npz"):
+            read_doubt(path)
+        known.write_bytes(b"x")
         with pytest.raises(ResultsError, match=r"head\.doubt\.npz can't be used"):
-            doubts(path, doubt, SURE[:1], ROWS[:1])
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"chosen": "hope"}))
-        with pytest.raises(ResultsError, match=r"there is no score hope"):
+            read_doubt(path)
+        known.unlink()
+        with pytest.raises(ResultsError, match=r"head\.doubt\.npz can't be used: .*No such file"):
             read_doubt(path)

@@ -1,21 +1,25 @@
 """Heads, on committed caches of real embeddings: splits, training, files, the training run."""
 
 import dataclasses
+import json
+import os
+import stat
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from cache.arrays import read_arrays, write_arrays
 from cache.errors import CacheError, HeadError
 from cache.segments import Failure, Rows, write_segment
 from cache.store import Cache, contents, open_cache, read
-from heads.architectures import HEADS
+from heads.architectures import HEADS, build_head, tensor_shapes
 from heads.configuration import Configuration, fingerprint, head_id
-from heads.files import find_heads, load_head, read_info
+from heads.files import FORMAT, SavedHead, find_heads, load_head, read_info, read_tensors, save_head
 from heads.grid import Sweep, combinations
 from heads.optimizers import OPTIMIZERS
 from heads.run import HeadsRun, train_heads
@@ -25,6 +29,7 @@ from tests.toy import key
 EVERY = Sweep(tuple(combinations({"head": list(HEADS), "optimizer": list(OPTIMIZERS)})))
 STANDARD = Sweep(tuple(combinations({})))
 ONE = Sweep((Configuration("single", "adam"),))
+KNN = Configuration("knn", "none")
 
 
 class TestSplit:
@@ -131,7 +136,7 @@ class TestRun:
     ) -> None:
         assert done.trained == 4
         assert tuple(s.info.configuration for s in done.heads) == STANDARD.candidates
-        assert sorted(s.path.name for s in find_heads(tmp_path)) == sorted(
+        assert sorted(s.path.name for s in find_heads(tmp_path)[0]) == sorted(
             saved.path.name for saved in done.heads
         )
         info = done.heads[0].info
@@ -213,37 +218,121 @@ class TestRun:
             train_heads(empty, labels, "dataset", STANDARD, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def kept(
+    caches: dict[str, Cache],
+    labels: dict[bytes, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, SavedHead]:
+    """A linear head and one that remembers its images."""
+    sweep, folder = Sweep((*ONE.candidates, KNN)), tmp_path_factory.mktemp("kept")
+    found = train_heads(caches["cpu"], labels, "dataset", sweep, folder).heads
+    return {saved.info.configuration.head: saved for saved in found}
+
+
 class TestFiles:
     @pytest.fixture
-    def path(self, caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path) -> Path:
-        return train_heads(caches["cpu"], labels, "dataset", ONE, tmp_path).heads[0].path
+    def saved(self, kept: dict[str, SavedHead], tmp_path: Path) -> SavedHead:
+        return SavedHead(Path(copy(kept["single"].path, tmp_path)), kept["single"].info)
 
-    def test_a_truncated_file_is_named_with_the_remedy(self, path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:-500])
-        with pytest.raises(HeadError, match=rf"{path.name}.*run train-heads again"):
+    def test_a_truncated_file_is_named_with_the_remedy(self, saved: SavedHead) -> None:
+        saved.path.write_bytes(saved.path.read_bytes()[:-500])
+        with pytest.raises(HeadError, match=rf"{saved.path.name}.*run train-heads again"):
+            read_info(saved.path)
+
+    def test_one_that_can_t_be_used_is_named_and_the_others_are_found(
+        self, saved: SavedHead
+    ) -> None:
+        """Of another program, of an older version, under another's name, a folder, no tensors."""
+        folder = saved.path.parent
+        old = {"format": "frostline-head-1", "info": "{}"}
+        save_file({"weight": torch.zeros(2)}, folder / "foreign.safetensors")
+        save_file({"weight": torch.zeros(2)}, folder / "old.safetensors", old)
+        copy(saved.path, folder / "other.safetensors")
+        (folder / "folder.safetensors").mkdir()
+        (folder / "text.safetensors").write_text("no tensors")
+        found, remarks = find_heads(folder)
+        assert found == [saved]
+        assert [remark.partition(" can't be ")[0] for remark in remarks] == [
+            str(folder / f"{name}.safetensors")
+            for name in ("folder", "foreign", "old", "other", "text")
+        ]
+        assert "Not a regular file" in remarks[0]
+        assert all("an older version of Frostline" in remark for remark in remarks[1:3])
+        assert "belongs to efficientnet_lite0-cpu-single" in remarks[3]
+        assert all("run train-heads again" in remark for remark in remarks[1:])
+
+    @pytest.mark.parametrize(
+        ("name", "changes", "message"),
+        [
+            ("single", {"weight": np.full((2, 1280), np.nan, np.float32)}, "weight holds NaN"),
+            ("single", {"weight": np.zeros((2, 3), np.float32)}, r"shapes .* not"),
+            ("single", {"weight": np.zeros((2, 1280))}, "weight is float64, not float32"),
+            ("single", {"weight": np.zeros((2, 1280), np.int8)}, "weight is int8, not float32"),
+            ("single", {"extra": np.zeros(1, np.float32)}, r"shapes .* not"),
+            ("knn", {"labels": np.full(74, 2)}, "no numbers of classes"),
+            ("knn", {"labels": np.zeros(74, np.float32)}, "labels is float32, not int64"),
+            ("single", {"temperature": 0.0}, "temperature is 0"),
+            ("single", {"temperature": -1.0}, "temperature is -1"),
+            ("single", {"temperature": float("nan")}, "temperature is nan"),
+            ("single", {"temperature": "warm"}, "temperature"),
+            ("single", {"classes": ["gel", "gel"]}, "two classes of one name"),
+            ("single", {"classes": ["gel", "not_gel", "blot"]}, r"shapes .* not"),
+            ("single", {"classes": "gel"}, "classes"),
+            ("single", {"curves": {"training_loss": ["a"]}}, "curves"),
+            ("single", {"configuration": {"head": "new", "optimizer": "sgd"}}, "not know 'new'"),
+        ],
+    )
+    def test_a_head_that_contradicts_itself_is_refused(
+        self,
+        name: str,
+        changes: dict[str, Any],
+        message: str,
+        kept: dict[str, SavedHead],
+        tmp_path: Path,
+    ) -> None:
+        """Though its checksum is right: somebody else's program may have written it."""
+        saved = kept[name]
+        arrays, record = read_arrays(saved.path, FORMAT)
+        info = json.loads(record)
+        for field, value in changes.items():
+            (arrays if isinstance(value, np.ndarray) else info)[field] = value
+        path = tmp_path / saved.path.name
+        write_arrays(path, arrays, FORMAT, json.dumps(info))
+        with pytest.raises(HeadError, match=message):
             read_info(path)
 
-    def test_a_foreign_file_is_refused(self, tmp_path: Path) -> None:
-        save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-        with pytest.raises(HeadError, match="not a Frostline head"):
-            find_heads(tmp_path)
+    def test_a_head_that_was_replaced_meanwhile_is_refused(self, saved: SavedHead) -> None:
+        before = SavedHead(saved.path, dataclasses.replace(saved.info, temperature=3.0))
+        with pytest.raises(HeadError, match="has changed"):
+            load_head(before)
 
-    def test_a_head_under_another_heads_name_is_refused(self, path: Path) -> None:
-        with pytest.raises(HeadError, match="belongs to efficientnet_lite0-cpu-single"):
-            read_info(path.rename(path.with_name("other.safetensors")))
+    @pytest.mark.parametrize("damage", ["flipped", "old"])
+    def test_training_again_replaces_what_can_t_be_used(
+        self, damage: str, saved: SavedHead, caches: dict[str, Cache], labels: dict[bytes, str]
+    ) -> None:
+        whole, before = saved.path.read_bytes(), read_tensors(saved)
+        if damage == "flipped":
+            saved.path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:])
+        else:
+            state = load_head(saved).state_dict()
+            save_file(state, saved.path, {"format": "frostline-head-1", "info": "{}"})
+        done = train_heads(caches["cpu"], labels, "dataset", ONE, saved.path.parent)
+        assert (done.trained, [head.path for head in done.heads]) == (1, [saved.path])
+        assert [saved.path.name in remark for remark in done.remarks] == [True]
+        np.testing.assert_equal(read_tensors(done.heads[0]), before)
 
-    def test_tensors_that_do_not_fit_are_refused(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        save_file({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}, path, metadata)
-        with pytest.raises(HeadError, match="size mismatch"):
-            load_head(find_heads(path.parent)[0])
+    def test_files_obey_the_umask(self, saved: SavedHead, tmp_path: Path) -> None:
+        before = os.umask(0o027)
+        try:
+            path = save_head(tmp_path / "new", saved.info, load_head(saved).state_dict())
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
-    def test_nan_is_refused(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        save_file(
-            {"weight": torch.full((2, 1280), torch.nan), "bias": torch.zeros(2)}, path, metadata
-        )
-        with pytest.raises(HeadError, match="NaN"):
-            load_head(find_heads(path.parent)[0])
+
+@pytest.mark.parametrize("name", HEADS)
+def test_tensors_have_the_shapes_of_the_module(name: str) -> None:
+    module = build_head(name, 7, 3, kept=5)
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    assert tensor_shapes(name, 7, 3, kept=5) == shapes

@@ -49,7 +49,7 @@ def test_repeated_options_are_a_grid(place: Path) -> None:
                  "--lr", 0.01, "--epochs", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert len(pd.read_csv(place / "heads" / TRIALS)) == 2 + 6
-    assert {saved.info.configuration.head for saved in find_heads(place / "heads")} == {
+    assert {saved.info.configuration.head for saved in find_heads(place / "heads")[0]} == {
         "ridge",
         "single",
     }

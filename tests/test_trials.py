@@ -127,7 +127,7 @@ class TestRun:
     ) -> None:
         assert (done.tried, done.trained, len(done.ranked)) == (12, 2, 6)
         best = next(each.candidate for each in done.ranked if each.chosen)
-        kept = [saved.info for saved in find_heads(tmp_path)]
+        kept = [saved.info for saved in find_heads(tmp_path)[0]]
         assert {info.configuration for info in kept} == set(sweep.finals(best))
         assert best.learning_rate == 1e-2
         assert {info.selection.rule for info in kept} == {
@@ -194,7 +194,7 @@ class TestRun:
         one = Configuration("single", "sgd", epochs=3)
         sweep = Sweep((one,), cv=5, repeats=2)
         done = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
-        assert (done.tried, done.trained, len(find_heads(tmp_path))) == (10, 1, 1)
+        assert (done.tried, done.trained, len(find_heads(tmp_path)[0])) == (10, 1, 1)
         selection = done.heads[0].info.selection
         assert selection.rule == "the only candidate"
         assert selection.cv_accuracy == pytest.approx(done.ranked[0].score.accuracy, abs=1e-6)

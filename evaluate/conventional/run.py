@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
 
-from cache.atomic import replacing
-from cache.errors import GridError, HeadError
+from cache.arrays import write_arrays
+from cache.errors import GridError, HeadError, WeightsError
 from cache.identity import file_name
 from cache.progress import Progress, silent
 from cache.segments import Failure
@@ -24,7 +23,7 @@ from evaluate.conventional.modes import MODES, check_start
 from evaluate.conventional.network import build_network, placed
 from evaluate.conventional.pictures import Readable, readable
 from evaluate.conventional.training import NO_AUGMENTATION, Course, Training
-from evaluate.reload import network_path
+from evaluate.reload import NETWORK_FORMAT, check_network, network_path
 from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.devices import torch_device
@@ -34,7 +33,15 @@ from extract.target import Target
 from extract.views import POLICIES
 from heads.architectures import HEADS, folded
 from heads.configuration import Configuration, fingerprint
-from heads.files import HeadInfo, Network, SavedHead, Selection, read_info, save_head
+from heads.files import (
+    HeadInfo,
+    Network,
+    SavedHead,
+    Selection,
+    read_info,
+    save_head,
+    unreadable,
+)
 from heads.splits import NO_GROUPS, Groups
 from heads.temperature import fit_temperature
 from heads.together import Labelled
@@ -93,7 +100,7 @@ def train_network(
     )
     begun = _begun(target, configuration, training, found.files, groups, network)
     with sharing(place.networks), _alone(place, _network_of(begun).name, remark):
-        if saved := _kept(place, begun):
+        if saved := _kept(place, begun, remark):
             return TrainedNetwork(saved, True, found.failures)
         run = _prepared(begun, target, found.files, groups, where, place)
         run.resume()
@@ -248,24 +255,37 @@ def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
         sha256 = tensors_sha256(backbone)
         identity = replace(info.identity, weights_sha256=sha256)
         info = replace(info, identity=identity, weights=f"{TRAINED}:{network.name}")
-        state = {name: t.contiguous().clone() for name, t in backbone.state_dict().items()}
-        with replacing(network_path(place, network.name)) as temporary:
-            save_file(state, temporary)
+        state = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
+        write_arrays(network_path(place, network.name), state, NETWORK_FORMAT)
     head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}
     return SavedHead(save_head(place.heads, info, head), info)
 
 
-def _kept(place: Workspace, begun: HeadInfo) -> SavedHead | None:
-    """Return the head of this training, if it is there with all that belongs to it."""
+def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> SavedHead | None:
+    """Return the head of this training, if it is there with all that belongs to it.
+
+    remark: is told of files that can't be used.
+    """
     network = _network_of(begun)
-    trained = network_path(place, network.name)
-    if MODES[network.mode].trains_backbone and not trained.exists():
-        return None
+    if MODES[network.mode].trains_backbone:
+        if not network_path(place, network.name).exists():
+            return None
+        try:
+            check_network(place, network.name)
+        except WeightsError as error:
+            remark(f"Trained again: {error}")
+            return None
     kind = begun.id.rpartition("-")[0]  # its digits depend on what the backbone becomes
     for path in sorted(place.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
-        info = read_info(path)
-        if info.network == network:
-            return SavedHead(path, info)
+        try:
+            info = read_info(path)
+        except HeadError as error:  # perhaps another's
+            remark(str(error))
+        except OSError as error:
+            remark(unreadable(path, error))
+        else:
+            if info.network == network:
+                return SavedHead(path, info)
     return None
 
 

@@ -16,7 +16,7 @@ def doubts(material: Material) -> dict[str, Any] | None:
     path = doubt_path(material.workspace.heads, best["head_id"])
     if not path.exists():
         return None
-    found = read_doubt(path)
+    found, _ = read_doubt(path)
     return {
         "doubt": found,
         "chosen": SCORES[found.chosen].summary,
