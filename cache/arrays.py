@@ -56,7 +56,7 @@ def write_arrays(
         if path.suffix == ".npz":
             member = np.frombuffer(text.encode(), np.uint8)
             with temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **{NOTE: member}, **arrays)  # type: ignore[arg-type]
+                np.savez_compressed(file, allow_pickle=False, **{NOTE: member}, **arrays)
         else:
             _write_safetensors(temporary, arrays, text)
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.arrays import Arrays
 from cache.errors import HeadError
 from cache.progress import Progress, silent
 from cache.store import contents, open_cache, read
 from evaluate.corruptions import CORRUPTIONS
 from evaluate.doubt import (
     SCORES,
-    Arrays,
     Doubt,
     Floats,
     doubt_path,

@@ -135,7 +135,6 @@ class TestMeasured:
         assert 0 < doubt.errors < 218
         assert doubt.power[doubt.chosen] == max(doubt.power.values()) > 0.6
         assert doubt.flagged_right < doubt.flagged_errors
-        path = doubt_path(place.heads, saved.info.id)
         found = measured_doubt(saved)
         assert found and found[0] == doubt
         rows = read(caches["cpu"], sorted(training.labels)[:5])
