@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import CacheError
+from cache.records import convert, parse_json
 
 FORMAT_VERSION = 1
 
@@ -33,8 +34,8 @@ class Identity:
     fit: str
     interpolation: str
     size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[int | float, ...]
+    std: tuple[int | float, ...]
     views: str
     precision: str
     calibration: str
@@ -51,14 +52,15 @@ class Identity:
 
         Raises:
             CacheError: it is of another version of the format.
-            ValueError, TypeError, KeyError, AttributeError: it is no identity at all.
+            RecordError, TypeError: it is no identity at all.
         """
-        fields: dict[str, Any] = json.loads(text)
+        fields = parse_json(text, dict[str, Any])
         if (found := fields.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
                 f"written in cache format {found}, this version of Frostline reads format "
                 f"{FORMAT_VERSION}: use the version that wrote it, or another --workspace"
             )
+        convert(fields, cls)  # for its types: numbers stay as they were written, and so the digest
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
     @property

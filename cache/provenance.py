@@ -1,9 +1,39 @@
 """How rows came to be: words and numbers beside them, never part of what they are."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
+
+from cache.records import convert, parse_json
+
+Words = str | list[str]
+Seconds = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 Note = dict[str, Any]  # words, lists of words, numbers that can be added, and notes within notes
+
+
+class _Entries(TypedDict, total=False):
+    """What may be in a note."""
+
+    weights: Words
+    engine: Words
+    host: Words
+    versions: dict[str, Words]
+    rows: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    seconds: Seconds
+    stages: dict[str, Seconds]
+
+
+def read_note(text: str) -> Note:
+    """Read a note from JSON: the entries that this version knows.
+
+    Raises:
+        RecordError: it is none, or an entry has another type.
+    """
+    note = parse_json(text, dict[str, Any])
+    known = {name: value for name, value in note.items() if name in _Entries.__annotations__}
+    convert(known, _Entries)
+    return known
 
 
 def merged(notes: Sequence[Note]) -> Note:

@@ -8,15 +8,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.atomic import check_file
 from cache.errors import CacheError, SegmentGoneError
 from cache.files import BEGINNING, Beginning, beginnings, content, is_url, put, size_of
 from cache.identity import Identity
+from cache.provenance import read_note
+from cache.records import parse_json
 
 FORMAT = "frostline-segment"
 CHUNK_ROWS = 256
@@ -64,6 +68,15 @@ class Header:
     provenance: dict[str, Any]
     sha256: str
     compacted: bool
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A failure as it is stored."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    path: str
+    reason: str
 
 
 def write_segment(
@@ -218,8 +231,10 @@ def _reading(
         source: Any = path
         if is_url(path):
             source = beginning or io.BytesIO(content(path))
+        else:
+            check_file(path)
         with h5py.File(source, "r") as file:
-            if "format" not in file.attrs or _text(file, "format") != FORMAT:
+            if _text(file, "format") != FORMAT:
                 raise ValueError("it is not a Frostline segment")
             _check_layout(file)
             yield file
@@ -237,7 +252,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise CacheError(
-                f"{path} can't be opened ({error}): mend that and try again"
+                f"{path} can't be opened: {error.strerror or error}. Fix this and try again."
             ) from error
         raise _damaged(path, str(error)) from error
 
@@ -268,15 +283,15 @@ def _header_behind(path: Path, first: bytes, size: int) -> Header:
 
 
 def _header(file: Any) -> Header:
-    failures = json.loads(file["failures"][:].tobytes())
+    failures = parse_json(file["failures"][:].tobytes(), list[_Unread])
     return Header(
         identity=Identity.from_json(_text(file, "identity")),
         hashes=file["hash"][:],
         views=file["view"][:],
         failures=tuple(
-            Failure(bytes.fromhex(row["sha256"]), row["path"], row["reason"]) for row in failures
+            Failure(bytes.fromhex(row.sha256), row.path, row.reason) for row in failures
         ),
-        provenance=json.loads(_text(file, "provenance")),
+        provenance=read_note(_text(file, "provenance")),
         sha256=_text(file, "sha256"),
         compacted=file["embedding"].id.get_offset() is not None,
     )
@@ -292,25 +307,50 @@ def _embeddings(file: Any, path: Path) -> tuple[NDArray[np.float32], bool]:
 
 
 def _check_layout(file: Any) -> None:
-    """Make sure that every part lies in this very file, in the type and shape it should have."""
+    """Make sure that every part lies in this very file, in the type and shape it should have.
+
+    No part is read: what is declared can be larger than any memory.
+    """
     for name in PARTS:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"its {name} is missing, or a link to somewhere else")
     parts = {name: file[name] for name in PARTS}
     for name, part in parts.items():
-        if part.is_virtual or part.external or part.compression:
-            raise ValueError(f"its {name} lies in another file, or is compressed")
-    n, dim = len(parts["hash"]), Identity.from_json(_text(file, "identity")).embedding_dim
+        _check_storage(name, part)
+    n, dim = parts["hash"].shape[0], Identity.from_json(_text(file, "identity")).embedding_dim
     shapes = [part.shape for part in parts.values()]
     if shapes != [(n, 32), (n,), (n, dim), (parts["failures"].size,)]:
         raise ValueError(f"its arrays have the shapes {shapes}")
     if (types := [part.dtype.str for part in parts.values()]) != list(PARTS.values()):
         raise ValueError(f"its arrays have the types {types}")
+    declared, size = sum(part.nbytes for part in parts.values()), file.id.get_filesize()
+    if declared > size:
+        raise ValueError(f"it declares {declared:,} bytes of rows, and the file has {size:,}")
+
+
+def _check_storage(name: str, part: Any) -> None:
+    """Make sure that an array is stored here, as it is, with Fletcher-32 where it has chunks."""
+    if not isinstance(part, h5py.Dataset) or not part.shape:
+        raise ValueError(f"its {name} is no array")
+    layout = part.id.get_create_plist()
+    filters = [layout.get_filter(number)[0] for number in range(layout.get_nfilters())]
+    if part.is_virtual or part.external:
+        raise ValueError(f"its {name} lies in another file")
+    if filters != ([h5py.h5z.FILTER_FLETCHER32] if part.chunks else []):
+        raise ValueError(f"its {name} is compressed, or has other HDF5 filters than a checksum")
+    if part.chunks and any(c > n for c, n in zip(part.chunks, part.shape, strict=True)):
+        raise ValueError(f"its {name} has chunks larger than itself")
 
 
 def _text(file: Any, name: str) -> str:
-    value = file.attrs[name]
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """Read an attribute, if it is a text of fixed length: any other may lie in a damaged heap."""
+    if not h5py.h5a.exists(file.id, name.encode()):
+        raise ValueError(f"it is not a Frostline segment: it has no attribute {name}")
+    attribute = file.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind != "S":
+        raise ValueError(f"its attribute {name} is no text of fixed length")
+    value: bytes = file.attrs[name]
+    return value.decode()
 
 
 def _check_finite(embeddings: NDArray[np.float32]) -> None:
