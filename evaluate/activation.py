@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -16,12 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cache.atomic import replacing
+from cache.arrays import ArrayFileError, read_arrays, write_arrays
 from cache.errors import HeadError, ResultsError
 from extract.load import LoadedBackbone
 from heads.architectures import NEIGHBOURS
 from heads.fitted import Neighbours
 
+FORMAT = "frostline-maps-2"
 IMAGES_AT_ONCE = 8
 COLOURS = "plasma"  # of matplotlib: ordered to the eye, and at no end black or white like a gel
 OPACITY = 0.65  # where a map is highest; the picture must still be seen
@@ -125,8 +124,7 @@ def maps_path(heads: Path, head_id: str) -> Path:
 def write_maps(path: Path, maps: Maps) -> None:
     """Write maps whole or not at all. Raises OSError on a full disk."""
     hashes = np.frombuffer(b"".join(maps.hashes), np.uint8).reshape(len(maps.hashes), -1)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, hashes=hashes, maps=maps.maps)
+    write_arrays(path, {"hashes": hashes, "maps": maps.maps}, FORMAT)
 
 
 def read_maps(path: Path) -> Maps:
@@ -134,15 +132,13 @@ def read_maps(path: Path) -> Maps:
 
     Raises:
         ResultsError: the file is damaged.
+        OSError: it is not there, or can't be read.
     """
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            hashes, maps = file["hashes"], file["maps"]
-    except (BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
-        raise ResultsError(f"{path} is damaged ({error}): run evaluate again") from None
-    if maps.dtype != np.uint8 or maps.ndim != 3 or len(maps) != len(hashes):
-        raise ResultsError(f"{path} holds something else than activation maps: run evaluate again")
-    return Maps(tuple(row.tobytes() for row in hashes), maps)
+        arrays, _ = read_arrays(path, FORMAT)
+    except ArrayFileError as error:
+        raise ResultsError(f"{path} can't be used: {error}. Run evaluate again.") from None
+    return Maps(tuple(row.tobytes() for row in arrays["hashes"]), arrays["maps"])
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.uint8]) -> Image.Image:

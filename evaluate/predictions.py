@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cache.atomic import replacing
+from cache.checksum import check_checksum, write_checksum
 from cache.errors import ResultsError
 from evaluate.results import ANY_NAME
 
@@ -48,7 +49,7 @@ def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: s
 @ANY_NAME
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
     """Write one row per image: path, SHA-256, true class, whether it is leaked (0, 1), then each
-    class's probability.
+    class's probability. Its checksum lies beside it.
     """
     table = pd.DataFrame(
         {
@@ -61,6 +62,18 @@ def write_predictions(path: Path, predictions: Predictions, classes: Sequence[st
     )
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
+    write_checksum(path)
+
+
+def are_whole(path: Path) -> bool:
+    """Tell whether predictions are there, as they were written. Raises OSError."""
+    if not path.exists():
+        return False
+    try:
+        check_checksum(path)
+    except ValueError:
+        return False
+    return True
 
 
 @ANY_NAME
@@ -68,9 +81,11 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
     """Read what `write_predictions` wrote.
 
     Raises:
-        ResultsError: the file is damaged, or of other classes.
+        ResultsError: the file is damaged, of other classes, or of an older version.
+        OSError: it can't be read.
     """
     try:
+        check_checksum(path)
         table = pd.read_csv(
             path,
             dtype=dict.fromkeys(FIXED, str),
@@ -85,4 +100,4 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
             table["leaked"].to_numpy(dtype=np.int64) == 1,
         )
     except (KeyError, ValueError, pd.errors.ParserError) as error:
-        raise ResultsError(f"{path} is damaged ({error}): run evaluate again") from None
+        raise ResultsError(f"{path} can't be used: {error}. Run evaluate again.") from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from evaluate.published import read_published
 from evaluate.study import cautions, describe_confusions, studies
 from evaluate.workspace import Workspace
 
+LEFT_OUT = 5  # files that are named
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 
 
@@ -64,23 +66,29 @@ SECTIONS: dict[str, Section] = {
 
 
 def write_report(
-    workspace: Workspace, baseline: Path | None = None, limits: Limits = NO_LIMITS
+    workspace: Workspace,
+    baseline: Path | None = None,
+    limits: Limits = NO_LIMITS,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write the report and return its path.
 
-    A pure function of files: the same ones give the same bytes. What is not there is left out.
-    baseline: a table of published results, to stand beside ours. limits: of what a model may cost;
-    the best one that keeps them is named.
+    A pure function of files: the same ones give the same bytes. What is not there is left out; so
+    is a file that can't be used, which the page and remark name. baseline: a table of published
+    results, to stand beside ours. limits: of what a model may cost; the best one that keeps them is
+    named.
 
     Raises:
-        ResultsError: there are no results, or a file that the report is made from is damaged, or
-            a page that is not ours would be overwritten.
-        HeadError, CacheError: a head's file or a cache is damaged.
+        ResultsError: there are no results, or `results.csv` or the baseline is damaged, or a page
+            that is not ours would be overwritten.
     """
     published = tuple(read_published(baseline)) if baseline else ()
     found = [gather(study, workspace, published, limits) for study in studies(workspace.results)]
     parts = [_study(material, f"s{number}") for number, material in enumerate(found, start=1)]
-    html = _render("index.html.jinja", studies=parts, extractions=extractions(workspace))
+    costs = found[0].read(partial(extractions, workspace)) or []
+    html = _render("index.html.jinja", studies=parts, extractions=costs)
+    for line in dict.fromkeys(line for material in found for line in material.left_out):
+        remark(line)
     return _write(workspace.report, html)
 
 
@@ -97,7 +105,10 @@ def write_audit_page(audit: Audit, path: Path) -> Path:
 def _study(material: Material, name: str) -> dict[str, Any]:
     """Return what the templates show of one study; name: of its place in the page."""
     study = material.study
-    shown = [(key, part.heading, part.show(material)) for key, part in SECTIONS.items()]
+    shown = [
+        (key, part.heading, material.read(partial(part.show, material)))
+        for key, part in SECTIONS.items()
+    ]
     sections = [
         {"id": key, "heading": heading, "content": content}
         for key, heading, content in shown
@@ -112,9 +123,17 @@ def _study(material: Material, name: str) -> dict[str, Any]:
         "guessing": 1 / len(material.classes),
         "undecided": _undecided(content.get("evidence")),
         "confused": printable(describe_confusions(study.best)),
-        "cautions": [printable(line) for line in cautions(study)],
+        "cautions": [printable(line) for line in (*cautions(study), *_left_out(material))],
         "sections": sections,
     }
+
+
+def _left_out(material: Material) -> list[str]:
+    """Name the files that could not be used, as they are called in the workspace."""
+    lines = list(dict.fromkeys(material.left_out))
+    told = [line.replace(f"{material.workspace.root}/", "") for line in lines[:LEFT_OUT]]
+    more = len(lines) - len(told)
+    return [f"Left out: {line}" for line in told] + [f"Left out: {more} more files."] * bool(more)
 
 
 def _undecided(evidence: dict[str, Any] | None) -> str:

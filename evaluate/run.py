@@ -14,7 +14,7 @@ from cache.store import open_cache
 from evaluate import rows
 from evaluate.activation import Maps, activation_maps, maps_path, write_maps
 from evaluate.measure import Answers, Measurement, measure
-from evaluate.predictions import Predictions, predictions_path, write_predictions
+from evaluate.predictions import Predictions, are_whole, predictions_path, write_predictions
 from evaluate.reload import reload_target
 from evaluate.results import COLUMNS, Row, add_result, matching, read_results
 from evaluate.timing import time_models
@@ -153,8 +153,9 @@ def unmeasured(
         same_choice = rows["selected_by"] == saved.info.selection.rule
         same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
         same_images = rows["n_leaked"] == sum(key in leaked for key in test.labels)
-        row_is_there = bool((same_choice & same_folds & same_images).any())
-        return row_is_there and predictions_path(workspace.heads, *key).exists()
+        same_head = (rows["temperature"] - saved.info.temperature).abs() < 1e-5
+        row_is_there = bool((same_choice & same_folds & same_images & same_head).any())
+        return row_is_there and are_whole(predictions_path(workspace.heads, *key))
 
     return [saved for saved in heads if not measured(saved)]
 

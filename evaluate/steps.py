@@ -334,7 +334,7 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     from rich.console import Console
 
     from evaluate.page.constrained import choice_in_words
-    from evaluate.report import write_report
+    from evaluate.report import LEFT_OUT, write_report
     from evaluate.study import (
         cautions,
         describe_best,
@@ -345,7 +345,12 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     from evaluate.terminal import ranked_table
 
     place.require_folder()
-    path = write_report(place, baseline, limits)
+    left_out = list[str]()
+    path = write_report(place, baseline, limits, left_out.append)
+    for line in left_out[:LEFT_OUT]:
+        warn(f"Left out of the report: {line}")
+    if len(left_out) > LEFT_OUT:
+        warn(f"Left out of the report: {len(left_out) - LEFT_OUT} more files.")
     console = Console(width=None if Console().is_terminal else 160)
     for study in reversed(studies(place.results)):
         console.print(ranked_table(study, console.width))

@@ -1,7 +1,9 @@
 """The best model within limits of latency and size, and what it gives up."""
 
+from contextlib import suppress
 from typing import Any
 
+from cache.errors import ResultsError
 from evaluate.choice import Limits, choose, describe_choice, limits_in_words, nearest, size_mb
 from evaluate.page.evidence import compared
 from evaluate.page.material import Material
@@ -14,13 +16,13 @@ from evaluate.workspace import Workspace
 def choice_in_words(study: Study, limits: Limits, workspace: Workspace) -> str:
     """Say which model is the best within the limits, and what it gives up; see `describe_choice`.
 
-    Raises:
-        ResultsError: predictions are damaged.
+    Models whose predictions can't be used are not compared.
     """
     chosen = choose(study.rows, limits)
     against = None
     if chosen is not None and chosen is not study.best:
-        against = compared(chosen, study.best, workspace)
+        with suppress(ResultsError, OSError):  # the report names the file
+            against = compared(chosen, study.best, workspace)
     return describe_choice(study, limits, against)
 
 

@@ -1,6 +1,7 @@
 """Whether devices agree: the embeddings of two, and what their models answered."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -27,7 +28,7 @@ def device_parity(material: Material) -> list[dict[str, Any]]:
     """Compare each two devices of a backbone: embeddings of the test images, and answers.
 
     Raises:
-        CacheError, HeadError, ResultsError: a file is damaged.
+        CacheError: a cache is damaged.
     """
     hashes = [key for found in list(material.answers.values())[:1] for key in found.hashes]
     lines = []
@@ -60,8 +61,9 @@ def _caches(material: Material) -> list[tuple[Row, Cache]]:
     found = []
     for row in first_of_each(_frozen(material), *PLACE):
         path = head_path(material.workspace.heads, row["head_id"])
-        if path.exists():
-            found.append((row, open_cache(material.workspace.cache, read_info(path).identity)))
+        info = material.read(partial(read_info, path)) if path.exists() else None
+        if info:
+            found.append((row, open_cache(material.workspace.cache, info.identity)))
     return sorted(found, key=lambda each: each[1].identity.name)
 
 
@@ -73,7 +75,9 @@ def _pairs(material: Material, first: Row, second: Row) -> list[tuple[int, set[b
         other = of_first.get(_key(row)) if _same_place(row, second) else None
         if other is None:
             continue
-        answers = [read_answers(each, material.workspace) for each in (other, row)]
+        answers = [
+            material.read(partial(read_answers, each, material.workspace)) for each in (other, row)
+        ]
         if answers[0] and answers[1]:
             found.append(_differing(answers[0], answers[1]))
     return found

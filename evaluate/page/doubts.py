@@ -1,5 +1,6 @@
 """How it was measured what makes an answer doubtful."""
 
+from functools import partial
 from typing import Any
 
 from evaluate.doubt import SCORES, doubt_path, read_doubt
@@ -7,16 +8,13 @@ from evaluate.page.material import Material
 
 
 def doubts(material: Material) -> dict[str, Any] | None:
-    """Show how well each score of doubt finds the best model's errors; None if not measured.
-
-    Raises:
-        ResultsError: the file is damaged.
-    """
+    """Show how well each score of doubt finds the best model's errors; None if not measured."""
     best = material.study.best
     path = doubt_path(material.workspace.heads, best["head_id"])
-    if not path.exists():
+    measured = material.read(partial(read_doubt, path)) if path.exists() else None
+    if measured is None:
         return None
-    found, _ = read_doubt(path)
+    found, _ = measured
     return {
         "doubt": found,
         "chosen": SCORES[found.chosen].summary,

@@ -1,6 +1,7 @@
 """What the data support: the best model against the others, and what each choice is worth."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def against_the_best(material: Material) -> dict[str, Any] | None:
 
 def effects(material: Material) -> dict[str, Any] | None:
     """Say what each choice, such as that of a backbone, is worth, over all models."""
-    rows, right = _all_right(material.study.rows, material.workspace)
+    rows, right = _all_right(material)
     found = factor_effects(rows, right) if len(rows) > 1 else []
     if not found:
         return None
@@ -167,13 +168,14 @@ def _worth_telling(
     return list(first.values())[:TOLD]
 
 
-def _all_right(rows: Sequence[Row], workspace: Workspace) -> tuple[list[Row], NDArray[np.bool_]]:
+def _all_right(material: Material) -> tuple[list[Row], NDArray[np.bool_]]:
     """Return the rows whose predictions are there, on the best one's images, and which answers
     are right: bool [rows, images].
     """
     kept, rights, images = list[Row](), list[NDArray[np.bool_]](), list[bytes]()
-    for row in rows:
-        if (found := read_answers(row, workspace)) is None:
+    for row in material.study.rows:
+        found = material.read(partial(read_answers, row, material.workspace))
+        if found is None:
             continue
         clean = found.clean
         order = np.argsort(np.array([key.hex() for key in clean.hashes]))

@@ -1,9 +1,11 @@
 """What the sections of one study are made from, read once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
-from cache.errors import ResultsError
+from cache.errors import FrostlineError, ResultsError
 from evaluate.choice import NO_LIMITS, Limits
 from evaluate.findings import Audit, audit_path, read_audit
 from evaluate.predictions import Predictions, predictions_path, read_predictions
@@ -14,6 +16,8 @@ from evaluate.study import Study, confusion, first_of_each
 from evaluate.workspace import Workspace
 from heads.files import HeadInfo, head_path, read_info
 
+Found = TypeVar("Found")
+
 DRAWN = 24  # models in charts and comparisons: the first in the ranking
 BACKBONES_DRAWN = 8
 
@@ -22,7 +26,8 @@ BACKBONES_DRAWN = 8
 class Material:
     """answers, infos: predictions and head files by model_id, of the models drawn and the best of
     each backbone, as far as they are there. audit: of the study's images, if there is one. limits:
-    of what a model may cost, if any were given.
+    of what a model may cost, if any were given. left_out: what is wrong with files that could not
+    be used, as far as they were needed until now.
     """
 
     study: Study
@@ -32,6 +37,11 @@ class Material:
     audit: Audit | None
     published: tuple[Published, ...]
     limits: Limits = NO_LIMITS
+    left_out: list[str] = field(default_factory=list)
+
+    def read(self, read: Callable[[], Found]) -> Found | None:
+        """Read something from a file; None if the file can't be used, which is noted."""
+        return _attempt(read, self.left_out)
 
     @property
     def drawn(self) -> tuple[Row, ...]:
@@ -66,22 +76,24 @@ def gather(
     published: tuple[Published, ...] = (),
     limits: Limits = NO_LIMITS,
 ) -> Material:
-    """Read what a study's sections are made from.
+    """Read what a study's sections are made from; a file that can't be used is left out."""
+    rows = {row["model_id"]: row for row in (*study.rows[:DRAWN], *champions(study))}
+    left_out = list[str]()
 
-    Raises:
-        ResultsError, HeadError: a file is damaged.
-    """
-    rows = (*study.rows[:DRAWN], *champions(study))
-    answers = {row["model_id"]: read_answers(row, workspace) for row in rows}
-    infos = {row["model_id"]: _info(row, workspace) for row in rows}
+    def each(read: Callable[[Row, Workspace], Found | None]) -> dict[int, Found | None]:
+        found = rows.items()
+        return {key: _attempt(partial(read, row, workspace), left_out) for key, row in found}
+
+    answers, infos = each(read_answers), each(_info)
     return Material(
         study,
         workspace,
         {key: found for key, found in answers.items() if found},
         {key: info for key, info in infos.items() if info},
-        _audit(study.best, workspace),
+        _attempt(partial(_audit, study.best, workspace), left_out),
         published,
         limits,
+        left_out,
     )
 
 
@@ -90,6 +102,7 @@ def read_answers(row: Row, workspace: Workspace) -> Predictions | None:
 
     Raises:
         ResultsError: the file is damaged, or not that of the row.
+        OSError: it can't be read.
     """
     key = (row["head_id"], row["test_fingerprint"], row["engine"])
     path = predictions_path(workspace.heads, *key)
@@ -97,8 +110,18 @@ def read_answers(row: Row, workspace: Workspace) -> Predictions | None:
         return None
     predictions = read_predictions(path, confusion(row)[0])
     if len(predictions.clean.paths) != row["n_test"]:
-        raise ResultsError(f"{path} is cut short: run evaluate again")
+        raise ResultsError(f"{path} can't be used: it is cut short. Run evaluate again.")
     return predictions
+
+
+def _attempt(read: Callable[[], Found], left_out: list[str]) -> Found | None:
+    try:
+        return read()
+    except FrostlineError as error:
+        left_out.append(str(error))
+    except OSError as error:
+        left_out.append(f"{error.filename} can't be read: {error.strerror or error}.")
+    return None
 
 
 def _info(row: Row, workspace: Workspace) -> HeadInfo | None:

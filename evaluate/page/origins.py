@@ -1,5 +1,7 @@
 """Where a result comes from: data, weights, versions, choice and times, and what embedding cost."""
 
+from functools import partial
+
 from cache.provenance import words
 from cache.store import Cache, contents, find_caches, open_cache
 from evaluate.inventory import costs
@@ -11,11 +13,7 @@ from heads.files import FROZEN
 
 
 def provenance(material: Material) -> list[tuple[str, str]]:
-    """Return what the study is of, as names and values.
-
-    Raises:
-        CacheError: the best model's cache is damaged.
-    """
+    """Return what the study is of, as names and values."""
     rows, best = material.study.rows, material.study.best
     when = sorted(str(row["evaluated_at"]) for row in rows)
     notes = [
@@ -31,7 +29,8 @@ def provenance(material: Material) -> list[tuple[str, str]]:
     if best["cv_accuracy"] == best["cv_accuracy"]:
         notes.append(("judged by folds", _folds(best)))
     if (info := material.infos.get(best["model_id"])) and best["mode"] == FROZEN:
-        notes += _of_cache(open_cache(material.workspace.cache, info.identity))
+        cache = open_cache(material.workspace.cache, info.identity)
+        notes += material.read(partial(_of_cache, cache)) or []
     return [(name, printable(str(value))) for name, value in notes]
 
 

@@ -1,6 +1,7 @@
 """What the models said of single images, mistakes first, and where in them they looked."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,9 @@ def mistakes_first(found: Predictions, row: Row) -> tuple[list[int], NDArray[np.
 def _maps(material: Material, row: Row) -> HeatMaps:
     """Return a model's activation maps by image; none where it has none."""
     path = maps_path(material.workspace.heads, row["head_id"])
-    if not path.exists():
+    found = material.read(partial(read_maps, path)) if path.exists() else None
+    if found is None:
         return {}
-    found = read_maps(path)
     return dict(zip(found.hashes, found.maps, strict=True))
 
 
