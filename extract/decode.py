@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
+from extract import tiff
 from extract.decoding import AS_USUAL, Decoding
 from extract.views import border_level, rendered
 
@@ -44,11 +45,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 BAND = 2**18  # pixels that are converted at once
-WHITE_IS_ZERO = 0  # of TIFF tag 262, PhotometricInterpretation
-PHOTOMETRIC_TAG = 262
-BITS_PER_SAMPLE_TAG = 258
-UNSIGNED, SIGNED = 1, 2  # of TIFF tag 339, SampleFormat
-SAMPLE_FORMAT_TAG = 339
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,7 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
-            if _over_the_limit(image.width, image.height):
-                raise _too_large(f"{image.width} x {image.height} pixels")
-            several_pages = _has_several_pages(image)
-            stored = (image.width, image.height, image.mode)
-            gray = _to_gray(image, decoding.fast)
+        gray, several_pages, stored = _opened(data, decoding.fast)
         if decoding.fit == "pad":
             gray = _padded(gray)
         key = sha256(data).digest() if numbers else b""
@@ -95,26 +86,42 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
     except Image.DecompressionBombError as error:  # twice the limit; Pillow refuses by itself
         raise _too_large(str(error)) from None
     except UnidentifiedImageError:
-        raise UnreadableImageError(_unknown(data)) from None
+        raise UnreadableImageError("not an image of a known format") from None
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
     return Picture(np.array(gray)[np.newaxis], several_pages, *stored, augmented)
 
 
-def _over_the_limit(width: int, height: int) -> bool:
+def _check_size(width: int, height: int, what: str = "") -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    return limit is not None and width * height > limit
+    if limit is not None and width * height > limit:
+        raise _too_large(f"{width} x {height} pixels{what}")
 
 
 def _too_large(size: str) -> UnreadableImageError:
     return UnreadableImageError(f"refused undecoded, being too large: {size} (see --max-pixels)")
 
 
-def _unknown(data: bytes) -> str:
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "a kind of TIFF that Pillow can't read: save it as gray of 8 or 16 bits"
-    return "not an image of a known format"
+def _opened(data: bytes, fast: bool) -> tuple[Image.Image, bool, tuple[int, int, str]]:
+    """Return the gray image of the first page that counts, whether there are more, and how it is
+    stored: width, height, mode.
+    """
+    if data.startswith(tiff.STARTS):
+        with tiff.first_page(data) as (page, several_pages):
+            if not isinstance(page, Image.Image):
+                _check_size(page.imagewidth, page.imagelength)
+                numbers = tiff.numbers(page)
+                gray = _gray_of_numbers(numbers)
+                return gray, several_pages, (gray.width, gray.height, numbers.mode)
+            _check_size(page.width, page.height)
+            stored = page.width, page.height, page.mode
+            return _to_gray(page, fast), several_pages, stored
+    with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
+        _check_size(image.width, image.height)
+        stored = image.width, image.height, image.mode
+        several_pages = _has_several_pages(image)
+        return _to_gray(image, fast), several_pages, stored
 
 
 def _has_several_pages(image: Image.Image) -> bool:
@@ -134,22 +141,43 @@ def _to_gray(image: Image.Image, fast: bool) -> Image.Image:
         gray = _gray_full_scale(image)
     elif image.mode in ("I", "F"):
         gray = _gray_stretched(_samples(image))
-    elif _tag(image, SAMPLE_FORMAT_TAG) == SIGNED:  # Pillow would take -1 for 255
-        raise UnreadableImageError("a TIFF of signed 8-bit numbers: save it as unsigned ones")
     elif image.has_transparency_data:
-        gray = _gray_on_white(image)
+        image.load()
+        gray = _in_bands(image.height, image.width, lambda *rows: _on_white(_rows_of(image, *rows)))
     else:
         gray = image.convert("L")
-    orientation = ExifTags.Base.Orientation
-    gray.getexif()[orientation] = image.getexif().get(orientation, 1)
+    return _turned(gray, image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _turned(gray: Image.Image, orientation: int) -> Image.Image:
+    gray.getexif()[ExifTags.Base.Orientation] = orientation
     ImageOps.exif_transpose(gray, in_place=True)
     return gray
 
 
+def _rows_of(image: Image.Image, top: int, bottom: int) -> Image.Image:
+    return image.crop((0, top, image.width, bottom))
+
+
+def _on_white(colour: Image.Image) -> NDArray[np.uint8]:
+    """Lay what is transparent on white, and return the luma."""
+    if colour.mode == "La":  # premultiplied; Pillow converts it to nothing else
+        colour = colour.convert("LA")
+    colour = colour.convert("RGBA")
+    white = Image.new("RGBA", colour.size, "white")
+    return np.asarray(Image.alpha_composite(white, colour).convert("L"))
+
+
+def _in_bands(
+    height: int, width: int, rows: Callable[[int, int], NDArray[np.uint8]]
+) -> Image.Image:
+    """Return the image of mode L that `rows` gives a few rows at a time: (top, bottom) → levels."""
+    return Samples(height, width, rows).gray(lambda levels: levels)
+
+
 def _padded(gray: Image.Image) -> Image.Image:
     side = max(gray.size)
-    if _over_the_limit(side, side):
-        raise _too_large(f"{side} x {side} pixels once --fit pad has padded it to a square")
+    _check_size(side, side, " once --fit pad has padded it to a square")
     square = Image.new("L", (side, side), border_level(gray))
     square.paste(gray, ((side - gray.width) // 2, (side - gray.height) // 2))
     return square
@@ -182,16 +210,8 @@ class Samples:
 
 
 def _samples(image: Image.Image) -> Samples:
-    # Pillow has no mode for unsigned 32 bits: the upper half comes negative.
-    unsigned = image.mode == "I" and _tag(image, SAMPLE_FORMAT_TAG) == UNSIGNED
-
-    def rows(top: int, bottom: int) -> NDArray[Any]:
-        band = np.asarray(image.crop((0, top, image.width, bottom)))
-        return band.view(np.uint32) if unsigned else band
-
     image.load()
-    white_is_zero = _tag(image, PHOTOMETRIC_TAG) == WHITE_IS_ZERO
-    return Samples(image.height, image.width, rows, white_is_zero)
+    return Samples(image.height, image.width, lambda *rows: np.asarray(_rows_of(image, *rows)))
 
 
 @lru_cache(maxsize=8)
@@ -209,14 +229,13 @@ def gray_levels(full: int, white_is_zero: bool = False) -> NDArray[np.uint8]:
 
 
 def _gray_full_scale(image: Image.Image) -> Image.Image:
-    """Scale 0…full scale (65535, a TIFF of 12 bits 4095) to 0…255."""
-    samples = _samples(image)
-    levels = gray_levels(2 ** (_tag(image, BITS_PER_SAMPLE_TAG) or 16) - 1, samples.white_is_zero)
+    """Scale 0…65535 to 0…255."""
+    levels = gray_levels(2**16 - 1)
     transparent = image.info.get("transparency")  # of a PNG: the one value that is
     if isinstance(transparent, int):
         levels = levels.copy()
         levels[transparent] = 255
-    return samples.gray(lambda numbers: levels[numbers])
+    return _samples(image).gray(lambda numbers: levels[numbers])
 
 
 def _gray_stretched(samples: Samples) -> Image.Image:
@@ -237,19 +256,42 @@ def _gray_stretched(samples: Samples) -> Image.Image:
     return samples.gray(level_of)
 
 
-def _gray_on_white(image: Image.Image) -> Image.Image:
-    """Lay what is transparent on white."""
+def _gray_of_numbers(page: tiff.Numbers) -> Image.Image:
+    """Convert what tifffile read by the rules that hold for what Pillow reads."""
+    height, width, _ = page.values.shape
+    full = 2**page.bits - 1
+    if page.photometric in (tiff.RGB, tiff.CMYK):
 
-    def rows(top: int, bottom: int) -> NDArray[Any]:
-        colour = image.crop((0, top, image.width, bottom)).convert("RGBA")
-        white = Image.new("RGBA", colour.size, "white")
-        return np.asarray(Image.alpha_composite(white, colour).convert("L"))
+        def luma(top: int, bottom: int) -> NDArray[np.uint8]:
+            band = page.values[top:bottom] >> (page.bits - 8)
+            return _luma(band.astype(np.uint8), page)
 
-    image.load()
-    return Samples(image.height, image.width, rows).gray(lambda levels: levels)
+        return _turned(_in_bands(height, width, luma), page.orientation)
+
+    def samples(number: int, white_is_zero: bool = False) -> Samples:
+        return Samples(height, width, lambda a, b: page.values[a:b, :, number], white_is_zero)
+
+    first = samples(0, page.photometric == tiff.WHITE_IS_ZERO)
+    if page.palette is not None:
+        colours = (page.palette.T[np.newaxis] >> 8).astype(np.uint8)
+        levels = np.asarray(Image.fromarray(colours).convert("L"))[0]
+        gray = first.gray(lambda numbers: levels[numbers])
+    elif page.unsigned:
+        gray = first.gray(lambda numbers: gray_levels(full, first.white_is_zero)[numbers])
+    else:
+        gray = _gray_stretched(first)
+    if page.alpha:
+        alpha = samples(1).gray(lambda numbers: gray_levels(full)[numbers])
+        both = Image.merge("La" if page.alpha == tiff.PREMULTIPLIED else "LA", (gray, alpha))
+        gray = _in_bands(height, width, lambda *rows: _on_white(_rows_of(both, *rows)))
+    return _turned(gray, page.orientation)
 
 
-def _tag(image: Image.Image, number: int) -> int | None:
-    """Return a TIFF tag's value, of several samples the first one's; None where there is none."""
-    value = getattr(image, "tag_v2", {}).get(number)
-    return value[0] if isinstance(value, tuple) else value
+def _luma(colours: NDArray[np.uint8], page: tiff.Numbers) -> NDArray[np.uint8]:
+    mode = "CMYK" if page.photometric == tiff.CMYK else "RGB"
+    if page.alpha:
+        mode = "RGBa" if page.alpha == tiff.PREMULTIPLIED else "RGBA"
+    height, width, _ = colours.shape
+    stored = np.ascontiguousarray(colours[..., : len(mode)])
+    image = Image.frombytes(mode, (width, height), stored.tobytes())
+    return _on_white(image) if page.alpha else np.asarray(image.convert("L"))

@@ -15,10 +15,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.decode import PHOTOMETRIC_TAG, SIZE, decode_gray
+from extract.decode import SIZE, decode_gray
 from extract.decoding import FITS, Decoding
 from extract.load import LoadedBackbone
 from extract.target import Target, decoding_of
+from extract.tiff import PHOTOMETRIC
 from tests.conftest import ROOT
 
 RAMP = np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))  # 0…223, left to right
@@ -72,13 +73,13 @@ def test_16_bit_keeps_its_full_scale() -> None:
 
 def test_white_is_zero_tiff_at_8_bits() -> None:
     # Pillow inverts such an image on writing and on reading: what it shows is what was meant.
-    assert np.array_equal(gray(Image.fromarray(RAMP), "TIFF", tiffinfo={PHOTOMETRIC_TAG: 0}), RAMP)
+    assert np.array_equal(gray(Image.fromarray(RAMP), "TIFF", tiffinfo={PHOTOMETRIC: 0}), RAMP)
 
 
 def test_white_is_zero_tiff_at_16_bits() -> None:
     # Here Pillow inverts neither way: the file holds 0 where the picture is white.
     stored = RAMP.astype(np.uint16) * 257
-    shown = gray(Image.fromarray(stored), "TIFF", tiffinfo={PHOTOMETRIC_TAG: 0})
+    shown = gray(Image.fromarray(stored), "TIFF", tiffinfo={PHOTOMETRIC: 0})
     assert np.array_equal(shown, 255 - RAMP)
 
 
