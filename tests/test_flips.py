@@ -1,15 +1,20 @@
-"""A flipped bit anywhere in a segment is found, or is of no consequence."""
+"""A flipped bit anywhere in a file of a workspace is found, or is of no consequence."""
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from cache.arrays import write_arrays
+from cache.checksum import checksum_path
 from cache.compact import compact
-from cache.errors import CacheError
+from cache.errors import CacheError, FrostlineError
 from cache.segments import (
     Failure,
     Header,
@@ -18,7 +23,22 @@ from cache.segments import (
     verify_segment,
     write_segment,
 )
-from cache.store import open_cache
+from cache.store import Cache, open_cache, read
+from evaluate.activation import Maps, maps_path, read_maps, write_maps
+from evaluate.conventional.checkpoint import read_checkpoint, write_checkpoint
+from evaluate.doubt import Doubt, doubt_path, read_doubt, write_doubt
+from evaluate.predict import find_model
+from evaluate.predictions import Predictions, predictions_path, read_predictions, write_predictions
+from evaluate.reload import NETWORK_FORMAT, check_network, network_path
+from evaluate.results import add_result
+from evaluate.study import studies
+from evaluate.workspace import Workspace
+from heads.answer import answer, probabilities
+from heads.configuration import Configuration
+from heads.files import read_info
+from heads.grid import Sweep
+from heads.run import train_heads
+from tests.reported import row
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import key
 
@@ -89,6 +109,107 @@ def test_every_flipped_bit_is_found_or_harmless(
         f"flipped bits in a segment's rows: {found[True]} of {tried} found; elsewhere in the file "
         f"{found[False]} of {others} found, the others of no consequence"
     )
+
+
+Read = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def readers(
+    caches: dict[str, Cache],
+    labels: dict[bytes, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[Path, Read]:
+    """Every kind of file that a workspace keeps beside its segments, and what is read from it."""
+    place = Workspace(tmp_path_factory.mktemp("flips"))
+    sweep = Sweep((Configuration("single", "adam"), Configuration("knn", "none")))
+    heads = train_heads(caches["cpu"], labels, "dataset", sweep, place.heads).heads
+    keys = tuple(sorted(labels)[:8])
+    embeddings = np.array(read(caches["cpu"], keys))
+    saved = heads[0]
+    chances = probabilities(answer(saved, embeddings), saved.info.temperature)
+    paths = tuple(Path(f"gel/{key.hex()[:6]}.png") for key in keys)
+    given = Predictions(paths, keys, np.arange(8) % 2, chances, np.arange(8) == 3)
+    classes, head = saved.info.classes, saved.info.id
+    predictions = predictions_path(place.heads, head, "t1", "torch")
+    write_predictions(predictions, given, classes)
+    maps = maps_path(place.heads, head)
+    write_maps(maps, Maps(keys, np.arange(8 * 49, dtype=np.uint8).reshape(8, 7, 7)))
+    doubt = doubt_path(place.heads, head)
+    powers = {"neighbour": 0.9, "margin": float("nan")}
+    known = Doubt("neighbour", powers, {"validation": 18}, 3, 0.25, 0.05, 0.8)
+    write_doubt(doubt, known, {"bank": embeddings[:4]})
+    network = network_path(place, "net")
+    write_arrays(network, {"fc.weight": embeddings[:2]}, NETWORK_FORMAT)
+    checkpoint = place.networks / "net.checkpoint.safetensors"
+    write_checkpoint(
+        checkpoint, {"sums": torch.arange(4.0)}, {"batch": 3, "curves": {"loss": [1.0]}}
+    )
+    return {
+        **{
+            each.path: partial(
+                lambda each: (repr(read_info(each.path)), answer(each, embeddings).tolist()), each
+            )
+            for each in heads
+        },
+        predictions: lambda: repr(read_predictions(predictions, classes)),
+        checksum_path(predictions): lambda: repr(read_predictions(predictions, classes)),
+        maps: lambda: repr(read_maps(maps)),
+        doubt: lambda: repr(read_doubt(doubt)),
+        doubt.with_suffix(".npz"): lambda: repr(read_doubt(doubt)),
+        network: lambda: check_network(place, "net"),
+        checkpoint: lambda: repr(read_checkpoint(checkpoint)),
+    }
+
+
+KINDS = 9  # of files in `readers`
+
+
+@pytest.mark.parametrize("number", range(KINDS))
+def test_a_flipped_bit_gives_what_was_written_or_an_error_that_names_the_file(
+    number: int, readers: dict[Path, Read], soak: bool, figure: Callable[[str], None]
+) -> None:
+    path, what_is_read = list(readers.items())[number]
+    assert len(readers) == KINDS
+    whole, before, found = path.read_bytes(), what_is_read(), 0
+    bits = [(position, bit) for position in range(len(whole)) for bit in range(8)]
+    if not soak:
+        # As many at the beginning, where names and sizes are, as anywhere.
+        some = random.Random(3)
+        bits = some.sample(bits[: 8 * 4096], min(150, len(bits))) + some.sample(bits, 150)
+    try:
+        for position, bit in bits:
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                assert what_is_read() == before, f"bit {bit} of byte {position}"
+            except FrostlineError as error:
+                assert path.name.removesuffix(".sha256").removesuffix(".npz") in str(error)
+                found += 1
+    finally:
+        path.write_bytes(whole)
+    assert found > len(bits) / 2
+    figure(f"flipped bits in {path.name}: {found} of {len(bits)} found, the others harmless")
+
+
+def test_a_flipped_bit_in_the_table_for_people_is_a_result_or_an_error(
+    tmp_path: Path, soak: bool
+) -> None:
+    """People may edit it: a changed digit can't be told from a corrected one."""
+    path = tmp_path / "results.csv"
+    for number in range(3):
+        add_result(path, row(f"head-{number}"))
+    whole = path.read_bytes()
+    bits = [(position, bit) for position in range(len(whole)) for bit in range(8)]
+    for position, bit in bits if soak else random.Random(4).sample(bits, 150):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        with suppress(FrostlineError):
+            studies(path)
+        with suppress(FrostlineError):
+            find_model(Workspace(tmp_path), "best")
 
 
 def test_foreign_parts_are_refused(segment: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections import namedtuple
@@ -18,6 +19,9 @@ from cache.store import Cache, open_cache, read_all
 from cache.verify import verify
 from extract.load import LoadedBackbone
 from extract.scan import scan
+from heads.configuration import Configuration
+from heads.grid import Sweep
+from heads.run import train_heads
 from tests import killing
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import extract_one
@@ -95,6 +99,21 @@ def test_compaction_whose_room_is_taken_meanwhile(
     enlarge(small_disk)
     assert compact(cache)
     assert len(read_all(cache).hashes) == 2000
+
+
+def test_a_head_without_room_says_in_one_sentence_how_much_it_needs(
+    small_disk: Path, caches: dict[str, Cache], labels: dict[bytes, str]
+) -> None:
+    """Of 1,280 x 512 numbers: 2.6 MB and more."""
+    sweep = Sweep((Configuration("multi", "sgd", epochs=1),))
+    with pytest.raises(OSError, match="No space left") as raised:
+        train_heads(caches["cpu"], labels, "dataset", sweep, small_disk / "heads")
+    assert re.search(r"\(3\.0 MiB are needed\)", str(raised.value))
+    assert "multi-sgd" in str(raised.value)
+    assert [path.name for path in (small_disk / "heads").glob("*.safetensors")] == []
+    enlarge(small_disk)
+    done = train_heads(caches["cpu"], labels, "dataset", sweep, small_disk / "heads")
+    assert done.trained == 1
 
 
 def full(*arguments: object) -> None:
