@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from cache.atomic import replacing
+from cache.atomic import check_file, replacing
 from cache.errors import ResultsError
+from cache.records import convert, parse_json
 from evaluate.workspace import Workspace
 
-FORMAT = "frostline-audit-1"
+FORMAT = "frostline-audit-2"
 SHOWN = 30  # of each kind of finding, on the terminal
 IMBALANCE = 3.0  # times as many images in the largest class as in the smallest
 TRAINING, TEST = "training", "test"
@@ -166,27 +169,35 @@ def audit_path(workspace: Workspace, dataset: str, test: str | None) -> Path:
 
 
 def write_audit(path: Path, found: Audit) -> None:
-    """Write an audit as JSON. Raises OSError."""
+    """Write an audit as JSON, with a checksum. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT} | asdict(found), indent=1)
+    record = {"format": FORMAT} | asdict(found)
+    text = json.dumps(record | {"sha256": _sha256(record)}, indent=1)
     with replacing(path) as temporary:
         temporary.write_text(text)  # ASCII: names of any kind are escaped
 
 
 def read_audit(path: Path) -> Audit:
-    """Read what `write_audit` wrote. Raises ResultsError on a damaged file, OSError."""
+    """Read what `write_audit` wrote.
+
+    Raises:
+        ResultsError: the file is damaged, was edited, or an older version wrote it.
+        OSError: it can't be read.
+    """
+    check_file(path)
     try:
-        content = json.loads(path.read_text())
-        if content.pop("format") != FORMAT:
+        record = parse_json(path.read_bytes(), dict[str, Any])
+        if record.get("format") != FORMAT:
             raise ValueError("another version of Frostline wrote it")
-        lists = {"images": Seen, "alike": Alike, "odd": Odd}
-        parts = {name: tuple(kind(**it) for it in content[name]) for name, kind in lists.items()}
-        unreadable = tuple((path, reason) for path, reason in content["unreadable"])
-        return Audit(**content | parts | {"unreadable": unreadable})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultsError(
-            f"{path} is damaged ({error}): delete it and run `cli.py audit` again"
-        ) from None
+        if record.pop("sha256", None) != _sha256(record):
+            raise ValueError("its content does not match its checksum")
+        return convert(record, Audit)
+    except ValueError as error:
+        raise ResultsError(f"{path} can't be used: {error}. Run `cli.py audit` again.") from None
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def as_json(found: Audit) -> str:

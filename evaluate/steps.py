@@ -193,7 +193,12 @@ def look_over(
     from evaluate.audit import audit, kept_audit
     from evaluate.findings import FINDINGS
 
-    found = None if anew else kept_audit(training, testing, place)
+    found = None
+    if not anew:
+        try:
+            found = kept_audit(training, testing, place)
+        except ResultsError as error:
+            warn(f"Audited again: {error}")
     if found is None:
         with bar("Looking for copies", "images") as progress:
             found = audit(training, testing, place, progress)

@@ -176,7 +176,7 @@ class TestFindings:
         audit(images, None, place)
         path = audit_path(place, fingerprint(images.labels), None)
         path.write_text(path.read_text()[:-30])
-        with pytest.raises(ResultsError, match=r"\.json is damaged .*: delete it and run"):
+        with pytest.raises(ResultsError, match=r"\.json can't be used: .* audit` again"):
             read_audit(path)
 
 

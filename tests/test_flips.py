@@ -27,6 +27,7 @@ from cache.store import Cache, open_cache, read
 from evaluate.activation import Maps, maps_path, read_maps, write_maps
 from evaluate.conventional.checkpoint import read_checkpoint, write_checkpoint
 from evaluate.doubt import Doubt, doubt_path, read_doubt, write_doubt
+from evaluate.findings import TEST, Alike, Audit, Odd, Seen, audit_path, read_audit, write_audit
 from evaluate.predict import find_model
 from evaluate.predictions import Predictions, predictions_path, read_predictions, write_predictions
 from evaluate.reload import NETWORK_FORMAT, check_network, network_path
@@ -139,6 +140,13 @@ def readers(
     powers = {"neighbour": 0.9, "margin": float("nan")}
     known = Doubt("neighbour", powers, {"validation": 18}, 3, 0.25, 0.05, 0.8)
     write_doubt(doubt, known, {"bank": embeddings[:4]})
+    audit = audit_path(place, "d1", "t1")
+    seen = [
+        Seen(str(path), key.hex(), "gel", TEST, -1) for path, key in zip(paths, keys, strict=True)
+    ]
+    pairs = (Alike(0, 1, 0.97, 3, exact=False), Alike(2, 3, None, 0, exact=True))
+    odd = (Odd(2, "size", "9 x 9"),)
+    write_audit(audit, Audit("d", "t", None, tuple(seen), pairs, (("a.png", "cut"),), odd))
     network = network_path(place, "net")
     write_arrays(network, {"fc.weight": embeddings[:2]}, NETWORK_FORMAT)
     checkpoint = place.networks / "net.checkpoint.safetensors"
@@ -157,12 +165,13 @@ def readers(
         maps: lambda: repr(read_maps(maps)),
         doubt: lambda: repr(read_doubt(doubt)),
         doubt.with_suffix(".npz"): lambda: repr(read_doubt(doubt)),
+        audit: lambda: repr(read_audit(audit)),
         network: lambda: check_network(place, "net"),
         checkpoint: lambda: repr(read_checkpoint(checkpoint)),
     }
 
 
-KINDS = 9  # of files in `readers`
+KINDS = 10  # of files in `readers`
 
 
 @pytest.mark.parametrize("number", range(KINDS))
