@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,8 +16,10 @@ from cache.cluster import connected, resources
 from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
 from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
+from extract.class_names import between_sets, check_class_names
+from extract.file_names import ListingNotes
 from extract.hashes import known_among, remember
-from extract.lists import SUFFIX, Row, adding_to
+from extract.lists import SUFFIX, Row, adding_to, is_list, list_remarks
 from extract.looks import Looks
 from extract.places import is_remote
 from extract.run import together
@@ -52,14 +54,45 @@ class Cluster:
 
 
 @dataclass
+class OfSource:
+    """What came back of one source. labels: images by class. first: a file of each class."""
+
+    labels: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    unopened: list[Failure] = field(default_factory=list)
+    notes: ListingNotes = field(default_factory=ListingNotes)
+
+    def add(self, done: Done) -> None:
+        """Take what became of one shard."""
+        for member in done.files:
+            self.labels[member.label] += 1
+            self.first.setdefault(member.label, member.name)
+        self.unopened += done.unopened
+        self.notes.add(done.notes)
+
+    def check(self, path: Path) -> None:
+        """Make sure that this can be a set of images. Raises DatasetError."""
+        check_class_names(path, self.labels, lambda name: (self.labels[name], self.first[name]))
+        lost, images = len(self.unopened), self.labels.total()
+        if lost > images:
+            raise DatasetError(
+                f"{path}: {lost:,} of {lost + images:,} file(s) can't be opened. The first: "
+                f"{self.unopened[0].path}: {self.unopened[0].reason}"
+            )
+
+
+@dataclass
 class Sums:
-    """What came back so far. workers: of each, its images and seconds, and the latter by stage."""
+    """What came back so far. workers: of each, its images and seconds, and the latter by stage.
+    sources: what came back of each.
+    """
 
     files: int = 0
     extractions: list[Extraction] = field(default_factory=list)
     unopened: list[Failure] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     workers: dict[str, defaultdict[str, float]] = field(default_factory=dict)
+    sources: defaultdict[str, OfSource] = field(default_factory=lambda: defaultdict(OfSource))
 
     def add(self, done: Done) -> None:
         """Take what became of one shard."""
@@ -68,6 +101,7 @@ class Sums:
             return
         self.files += len(done.files) + len(done.unopened)
         self.unopened += done.unopened
+        self.sources[done.source].add(done)
         mine = self.workers.setdefault(done.worker, defaultdict(float))
         mine["images"] += len(done.files)
         mine["seconds"] += done.seconds
@@ -85,6 +119,7 @@ class Kept:
 
     def __init__(self, place: Workspace, sources: Mapping[str, Path]) -> None:
         self.place, self.stack, self.open = place, ExitStack(), ExitStack()
+        self.finished = False
         self.lists = {name: place.lists / f"{_named(path)}.csv" for name, path in sources.items()}
         if len(set(self.lists.values())) < len(self.lists):  # two folders of the same name
             self.lists = {name: place.lists / f"{name}.csv" for name in sources}
@@ -126,6 +161,7 @@ class Kept:
         self.open.close()
         for name, path in self.lists.items():
             commit(self.written[name], path)
+        self.finished = True
 
 
 def extract_at_scale(
@@ -211,9 +247,27 @@ def _extract(
             progress(sums.files, max(total, sums.files))
             if len(sums.errors) > cluster.max_failed:
                 break
-        if not sums.errors:
+        fault = _fault(sums, sources)
+        if not sums.errors and not fault:
             kept.finish()
     _tell(sums, kept, place, cluster)
+    if fault:
+        raise fault
+
+
+def _fault(sums: Sums, sources: Mapping[str, Path]) -> DatasetError | None:
+    """Say why some source can't be a set of images, now that all is known; warn of the rest."""
+    for name, source in sums.sources.items():
+        for remark in source.notes.remarks(sources[name]):
+            warn(remark)
+        for line in between_sets(sums.sources["dataset"].labels, source.labels):
+            warn(f"{sources[name]}: {line}")
+    try:
+        for name, source in sums.sources.items():
+            source.check(sources[name])
+    except DatasetError as error:
+        return error
+    return None
 
 
 def device_of(wanted: Mapping[str, Any]) -> str:
@@ -235,14 +289,15 @@ def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int)
     from extract.worker import Part
 
     for source, path in sources.items():
-        ignored = 0
-        for shard in shards(path, size):
+        notes = ListingNotes()
+        for remark in list_remarks(path) if is_list(path) else ():
+            warn(remark)
+        for shard in shards(path, size, notes):
             with _usable(place.scan_table):
                 known = known_among(place.scan_table, shard.names)
             yield Part(source, shard, views if source == "dataset" else 0, known)
-            ignored += shard.ignored
-        if ignored:
-            warn(f"{path}: {ignored:,} file(s) ignored, being no image of a class")
+        for remark in notes.remarks(path):
+            warn(remark)
 
 
 def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
@@ -261,7 +316,7 @@ def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
             "remove them and run the same command again"
         )
         return
-    for source, path in kept.lists.items():
+    for source, path in kept.lists.items() if kept.finished else ():
         say(f"All images of --{source} with their hashes: {path}")
 
 

@@ -18,15 +18,16 @@ from cache.arrays import Arrays
 from cache.atomic import check_replaceable, replacing
 from cache.errors import DatasetError, HeadError, ResultsError
 from cache.progress import Progress, silent
+from cache.segments import Failure
 from cache.store import read
 from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
 from evaluate.printable import printable
 from evaluate.words import NOT_TRAINED, STUDYS_OWN
 from evaluate.workspace import Workspace
-from extract.decode import SUFFIXES
+from extract.file_names import ListingNotes, check_regular, why_no_image
 from extract.kept import Shelf
 from extract.run import extract
-from extract.scan import ImageFile
+from extract.scan import ImageFile, files_below
 from extract.target import Target
 from heads.answer import answer, probabilities
 from heads.files import HeadInfo, SavedHead, head_path, parameters_sha256, read_info
@@ -132,7 +133,11 @@ def predict(
     """
     hashes, errors = dict[Path, bytes](), dict[Path, str]()
     for path in dict.fromkeys(paths):
+        if reason := why_no_image(path.name):
+            errors[path] = reason
+            continue
         try:
+            check_regular(path.stat())
             with path.open("rb") as file:
                 hashes[path] = hashlib.file_digest(file, "sha256").digest()
         except (OSError, ValueError) as error:  # a name that no file can have
@@ -149,24 +154,26 @@ def predict(
     ]
 
 
-def listed(given: Iterable[Path]) -> list[Path]:
-    """Return the files given, and the image files in folders given, by name.
+def listed(given: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files given and the images in folders given, by name; and what is left out there,
+    a line each.
 
     Raises:
         DatasetError: there is no file at all.
     """
-    found: list[Path] = []
-    for path in given:
-        if not path.is_dir():
-            found.append(path)
+    found, remarks = list[Path](), list[str]()
+    for folder in given:
+        if not folder.is_dir():
+            found.append(folder)
             continue
-        inside = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        found += sorted(
-            p for p in inside if not any(q.startswith(".") for q in p.relative_to(path).parts)
-        )
+        notes, unopened = ListingNotes(), list[Failure]()
+        files = files_below(folder, notes, unopened)
+        found += sorted(Path(path) for path, _ in files if notes.takes_name(path))
+        notes.unlisted.update(f"{failure.path} ({failure.reason})" for failure in unopened)
+        remarks += notes.remarks(folder)
     if not found:
-        raise DatasetError("there is no image file in what was given")
-    return found
+        raise DatasetError("\n".join(["No image file was given. Give images or folders", *remarks]))
+    return found, remarks
 
 
 def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:

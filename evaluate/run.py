@@ -22,6 +22,7 @@ from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
 from extract.batches import batch, decoded
+from extract.class_names import between_sets
 from extract.devices import DEVICES, usable_cores
 from extract.engines import usable_engines
 from extract.scan import ImageSet
@@ -45,6 +46,7 @@ def check_classes(classes: Collection[str], test: ImageSet) -> None:
         raise DatasetError(
             f"{test.folder} has the class(es) {', '.join(unknown)}, which training has not "
             f"({', '.join(sorted(classes))}): rename or remove the folder, or give another --test"
+            + "".join(f"\n{line}" for line in between_sets(classes, unknown))
         )
     if not test.unique:
         raise DatasetError(f"{test.folder}: every image there lies in two classes: keep it in one")

@@ -25,7 +25,10 @@ def predict(
     place.require_folder()
     check_out(out)
     model_id, saved = find_model(place, model)
-    info, paths, shelf = saved.info, listed(given), engines_folder(place.cache)
+    info, shelf = saved.info, engines_folder(place.cache)
+    paths, remarks = listed(given)
+    for remark in remarks:
+        warn(remark)
     say(
         f"Model {model_id}: {info.identity.backbone} on {info.identity.device}, "
         f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "

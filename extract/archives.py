@@ -6,7 +6,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EINVAL
 from hashlib import sha256
@@ -16,7 +16,8 @@ from uuid import uuid4
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.sharing import sharing
-from extract.decode import SUFFIXES
+from extract.class_names import check_class_names, class_name
+from extract.file_names import ListingNotes, is_image, maker_among, unsupported_suffix
 from extract.lists import is_list
 from extract.places import is_remote
 from extract.remote import about, is_file, opened
@@ -33,7 +34,7 @@ LARGEST_RATIO, HARMLESS_BYTES = 200, 10**9
 # What zipfile raises on damaged archives; ValueError: on names that are no text, too.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, struct.error)
 LINK = "is a link, which is not followed: pack what it leads to"
-LITTER = "__MACOSX"  # what macOS adds to archives: resource forks, named as images are
+NOTES = "remarks.txt"  # beside what was unpacked: what was left out, a line each
 
 
 def unpacked(
@@ -49,9 +50,8 @@ def unpacked(
     archive or a folder of them, see `extract/tars.py`. An archive is unpacked into a folder of its
     own below `root`, whole or not at all, unless it is there for the archive as it is now. It may
     lie behind a URL; of a folder or list with URLs, see `extract/mirror.py`. Images alone are
-    unpacked; other files are counted, and told when that is done. Hidden files are left out.
-    opened: a list's images will be; else those whose SHA-256 it says are not fetched. progress
-    counts files.
+    unpacked; what is left out is counted, and told. opened: a list's images will be; else those
+    whose SHA-256 it says are not fetched. progress counts files.
 
     Raises:
         DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
@@ -93,18 +93,41 @@ def _unpacked_zip(
     whole = root / (version([archive], inner) + UNPACKED)
     folder = Path(whole, archive.stem, *inner)
     if whole.is_dir():
+        tell_notes(whole, tell)
         return folder
     with opened_zip(archive) as file:
-        members = members_of(file, archive, inner)
-        images = {p: m for p, m in members.items() if m.is_dir() or is_image(m.filename)}
+        notes = ListingNotes()
+        members = members_of(file, archive, inner, notes)
+        images = {p: m for p, m in members.items() if m.is_dir() or notes.takes_name(m.filename)}
+        # A class of which nothing can be read is an error, as in folders, not a class less.
+        unread = {p[:-1] for p, m in members.items() if unsupported_suffix(m.filename)}
         size = sum(member.file_size for member in images.values())
         check_size(archive, size, about(archive).size)
         check_room(archive, size, root)
+        check_member_classes(path, members, inner)
         with appearing(whole) as temporary:
             _unpack(file, archive, images, temporary, progress)
-    if tell and (others := [m.filename for p, m in members.items() if p not in images]):
-        tell(f"{path}: {len(others)} file(s) ignored, being no image, such as {others[0]}")
+            for parts in unread:
+                Path(temporary, archive.stem, *parts).mkdir(parents=True, exist_ok=True)
+            write_notes(temporary, notes.remarks(path))
+    tell_notes(whole, tell)
     return folder
+
+
+def write_notes(whole: Path, remarks: Sequence[str]) -> None:
+    """Write what was left out beside what is unpacked, if anything was. Raises OSError."""
+    if remarks:
+        lines = (" ".join(remark.splitlines()) for remark in remarks)
+        (whole / NOTES).write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def tell_notes(whole: Path, tell: Callable[[str], None] | None) -> None:
+    """Say what was left out, each time that it is used. Raises OSError."""
+    path = whole / NOTES
+    if tell and path.is_file():
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        for remark in text.splitlines():
+            tell(remark)
 
 
 @contextmanager
@@ -139,9 +162,11 @@ def version(archives: Sequence[Path], inner: tuple[str, ...]) -> str:
 
 
 def members_of(
-    file: zipfile.ZipFile, archive: Path, inner: tuple[str, ...]
+    file: zipfile.ZipFile, archive: Path, inner: tuple[str, ...], notes: ListingNotes
 ) -> dict[tuple[str, ...], zipfile.ZipInfo]:
-    """Return what is visible in a folder of an archive, by the parts of its path in the archive.
+    """Return what users put into a folder of an archive, by the parts of its path in the archive.
+
+    notes: counts what is machine-made.
 
     Raises:
         DatasetError: there is no image, or something that must not be unpacked.
@@ -156,7 +181,8 @@ def members_of(
             continue
         if fault := _fault(member, name, parts):
             raise DatasetError(f"{archive}: {member.filename} {fault}")
-        if is_hidden(parts, below):
+        if maker := maker_among(below):
+            notes.machine_made[maker] += not member.is_dir()
             continue
         if parts in found:
             raise DatasetError(
@@ -166,7 +192,11 @@ def members_of(
     if not any(is_image(member.filename) for member in found.values()):
         inside = f"folder {'/'.join(inner)} with images" if inner else "images"
         there = ", ".join(sorted(top)[:SHOWN]) or "nothing"
-        raise DatasetError(f"{archive} has no {inside} in it: at its top there is {there}")
+        left_out = [member.filename for member in found.values() if not member.is_dir()]
+        for filename in left_out:
+            notes.takes_name(filename)
+        text = f"{archive} has no {inside} in it: at its top there is {there}"
+        raise DatasetError("\n".join([text, *notes.remarks(archive)]))
     return found
 
 
@@ -176,9 +206,17 @@ def parts_of(filename: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(part for part in name.split("/") if part not in ("", "."))
 
 
-def is_hidden(parts: tuple[str, ...], below: tuple[str, ...]) -> bool:
-    """Tell whether a member is to be passed over. below: its parts in the folder asked for."""
-    return parts[:1] == (LITTER,) or any(part.startswith(".") for part in below)
+def check_member_classes(
+    path: Path, members: Mapping[tuple[str, ...], zipfile.ZipInfo], inner: tuple[str, ...]
+) -> None:
+    """Make sure of the names of classes before anything is unpacked. Raises DatasetError."""
+
+    def images_of(label: str) -> tuple[int, str]:
+        found = [m.filename for p, m in images.items() if class_name(p[len(inner)]) == label]
+        return len(found), found[0]
+
+    images = {p: m for p, m in members.items() if len(p) > len(inner) + 1 and is_image(m.filename)}
+    check_class_names(path, {class_name(parts[len(inner)]) for parts in images}, images_of)
 
 
 def leads_out(name: str, parts: tuple[str, ...]) -> str | None:
@@ -298,8 +336,3 @@ def _rename(temporary: Path, whole: Path) -> None:
     except OSError:
         if not whole.is_dir():  # else another process was faster by a moment
             raise
-
-
-def is_image(name: str) -> bool:
-    """Tell by its name whether a file is an image."""
-    return name.lower().endswith(SUFFIXES)

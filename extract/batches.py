@@ -16,6 +16,7 @@ from cache.errors import UnreadableImageError
 from cache.segments import Failure
 from extract.decode import SIZE, Picture, decode_gray
 from extract.decoding import AS_USUAL, Decoding
+from extract.file_names import check_regular
 from extract.look import Look, look_of
 
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images
@@ -115,6 +116,7 @@ def batch(images: Iterable[Decoded]) -> Batch:
 def _decode(path: Path, decoding: Decoding, numbers: Sequence[int]) -> Decoded:
     started = time.perf_counter()
     try:
+        check_regular(path.stat())
         data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)

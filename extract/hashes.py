@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+from extract.file_names import check_regular
 from extract.places import is_url
 
 BUSY_TIMEOUT_S = 30
@@ -83,6 +84,7 @@ class Hasher:
             key = os.fsencode(os.path.abspath(path))  # noqa: PTH100
         self.met.add(key)
         now = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files takes its time
+        check_regular(now)
         known = self.known.get(key)
         if known and (known.size, known.mtime_ns) == (now.st_size, now.st_mtime_ns):
             return known.sha256

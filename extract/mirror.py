@@ -11,10 +11,20 @@ from uuid import uuid4
 from cache.errors import DatasetError
 from cache.progress import Progress
 from cache.sharing import sharing
-from extract.archives import SHOWN, UNPACKED, check_room, is_image, naming
-from extract.lists import SUFFIX, Row, rows_of, write_rows
+from extract.archives import SHOWN, UNPACKED, check_room, naming
+from extract.file_names import ListingNotes, is_image
+from extract.lists import SUFFIX, Row, check_listed_classes, list_remarks, rows_of, write_rows
 from extract.places import is_remote, is_url
-from extract.remote import UNKNOWN, Listed, about_all, below, get_all, top
+from extract.remote import (
+    UNKNOWN,
+    Listed,
+    about_all,
+    below,
+    check_remote_classes,
+    get_all,
+    parts_below,
+    top,
+)
 
 AT_ONCE = 512  # files between two words about progress
 FILES = "files"  # the folder beside a list
@@ -36,19 +46,21 @@ def mirrored(
     """
     whole = _whole(str(path), root)
     folder = whole / _end_of(path)
-    classes, loose = top(path)
+    notes = ListingNotes()
+    classes, loose = top(path, notes)
     if not classes:
         raise DatasetError(
             f"{path} has no folders: give a URL with a folder of images per class, of a .csv list, "
             "or of .zip or .tar archives"
         )
-    files, others = dict[Path, Listed](), [file.path for file in loose]
+    check_remote_classes(path, classes)
+    files = dict[Path, Listed]()
+    for file in loose:
+        notes.takes(file.path, parts_below(path, file.path))
     for name in classes:
-        for file in below(path, name):
-            if is_image(file.path):
+        for file in below(path, name, notes):
+            if notes.takes_name(file.path):  # the scan of the copy says what is in subfolders
                 files[_local(folder, file.path.removeprefix(str(path)))] = file
-            else:
-                others.append(file.path)
     missing = sum(max(f.size, 0) for target, f in files.items() if not _is_here(target, f))
     check_room(path, missing, root)
     with sharing(whole):
@@ -62,8 +74,9 @@ def mirrored(
             f"{path}: {len(lost)} of {len(files)} file(s) could not be fetched: {shown}. The same "
             "command goes on from here; to do without them, give a .csv list of the others"
         )
-    if tell and others:
-        tell(f"{path}: {len(others)} file(s) ignored, being no image of a class: {others[0]}")
+    if tell:
+        for remark in notes.remarks(path):
+            tell(remark)
     return folder
 
 
@@ -95,6 +108,7 @@ def with_files_here(
         OSError: it can't be read, or the disk is full.
     """
     path = path if is_remote(path) else path.resolve()
+    check_listed_classes(path)
     whole = _whole(str(path), root)
     target = whole / _end_of(path).with_suffix(SUFFIX)
     here = {row.path: _of_url(whole, row.path) for row in rows_of(path) if _is_wanted(row, opened)}
@@ -109,12 +123,25 @@ def with_files_here(
             done += len(some)
         for url in lost:
             here[url].unlink(missing_ok=True)
+        if 2 * len(lost) > len(here):
+            raise DatasetError(_mostly_lost(path, lost, len(here)))
         write_rows(target, (_moved(row, here.get(row.path)) for row in rows_of(path)))
+    if tell:
+        for remark in list_remarks(path):
+            tell(remark)
     if tell and lost:
         tell(f"{path}: {len(lost)} of {len(here)} file(s) could not be fetched")
         for url, reason in list(lost.items())[:SHOWN]:
             tell(f"{url} {reason}")
     return target
+
+
+def _mostly_lost(path: Path, lost: Mapping[str, str], wanted: int) -> str:
+    url, reason = next(iter(lost.items()))
+    return (
+        f"{path}: {len(lost):,} of {wanted:,} file(s) could not be fetched. The first: {url} "
+        f"{reason}"
+    )
 
 
 def _fetch(

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from errno import EDQUOT, ENOSPC
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from cache.errors import DatasetError, FrostlineError
+from extract.class_names import check_class_names, class_name
+from extract.file_names import COUNTED, ListingNotes, is_image, machine_made, maker_among
 from extract.places import INSTALL, is_remote, place
 
 CONNECTIONS = 32  # files on their way at once
@@ -96,31 +99,55 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def top(folder: Path) -> tuple[list[str], list[Listed]]:
-    """Return what is visible at the top of a remote folder: the folders' names, and the files.
+def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], list[Listed]]:
+    """Return what users put at the top of a remote folder: the folders' names, and the files.
 
-    Raises DatasetError: it is not there, or can't be listed.
+    notes: count what is machine-made. Raises DatasetError: it is not there, or can't be listed.
     """
     with told(folder):
-        entries = list(_entries(folder, ""))
+        entries = []
+        for path, info in _entries(folder, ""):
+            maker = machine_made(path)
+            if not maker:
+                entries.append((path, info))
+            elif notes:
+                files = _all_below(folder, path) if info["type"] == "directory" else [path]
+                notes.machine_made[maker] += sum(1 for _ in islice(files, COUNTED))
     folders = sorted(path for path, info in entries if info["type"] == "directory")
     return folders, [_listed(folder, entry) for entry in entries if entry[1]["type"] != "directory"]
 
 
-def below(folder: Path, inner: str) -> Iterator[Listed]:
-    """Yield every visible file in the folder `inner` of a remote folder, at any depth.
+def below(folder: Path, inner: str, notes: ListingNotes | None = None) -> Iterator[Listed]:
+    """Yield every file that users put into the folder `inner` of a remote folder, at any depth.
 
-    Of S3 and Google Cloud Storage a page is in memory at a time, of others a folder.
+    Of S3 and Google Cloud Storage a page is in memory at a time, of others a folder. notes: count
+    what is machine-made.
 
     Raises DatasetError: it can't be listed.
     """
     with told(folder):
-        files, _ = _system(folder)
-        known = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
-        listing = next((PAGED[name] for name in known if name in PAGED), _walk)
-        for path, info in listing(folder, inner):
-            if not any(part.startswith(".") for part in path.split("/")):
+        for path, info in _all_below(folder, inner):
+            if maker := maker_among(path.split("/")):
+                if notes:
+                    notes.machine_made[maker] += 1
+            else:
                 yield _listed(folder, (path, info))
+
+
+def parts_below(folder: Path, path: str) -> list[str]:
+    """Return the parts of a listed file's path below the folder that was listed."""
+    return path.removeprefix(str(folder)).strip("/").split("/")
+
+
+def check_remote_classes(folder: Path, names: Sequence[str]) -> None:
+    """Make sure of the names of classes of a remote folder. Raises DatasetError."""
+
+    def images_of(label: str) -> tuple[int, str]:
+        mine = [name for name in names if class_name(name) == label]
+        found = [f.path for name in mine for f in below(folder, name) if is_image(f.path)]
+        return len(found), found[0] if found else "no image"
+
+    check_class_names(folder, {class_name(name) for name in names}, images_of)
 
 
 def get_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
@@ -207,14 +234,22 @@ def _time(info: Mapping[str, Any]) -> int:
 
 
 def _entries(folder: Path, inner: str) -> Iterator[Entry]:
-    """Yield what is visible in one folder below a remote folder, by its path there."""
+    """Yield what is in one folder below a remote folder, by its path there."""
     files, root = _system(folder)
     files.invalidate_cache()  # else it would not see what is new, and keep what it has listed
     for info in files.ls("/".join(filter(None, (root.rstrip("/"), inner))) or root, detail=True):
         name = str(info["name"]).rstrip("/").rpartition("/")[2]
         itself = info["name"].strip("/") == f"{root}/{inner}".strip("/")
-        if not name.startswith(".") and not itself:  # some list a mark of the folder in it
+        if not itself:  # some list a mark of the folder in it
             yield "/".join(filter(None, (inner, name))), info
+
+
+def _all_below(folder: Path, inner: str) -> Iterator[Entry]:
+    """Yield every file in the folder `inner` of a remote folder, at any depth."""
+    files, _ = _system(folder)
+    known = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
+    listing = next((PAGED[name] for name in known if name in PAGED), _walk)
+    return listing(folder, inner)
 
 
 def _walk(folder: Path, inner: str) -> Iterator[Entry]:

@@ -2,25 +2,43 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from unicodedata import normalize
+from typing import NamedTuple
 
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.archives import UNPACKED
-from extract.decode import SUFFIXES
+from extract.class_names import check_class_names, class_name
+from extract.file_names import ListingNotes, machine_made, unsupported_suffix
 from extract.hashes import Hasher
-from extract.lists import SUFFIX, Row, is_list, rows_of
+from extract.lists import (
+    SUFFIX,
+    as_windows_text,
+    check_listed_classes,
+    is_list,
+    list_remarks,
+    listed_rows,
+    rows_of,
+)
 from extract.places import place
 
 SHOWN = 5  # files that can't be opened, named in remarks
 PROGRESS_FILES = 500  # between two words about progress
 
-_Found = tuple[str | None, str, None]  # as a Row of a list: class if any, path, SHA-256
+
+class _Found(NamedTuple):
+    """A file that was listed. label: its class as it is written. line, given: of a list."""
+
+    label: str
+    path: str
+    is_image: bool
+    sha256: bytes | None = None
+    line: int = 0
+    given: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +55,8 @@ class ImageSet:
     """The images of one folder or list. Files that are no images, or can't be opened, are told
     apart.
 
-    folder: or the list. trouble: what was wrong with the table of hashes, if anything.
+    folder: or the list. trouble: what was wrong with the table of hashes, if anything. notes: what
+    was left out or changed, a line each.
     """
 
     folder: Path
@@ -45,6 +64,7 @@ class ImageSet:
     ignored: tuple[Path, ...]
     unopened: tuple[Failure, ...]
     trouble: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,12 +103,10 @@ class ImageSet:
     def remarks(self) -> list[str]:
         """What the user should know about this folder, a line each; empty where all is well."""
         lines = [self.trouble] if self.trouble else []
-        if self.ignored:
-            lines.append(
-                f"{self.folder}: {len(self.ignored)} file(s) ignored, being no image of a class, "
-                f"such as {self.ignored[0]}"
-            )
+        lines += self.notes
         lines += [f"{f.path} can't be opened: {f.reason}" for f in self.unopened[:SHOWN]]
+        if more := len(self.unopened[SHOWN:]):
+            lines.append(f"{self.folder}: {more:,} more can't be opened")
         if self.conflicts:
             names = ", ".join(str(f.path) for f in self.conflicts[:4])
             lines.append(
@@ -121,43 +139,61 @@ class ImageSet:
 def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -> ImageSet:
     """List and hash the images in `folder/<class>/**`, or those that a `.csv` file lists.
 
-    Hidden files in a folder are not looked at. For lists, see `extract/lists.py`; an image whose
-    SHA-256 a list says is believed to be there, and is neither opened nor looked at. table: where
-    hashes are remembered (`extract/hashes.py`), so that only files whose path, size or time of
-    change is new are read. progress counts files.
+    Machine-made files and folders (`extract/file_names.py`) are left out. For lists, see
+    `extract/lists.py`; an image whose SHA-256 a list says is believed to be there, and is neither
+    opened nor looked at. table: where hashes are remembered (`extract/hashes.py`), so that only
+    files whose path, size or time of change is new are read. progress counts files.
 
     Raises:
-        DatasetError: the folder or list is missing, has no class, or a class has no image.
+        DatasetError: the folder or list is missing, has no class, or a class has no image; names of
+            classes can't be those of one set; or most files of a list do not exist.
         OSError: the list can't be read.
     """
-    unopened: list[Failure] = []
+    notes, unopened, problems = ListingNotes(), list[Failure](), dict[str, str]()
     listed = is_list(folder)
     if listed:
+        check_listed_classes(folder)
         count, classes = _counted(folder)
-        rows: Iterable[Row | _Found] = rows_of(folder)
+        rows: Iterable[_Found] = _listed(folder, notes)
     else:
         classes = {class_name(name) for name in class_folders(folder)}
-        rows = list(_walk(folder, unopened))
+        rows = list(_walk(folder, notes, unopened))
         count = len(rows)
-    files, ignored, labels = [], [], dict[str | None, str | None]()
+        check_class_names(folder, classes, partial(_images_of, rows))
+    for failure in unopened:  # folders that can't be listed
+        parts = Path(failure.path).relative_to(folder).parts
+        problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
+    files, ignored, missing, tried = list[ImageFile](), list[Path](), list[_Found](), 0
     with Hasher(None if listed else folder, table) as hasher:
-        for done, (raw, path, sha256) in enumerate(rows, start=1):
+        for done, found in enumerate(rows, start=1):
             if done % PROGRESS_FILES == 0 or done == count:
                 progress(done, count)
-            label = labels.setdefault(raw, raw and class_name(raw))  # one string for all of a class
-            if label is None or not path.lower().endswith(SUFFIXES):
-                ignored.append(Path(path))
+            if not found.is_image:
+                ignored.append(Path(found.path))
+                if suffix := unsupported_suffix(found.path):
+                    why = f"{found.path}: {suffix} is not a supported image format"
+                    problems.setdefault(class_name(found.label), why)
                 continue
+            label = notes.class_of(found.label)
+            tried += found.sha256 is None
             try:
-                files.append(ImageFile(place(path), label, sha256 or hasher.sha256(path)))
+                sha256 = found.sha256 or hasher.sha256(found.path)
+                files.append(ImageFile(place(found.path), label, sha256))
             except OSError as error:
-                unopened.append(_unopened(path, error))
+                unopened.append(_unopened(found.path, error, found.line))
+                problems.setdefault(label, _problem(unopened[-1]))
+                if isinstance(error, FileNotFoundError | NotADirectoryError):
+                    missing.append(found)
+    if listed and 2 * len(missing) > tried:
+        raise DatasetError(_do_not_exist(folder, missing, tried))
+    remarks = notes.remarks(folder)
     if empty := sorted(classes - {file.label for file in files}):
-        raise DatasetError(
-            f"{folder}: no readable image file in class(es) {', '.join(empty)}: add images or "
-            "remove the class"
-        )
-    return ImageSet(folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble)
+        raise DatasetError(_no_images(folder, empty, bool(files), problems, remarks))
+    if listed:
+        remarks += list_remarks(folder)
+    return ImageSet(
+        folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble, tuple(remarks)
+    )
 
 
 def _counted(path: Path) -> tuple[int, set[str]]:
@@ -165,8 +201,53 @@ def _counted(path: Path) -> tuple[int, set[str]]:
     count, classes = 0, set[str]()
     for row in rows_of(path):
         count += 1
-        classes.add(row.label)
-    return count, {class_name(name) for name in classes}
+        classes.add(class_name(row.label))
+    return count, classes
+
+
+def _listed(path: Path, notes: ListingNotes) -> Iterator[_Found]:
+    """Yield every line of a list."""
+    for line, given, row in listed_rows(path):
+        is_image = notes.takes_listed(row.path, given)
+        yield _Found(row.label, row.path, is_image, row.sha256, line, given)
+
+
+def _images_of(rows: Iterable[_Found], label: str) -> tuple[int, str]:
+    """Return how many images a class has, and the path of the first one."""
+    found = [row.path for row in rows if row.is_image and class_name(row.label) == label]
+    return len(found), found[0] if found else "no image"
+
+
+def _do_not_exist(path: Path, missing: Sequence[_Found], tried: int) -> str:
+    """Say that most files of a list do not exist, and where the first was looked for."""
+    first = missing[0]
+    guess = as_windows_text(first.given)
+    hint = (
+        f"This line is not UTF-8 text; in Windows-1252 it reads '{guess}'. Save the list as CSV "
+        "UTF-8."
+        if guess
+        else "Correct the paths. A relative path starts in the folder of the list."
+    )
+    return (
+        f"{path}: {len(missing):,} of {tried:,} file(s) do not exist. The first is in line "
+        f"{first.line}: '{first.given}', looked for at {os.path.abspath(first.path)}. {hint}"  # noqa: PTH100
+    )
+
+
+def _no_images(
+    folder: Path, empty: Sequence[str], others: bool, problems: dict[str, str], remarks: list[str]
+) -> str:
+    """Say which classes have no image, and why. others: there are classes with images."""
+    names = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if empty[SHOWN:] else "")
+    reasons = [problems[name] for name in empty if name in problems]
+    if reasons:
+        why = f"{reasons[0]}. Correct this, or remove the class"
+    elif others or not remarks:
+        why = "add images or remove the class"
+    else:
+        why = "all files are left out"
+    text = f"{folder}: no readable image file in class(es) {names}: {why}"
+    return "\n".join([text, *remarks])
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -179,7 +260,7 @@ def class_folders(folder: Path) -> list[str]:
             f"{folder} is not a folder: give one with a subfolder of images per class, a .csv list "
             "of images, or a .zip or .tar archive"
         )
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not machine_made(p.name))
     if not classes:
         raise DatasetError(
             f"{folder} has no subfolders: put the images of each class into a folder of its own, "
@@ -188,11 +269,20 @@ def class_folders(folder: Path) -> list[str]:
     return classes
 
 
-def _walk(folder: Path, unopened: list[Failure]) -> Iterator[_Found]:
-    """Yield every visible file and its class, sorted; None where it lies in no class folder.
+def _walk(folder: Path, notes: ListingNotes, unopened: list[Failure]) -> Iterator[_Found]:
+    """Yield every file that a user gave, sorted, and its class; "" if it is in no class folder."""
+    for path, parts in files_below(folder, notes, unopened):
+        yield _Found(parts[0] if len(parts) > 1 else "", path, notes.takes(path, parts))
 
-    Links are followed, but no folder is entered twice. Paths are strings: with 100,000 files, that
-    is much faster.
+
+def files_below(
+    folder: Path, notes: ListingNotes, unopened: list[Failure]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the files below a folder, sorted in each folder, with the parts of the path below it.
+
+    Machine-made ones are counted only. Links are followed, but no folder is entered twice. Paths
+    are strings: with 100,000 files, that is much faster. unopened: gets folders that can't be
+    listed.
     """
 
     def remember(error: OSError) -> None:
@@ -205,18 +295,22 @@ def _walk(folder: Path, unopened: list[Failure]) -> Iterator[_Found]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if maker := machine_made(name):
+                notes.pass_over(os.path.join(parent, name), maker)  # noqa: PTH118
+        folders[:] = sorted(name for name in folders if not machine_made(name))
         inner = Path(parent).relative_to(folder).parts
-        label = inner[0] if inner else None
         for name in sorted(names):
-            if not name.startswith("."):
-                yield label, os.path.join(parent, name), None  # noqa: PTH118
+            if maker := machine_made(name):
+                notes.machine_made[maker] += 1
+            else:
+                yield os.path.join(parent, name), (*inner, name)  # noqa: PTH118
 
 
-def class_name(name: str) -> str:
-    """Name a class in one Unicode form: macOS decomposes accents, others do not."""
-    return normalize("NFC", name)
+def _unopened(path: str, error: OSError, line: int = 0) -> Failure:
+    reason = error.strerror or str(error)
+    return Failure(b"", path, f"{reason} (line {line})" if line else reason)
 
 
-def _unopened(path: str, error: OSError) -> Failure:
-    return Failure(b"", path, error.strerror or str(error))
+def _problem(failure: Failure) -> str:
+    return f"{failure.path}: {failure.reason}"

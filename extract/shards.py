@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import DatasetError
-from extract.archives import check_size, in_zip, is_image, members_of, opened_zip, taken
-from extract.lists import is_list, rows_of
+from extract.archives import (
+    check_member_classes,
+    check_size,
+    in_zip,
+    members_of,
+    opened_zip,
+    taken,
+)
+from extract.class_names import check_class_names, class_name
+from extract.file_names import ListingNotes, check_regular, machine_made
+from extract.lists import check_listed_classes, is_list, listed_rows
 from extract.places import is_remote, is_url, place
-from extract.remote import UNKNOWN, about, below, get_all, top
-from extract.scan import class_folders, class_name
+from extract.remote import UNKNOWN, about, below, check_remote_classes, get_all, parts_below, top
+from extract.scan import class_folders
 from extract.tars import images_of, tars_of
 
 
@@ -26,8 +35,7 @@ class Shard:
     number: from 0. archive: the tar or zip archive that they lie in (path or URL), "" if none.
     paths: path or URL of each; in an archive, the member's name; empty with a tar archive: all that
     is in it. labels: class of each. sizes (bytes), mtimes_ns: as listed; -1 where the listing did
-    not say (local files: asked where they are read). ignored: files passed over with this shard,
-    being no images of a class.
+    not say (local files: asked where they are read).
     """
 
     number: int
@@ -36,7 +44,6 @@ class Shard:
     labels: tuple[str, ...]
     sizes: tuple[int, ...]
     mtimes_ns: tuple[int, ...]
-    ignored: int
 
     @property
     def names(self) -> list[str]:
@@ -65,44 +72,51 @@ class Fetched:
 
 
 class _Found(NamedTuple):
-    """A file of a source. label: None if it is no image of a class."""
+    """An image of a source, and its class."""
 
     path: str
-    label: str | None
+    label: str
     size: int = UNKNOWN
     mtime_ns: int = UNKNOWN
 
 
-def shards(source: Path, size: int) -> Iterator[Shard]:
+def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterator[Shard]:
     """Yield the files of a source in shards of `size` images, in the order of its own listing.
 
     source: here or behind a URL, a folder with one folder per class, a `.csv` list (whose paths may
     be URLs), a zip archive or a folder in one (`x.zip/train`), a tar archive or a folder of them.
-    Of tar archives each is one shard, whatever is in it. Hidden files are left out.
+    Of tar archives each is one shard, whatever is in it. notes: count what is left out.
 
     Raises:
-        DatasetError: it is no such source, has no class or no image, or can't be had from its URL.
+        DatasetError: it is no such source, has no class or no image, or can't be had from its URL;
+            or names of classes can't be those of one set.
         OSError: it can't be listed.
     """
+    notes = ListingNotes() if notes is None else notes
+    archive = ""
     if is_list(source):
-        files = (_Found(r.path, _class(r.path, r.label)) for r in rows_of(source))
-        yield from _cut(source, "", files, size)
+        files = _in_list(source, notes)
     elif found := in_zip(source):
-        yield from _cut(source, str(found[0]), _in_zip(*found), size)
+        archive, files = str(found[0]), _in_zip(source, *found, notes)
     elif tars := tars_of(source):
         for number, tar in enumerate(tars):
-            yield Shard(number, str(tar), (), (), (), (), 0)
+            yield Shard(number, str(tar), (), (), (), ())
+        return
     elif is_remote(source):
-        yield from _cut(source, "", _remote(source), size)
+        files = _remote(source, notes)
     else:
-        yield from _cut(source, "", _local(source), size)
+        files = _local(source, notes)
+    yield from _cut(source, archive, files, size, notes)
 
 
-def fetched(shard: Shard, scratch: Path, known: Collection[str] = ()) -> list[Fetched]:
+def fetched(
+    shard: Shard, scratch: Path, known: Collection[str] = (), notes: ListingNotes | None = None
+) -> list[Fetched]:
     """Fetch the files of a shard into the folder `scratch`, unless they are local; in its order.
 
-    known: names of those to leave out. A file that can't be had costs itself only. mtime_ns of a
-    file in an archive is the archive's; -1 where no listing said it.
+    known: names of those to leave out. notes: count what a tar archive holds besides images. A file
+    that can't be had costs itself only. mtime_ns of a file in an archive is the archive's; -1 where
+    no listing said it.
 
     Raises:
         DatasetError: an archive is damaged or dangerous, or can't be had from its URL.
@@ -112,93 +126,127 @@ def fetched(shard: Shard, scratch: Path, known: Collection[str] = ()) -> list[Fe
     if not shard.archive:
         return _files(shard, scratch, known)
     if not shard.paths:
-        return _from_tar(shard, scratch, known)
+        return _from_tar(shard, scratch, known, ListingNotes() if notes is None else notes)
     return _from_zip(shard, scratch, known)
 
 
-def _cut(source: Path, archive: str, files: Iterable[_Found], size: int) -> Iterator[Shard]:
-    """Cut files into shards; a file ignored counts to the shard before it, or to the first."""
-    number, ignored, some = 0, 0, list[_Found]()
+def _cut(
+    source: Path, archive: str, files: Iterable[_Found], size: int, notes: ListingNotes
+) -> Iterator[Shard]:
+    number, some = 0, list[_Found]()
     for file in files:
-        if file.label is None:
-            ignored += 1
-        elif len(some) < size:
-            some.append(file)
-        else:
-            yield _shard(number, archive, some, ignored)
-            number, ignored, some = number + 1, 0, [file]
+        if len(some) == size:
+            yield _shard(number, archive, some)
+            number, some = number + 1, []
+        some.append(file)
     if not some:
-        raise DatasetError(f"{source}: no image in it: add images, each in the folder of its class")
-    yield _shard(number, archive, some, ignored)
+        text = f"{source}: no image in it: add images, each in the folder of its class"
+        raise DatasetError("\n".join([text, *notes.remarks(source)]))
+    yield _shard(number, archive, some)
 
 
-def _shard(number: int, archive: str, files: list[_Found], ignored: int) -> Shard:
+def _shard(number: int, archive: str, files: list[_Found]) -> Shard:
     paths, labels, sizes, times = zip(*files, strict=True)
-    return Shard(number, archive, paths, labels, sizes, times, ignored)
+    return Shard(number, archive, paths, labels, sizes, times)
 
 
-def _class(path: str, name: str) -> str | None:
-    """Return the class of an image in the one form of its name; None if it is no image."""
-    return class_name(name) if is_image(path) else None
+def _in_list(source: Path, notes: ListingNotes) -> Iterator[_Found]:
+    check_listed_classes(source)
+    for _, given, row in listed_rows(source):
+        if notes.takes_listed(row.path, given):
+            yield _Found(row.path, notes.class_of(row.label))
 
 
-def _local(source: Path) -> Iterator[_Found]:
-    names, entered = class_folders(source), set[str]()
-    empty = [name for name in names if not any(f.label for f in _below(source, name, set()))]
+def _local(source: Path, notes: ListingNotes) -> Iterator[_Found]:
+    names = class_folders(source)
+
+    def images_of(label: str) -> tuple[int, str]:
+        mine = [name for name in names if class_name(name) == label]
+        found = [file for name in mine for file in _below(source, name, set(), ListingNotes())]
+        return len(found), found[0].path if found else "no image"
+
+    check_class_names(source, {class_name(name) for name in names}, images_of)
+    empty, why = list[str](), ListingNotes()
+    for name in names:
+        if not any(_below(source, name, set(), why)):
+            empty.append(name)
     if empty:
-        raise DatasetError(
+        text = (
             f"{source}: no image file in class(es) {', '.join(empty)}: add images or remove the "
             "class"
         )
+        raise DatasetError("\n".join([text, *why.remarks(source)]))
     for entry in source.iterdir():
-        if not entry.is_dir() and not entry.name.startswith("."):
-            yield _Found(str(entry), None)
+        if maker := machine_made(entry.name):
+            _count(str(entry), maker, notes)
+        elif not entry.is_dir():
+            notes.takes(str(entry), (entry.name,))
+    entered = set[str]()
     for name in names:
-        yield from _below(source, name, entered)
+        yield from _below(source, name, entered, notes)
 
 
-def _below(source: Path, name: str, entered: set[str]) -> Iterator[_Found]:
-    """Yield the files of one class. Links are followed, but no folder is entered twice."""
-    label, to_list = class_name(name), [str(source / name)]
+def _count(path: str, maker: str, notes: ListingNotes) -> None:
+    """Count what is machine-made."""
+    if os.path.isdir(path):  # noqa: PTH112 - False where it can't be known
+        notes.pass_over(path, maker)
+    else:
+        notes.machine_made[maker] += 1
+
+
+def _below(source: Path, name: str, entered: set[str], notes: ListingNotes) -> Iterator[_Found]:
+    """Yield the images of one class. Links are followed, but no folder is entered twice."""
+    to_list: list[tuple[str, ...]] = [(name,)]
     while to_list:
-        folder, folders = to_list.pop(), []
+        parts = to_list.pop()
+        folder, folders = str(source.joinpath(*parts)), list[tuple[str, ...]]()
         if (real := os.path.realpath(folder)) in entered:
             continue
         entered.add(real)
-        with os.scandir(folder) as entries:
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            notes.unlisted[f"{folder} ({error.strerror})"] += 1
+            continue
+        with entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.path)
-                else:
-                    yield _Found(entry.path, label if is_image(entry.name) else None)
+                if maker := machine_made(entry.name):
+                    _count(entry.path, maker, notes)
+                elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
+                    folders.append((*parts, entry.name))
+                elif notes.takes(entry.path, (*parts, entry.name)):
+                    yield _Found(entry.path, notes.class_of(name))
         to_list += sorted(folders, reverse=True)
 
 
-def _remote(source: Path) -> Iterator[_Found]:
-    names, loose = top(source)
+def _remote(source: Path, notes: ListingNotes) -> Iterator[_Found]:
+    names, loose = top(source, notes)
     if not names:
         raise DatasetError(
             f"{source} has no folders: give a URL with a folder of images per class, of a .csv "
             "list, or of .zip or .tar archives"
         )
+    check_remote_classes(source, names)
     for file in loose:
-        yield _Found(file.path, None)
+        notes.takes(file.path, (file.path.rpartition("/")[2],))
     for name in names:
-        for file in below(source, name):
-            yield _Found(file.path, _class(file.path, name), file.size, file.mtime_ns)
+        for file in below(source, name, notes):
+            if notes.takes(file.path, parts_below(source, file.path)):
+                yield _Found(file.path, notes.class_of(name), file.size, file.mtime_ns)
 
 
-def _in_zip(archive: Path, inner: tuple[str, ...]) -> Iterator[_Found]:
+def _in_zip(
+    source: Path, archive: Path, inner: tuple[str, ...], notes: ListingNotes
+) -> Iterator[_Found]:
     _, size, changed = about(archive)
     with opened_zip(archive) as file:
-        members = members_of(file, archive, inner)
+        members = members_of(file, archive, inner, notes)
         check_size(archive, sum(member.file_size for member in members.values()), size)
+    check_member_classes(source, members, inner)
     for parts, member in members.items():
-        if not member.is_dir():
-            below = parts[len(inner) :]
-            label = _class(member.filename, below[0]) if len(below) > 1 else None
+        below = parts[len(inner) :]
+        if not member.is_dir() and notes.takes(member.filename, below):
+            label = notes.class_of(below[0])
             yield _Found(member.filename, label, member.file_size, changed)
 
 
@@ -229,6 +277,7 @@ def _looked_at(shard: Shard, number: int) -> Fetched:
     path = place(shard.paths[number])
     try:
         now = path.stat()
+        check_regular(now)
     except OSError as error:
         return _fetched(shard, number, None, UNKNOWN, UNKNOWN, error.strerror or str(error))
     return _fetched(shard, number, path, now.st_size, now.st_mtime_ns, "")
@@ -249,7 +298,9 @@ def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetch
     return found
 
 
-def _from_tar(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]:
+def _from_tar(
+    shard: Shard, scratch: Path, known: Collection[str], notes: ListingNotes
+) -> list[Fetched]:
     tar, numbers = place(shard.archive), count()
     changed = about(tar).mtime_ns
 
@@ -258,12 +309,14 @@ def _from_tar(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetch
             return None
         return scratch / _name(next(numbers), parts[-1])
 
+    images, others = images_of(tar, put)
+    notes.add(others)
     return [
         Fetched(
             f"{shard.archive}/{image.name}", image.label, image.path, image.size, changed,
             image.reason,
         )
-        for image in images_of(tar, put)[0]
+        for image in images
         if image.path or image.reason
     ]  # fmt: skip
 

@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self
-from unicodedata import normalize
 
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
@@ -28,13 +28,15 @@ from extract.archives import (
     appearing,
     check_room,
     check_size,
-    is_hidden,
-    is_image,
     leads_out,
     naming,
     parts_of,
+    tell_notes,
     version,
+    write_notes,
 )
+from extract.class_names import check_class_names, class_name
+from extract.file_names import ListingNotes, is_image, machine_made, maker_among
 from extract.places import is_remote
 from extract.remote import about, is_file, opened, top
 
@@ -81,7 +83,8 @@ def unpacked_tars(
 ) -> Path:
     """Return a list of the images in tar archives, which are unpacked below `root`, once.
 
-    For the rest, see `archives.unpacked`. What else is in a sample is no file that is ignored.
+    For the rest, see `archives.unpacked`. What says the class in a sample is no file that is left
+    out.
     """
     from extract.lists import SUFFIX, Row, write_rows
 
@@ -89,24 +92,35 @@ def unpacked_tars(
     whole, name = root / (version(tars, ()) + UNPACKED), _stem(path)
     listed = name + SUFFIX
     if (whole / listed).is_file():
+        tell_notes(whole, tell)
         return whole / listed
     check_room(path, sum(known), root)
-    images, others = list[TarImage](), list[str]()
+    images, notes = list[TarImage](), ListingNotes()
     with appearing(whole) as temporary:
         for number, tar in enumerate(tars):
             folder = Path(temporary, name, *([_stem(tar)] if tar != path else []))
             told = _estimating(progress, len(images), sum(known[:number]), sum(known))
             found, more = images_of(tar, folder.joinpath, told)
             images += [replace(image, name=f"{tar}/{image.name}") for image in found]
-            others += more
+            notes.add(more)
+        check_class_names(path, {i.label for i in images if i.path}, partial(_images_of, images))
+        remarks = [*_left_out(path, images), *notes.remarks(path)]
         usable = [(i.label, i.path.relative_to(temporary)) for i in images if i.path]
         if not usable:
             why = f": {images[0].name}: {images[0].reason}" if images else ""
-            raise DatasetError(f"{path} has no image with a class in it{why}")
+            text = f"{path} has no image with a class in it{why}"
+            raise DatasetError("\n".join([text, *notes.remarks(path)]))
         progress(len(images), len(images))
         write_rows(temporary / listed, (Row(label, at.as_posix(), None) for label, at in usable))
-    _tell(path, images, others, tell)
+        write_notes(temporary, remarks)
+    tell_notes(whole, tell)
     return whole / listed
+
+
+def _images_of(images: Sequence[TarImage], label: str) -> tuple[int, str]:
+    """Return how many images a class has, and the first one's name."""
+    found = [image.name for image in images if image.path and image.label == label]
+    return len(found), found[0]
 
 
 def _estimating(progress: Progress, done: int, read: int, total: int) -> Progress:
@@ -126,8 +140,8 @@ def images_of(
     tar: Path,
     put: Callable[..., Path | None],
     progress: Progress = silent,
-) -> tuple[list[TarImage], list[str]]:
-    """Unpack the images of a tar archive, and return them, in its order, and what is no image.
+) -> tuple[list[TarImage], ListingNotes]:
+    """Unpack the images of a tar archive, and return them, in its order, and what is left out.
 
     put: where the member whose name has these parts is to go; None: nowhere. progress: images, and
     bytes read of the archive.
@@ -141,8 +155,8 @@ def images_of(
     """
     images: dict[tuple[str, ...], TarImage] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
-    others = []
-    with opened(tar) as file, _members(tar, file) as members:
+    notes = ListingNotes()
+    with opened(tar) as file, _members(tar, file, notes) as members:
         for archive, member, parts in members:
             if is_image(member.name):
                 if parts in images:
@@ -159,20 +173,20 @@ def images_of(
                 source = archive.extractfile(member)
                 texts[_key(parts)][Path(parts[-1]).suffix] = source.read() if source else b""
             else:
-                others.append(member.name)
+                notes.takes_name(member.name)
     shared = Counter(_key(parts) for parts in images)
     found = [
         _labelled(image, parts, texts.get(_key(parts), {}), shared[_key(parts)])
         for parts, image in images.items()
     ]
-    return found, others
+    return found, notes
 
 
 @contextmanager
 def _members(
-    tar: Path, file: BinaryIO
+    tar: Path, file: BinaryIO, notes: ListingNotes
 ) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, tuple[str, ...]]]]:
-    """Yield the visible files of an archive, with the parts of their names.
+    """Yield the files that users put into an archive, with the parts of their names.
 
     Raises:
         DatasetError: it is damaged or dangerous, which may show while it is used.
@@ -191,7 +205,9 @@ def _members(
                 continue
             if fault := _fault(member, name, parts):
                 raise DatasetError(f"{tar}: {member.name} {fault}")
-            if not is_hidden(parts, parts):
+            if maker := maker_among(parts):
+                notes.machine_made[maker] += 1
+            else:
                 yield archive, member, parts
         _check_rest(archive)
 
@@ -264,9 +280,9 @@ def _labelled(
         return _without(image, f"is one of {images} images of a sample with one class: keep one")
     if label is None and len(parts) > 1:
         label = parts[-2]
-    if not label:
+    if not label or not class_name(label):
         return _without(image, 'no class: add a .cls, a .json with "label", or put it in a folder')
-    return replace(image, label=normalize("NFC", label))
+    return replace(image, label=class_name(label))
 
 
 def _without(image: TarImage, reason: str) -> TarImage:
@@ -295,7 +311,7 @@ def _top(path: Path) -> tuple[list[str], list[Path]]:
         return folders, [path / file.path.rpartition("/")[2] for file in listed]
     if not path.is_dir():
         return [], []
-    visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    visible = [entry for entry in path.iterdir() if not machine_made(entry.name)]
     return [e.name for e in visible if e.is_dir()], [e for e in visible if not e.is_dir()]
 
 
@@ -308,17 +324,10 @@ def _stem(path: Path) -> str:
     return name or "tars"
 
 
-def _tell(
-    path: Path,
-    images: Sequence[TarImage],
-    others: Sequence[str],
-    tell: Callable[[str], None] | None,
-) -> None:
-    """Say what was left out."""
+def _left_out(path: Path, images: Sequence[TarImage]) -> list[str]:
+    """Say which images have no class."""
     left_out = [image for image in images if image.reason]
-    if tell and left_out:
-        tell(f"{path}: {len(left_out)} image(s) left out")
-        for image in left_out[:SHOWN]:
-            tell(f"{image.name}: {image.reason}")
-    if tell and others:
-        tell(f"{path}: {len(others)} file(s) ignored, being no image, such as {others[0]}")
+    if not left_out:
+        return []
+    lines = [f"{path}: {len(left_out)} image(s) left out"]
+    return lines + [f"{image.name}: {image.reason}" for image in left_out[:SHOWN]]

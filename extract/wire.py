@@ -10,6 +10,7 @@ from typing import Any
 
 from cache.segments import Failure
 from cache.store import Cache
+from extract.file_names import ListingNotes
 from extract.hashes import Hashed, key_of
 from extract.look import Look
 from extract.run import Extraction
@@ -47,6 +48,7 @@ def done_to_json(done: Done) -> str:
             (key.hex(), look.bits.hex(), *astuple(look)[1:]) for key, look in done.looks.items()
         ],
         "unopened": _failures(done.unopened),
+        "notes": done.notes.as_record(),
         "extractions": [_extraction(extraction) for extraction in done.extractions],
     }
     return json.dumps(fields)
@@ -61,6 +63,7 @@ def done_from_json(text: str, caches: Sequence[Cache]) -> Done:
         files=tuple(Member(n, label, _hashed_from(n, it)) for n, label, it in fields["files"]),
         looks=looks,
         unopened=_failures_from(fields["unopened"]),
+        notes=ListingNotes.from_record(fields["notes"]),
         extractions=tuple(
             _extraction_from(cache, values)
             for cache, values in zip(caches, fields["extractions"], strict=False)

@@ -16,6 +16,7 @@ from PIL import Image
 from cache.errors import FrostlineError, UnreadableImageError
 from cache.segments import Failure
 from extract.batches import Decoded
+from extract.file_names import ListingNotes
 from extract.hashes import Hashed, key_of
 from extract.kept import Shelf
 from extract.look import Look
@@ -73,7 +74,8 @@ class Done:
 
     worker: its machine and process. seconds: from the first file to the last segment. files: those
     that could be had. looks: of the images decoded, by their SHA-256. unopened: files that could
-    not be had. extractions: by target. error: what stopped it, "" if nothing did.
+    not be had. extractions: by target. error: what stopped it, "" if nothing did. notes: what
+    else is in its archive.
     """
 
     source: str
@@ -85,6 +87,7 @@ class Done:
     unopened: tuple[Failure, ...] = ()
     extractions: tuple[Extraction, ...] = ()
     error: str = ""
+    notes: ListingNotes = field(default_factory=ListingNotes)
 
 
 class Worker:
@@ -107,14 +110,15 @@ class Worker:
             with TemporaryDirectory(prefix="frostline-") as scratch:
                 extractor = self._open()
                 extractor.look_around()
-                files, unopened = self._files(part, extractor, Path(scratch))
+                files, unopened, notes = self._files(part, extractor, Path(scratch))
                 looks, extractions = self._fill(part, extractor, files)
         except MENDABLE as error:
             with suppress(*MENDABLE):  # the same again: what could not be written
                 self.close()  # the next shard begins with the caches as they are then
             return told(perf_counter() - started, error=str(error) or repr(error))
         members = tuple(member for member, _ in files)
-        return told(perf_counter() - started, members, looks, unopened, extractions)
+        seconds = perf_counter() - started
+        return told(seconds, members, looks, unopened, extractions, notes=notes)
 
     def close(self) -> None:
         """Commit, and let go of engines and locks. Raises OSError."""
@@ -123,15 +127,16 @@ class Worker:
 
     def _files(
         self, part: Part, extractor: Extractor, scratch: Path
-    ) -> tuple[list[tuple[Member, Path]], tuple[Failure, ...]]:
-        """Return a shard's files with their hashes and where they can be read now.
+    ) -> tuple[list[tuple[Member, Path]], tuple[Failure, ...], ListingNotes]:
+        """Return a shard's files with their hashes and where they can be read now; those that can't
+        be had; and what else is in its archive.
 
         What lies elsewhere, and has all its rows already, is not fetched: its path leads nowhere.
         """
         there = self._there(part, extractor)
         files = [(member, Path(member.name)) for member in there.values()]
-        unopened = []
-        for file in fetched(part.shard, scratch, there):
+        unopened, notes = [], ListingNotes()
+        for file in fetched(part.shard, scratch, there, notes):
             try:
                 if file.path is None:
                     raise OSError(file.reason)
@@ -146,7 +151,7 @@ class Worker:
                 files.append((Member(file.name, file.label, hashed), file.path))
         if unopened and self.job.strict:
             raise UnreadableImageError(f"{unopened[0].path} can't be opened: {unopened[0].reason}")
-        return files, tuple(unopened)
+        return files, tuple(unopened), notes
 
     def _there(self, part: Part, extractor: Extractor) -> dict[str, Member]:
         """Return the files, by name, that are as they were hashed, and lack no row.

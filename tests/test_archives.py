@@ -67,10 +67,17 @@ def test_a_folder_in_an_archive_is_that_folder(zipped: Zipped, images: Path, roo
     }  # and nothing of test/
 
 
-def test_a_whole_archive_is_a_folder_too(zipped: Zipped, root: Path) -> None:
-    folder = unpacked(zipped(), root)
-    assert {path.name for path in folder.iterdir()} == {"train"}
-    assert scan(folder).name == "gels"
+def test_a_whole_archive_is_a_folder_too(images: Path, tmp_path: Path, root: Path) -> None:
+    whole = shutil.make_archive(str(tmp_path / "gels"), "zip", images)
+    found = scan(unpacked(Path(whole), root))
+    assert (found.name, found.labels) == ("gels", scan(images).labels)
+
+
+def test_parts_of_a_data_set_are_no_classes(zipped: Zipped, root: Path) -> None:
+    path = zipped("test/a/1.png")
+    with pytest.raises(DatasetError, match=f"called test and train.*--dataset {path}/train --test"):
+        unpacked(path, root)
+    assert files(root) == {".lock"}
 
 
 def test_what_is_no_archive_stays_as_it_is(images: Path, tmp_path: Path, root: Path) -> None:
@@ -128,11 +135,24 @@ def test_several_at_once_do_no_harm(zipped: Zipped, root: Path) -> None:
 
 def test_other_files_are_told_and_hidden_ones_left_out(zipped: Zipped, root: Path) -> None:
     told: list[str] = []
-    hidden = ("train/a/.x.png", "__MACOSX/train/a/._0.png", "train/.thumbs/0.png")
-    folder = unpacked(zipped("train/notes.txt", "readme.md", *hidden), root, tell=told.append)
-    assert len(files(folder)) == 6
-    assert len(told) == 1
-    assert "gels.zip: 2 file(s) ignored, being no image, such as train/notes.txt" in told[0]
+    hidden = ("train/a/.x.png", "train/__MACOSX/a/._0.png", "train/a/@eaDir/0.png/THUMB.jpg")
+    path = zipped("train/notes.txt", "train/readme.md", *hidden) / "train"
+    for _ in range(2):  # told each time, though it is unpacked once
+        told.clear()
+        folder = unpacked(path, root, tell=told.append)
+        assert len(scan(folder).files) == len(files(folder)) == 6
+        assert told == [
+            f"{path}: 3 file(s) ignored because they are hidden or made by a system: 1 hidden, "
+            "1 __MACOSX (macOS), 1 @eaDir (Synology)",
+            f"{path}: 2 file(s) ignored because they are not images: 1 .txt, 1 .md, such as "
+            "train/notes.txt",
+        ]
+
+
+def test_a_class_of_another_format_is_an_error_as_in_folders(zipped: Zipped, root: Path) -> None:
+    folder = unpacked(zipped("train/c/1.gel", "train/c/2.gel") / "train", root)
+    with pytest.raises(DatasetError, match=r"no readable image file in class\(es\) c"):
+        scan(folder)
 
 
 def test_an_empty_class_is_an_error_as_in_folders(zipped: Zipped, root: Path) -> None:
@@ -193,7 +213,7 @@ def test_a_bomb_is_refused_before_it_grows(
     path = zipped("train/a/b.png", content=bytes(2_000_000), method=zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(archives, "HARMLESS_BYTES", 10**6)
     with pytest.raises(DatasetError, match="would become 2,00"):
-        unpacked(path, root)
+        unpacked(path / "train", root)
     assert not root.exists()
 
 
@@ -204,7 +224,7 @@ def test_no_more_comes_out_than_is_stated(zipped: Zipped, root: Path) -> None:
     content[entry + 24 : entry + 28] = struct.pack("<I", 1000)  # what it says its size is
     path.write_bytes(content)
     with pytest.raises(DatasetError, match="damaged"):
-        unpacked(path, root)
+        unpacked(path / "train", root)
     assert files(root) == {".lock"}
 
 
@@ -214,7 +234,7 @@ def test_too_little_room_is_told_before(
     free = shutil.disk_usage(root.parents[1])._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(DatasetError, match="where 100 are free: make room"):
-        unpacked(zipped(), root)
+        unpacked(zipped() / "train", root)
     assert files(root) == set()
 
 

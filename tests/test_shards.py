@@ -13,6 +13,7 @@ import fsspec
 import pytest
 
 from cache.errors import DatasetError
+from extract.file_names import ListingNotes
 from extract.lists import write_list
 from extract.places import place
 from extract.scan import scan
@@ -139,9 +140,12 @@ class TestFolders:
         for name in ("a/notes.txt", "loose.png", "a/.hidden.png", ".thumbs/a.png"):
             (images / name).parent.mkdir(exist_ok=True)
             (images / name).write_bytes(b"x")
-        some = list(shards(images, 3))
+        notes = ListingNotes()
+        some = list(shards(images, 3, notes))
         (images / "c").unlink()
-        assert sum(shard.ignored for shard in some) == 2
+        assert notes.machine_made == {"hidden": 1, ".thumb* (thumbnails)": 1}
+        assert (notes.others, notes.unclassed) == ({".txt": 1}, 1)
+        assert notes.nested == {"a/deep": 1}
         paths = [path for shard in some for path in shard.paths]
         assert sorted(paths) == sorted(str(file.path) for file in scan(images).files)
 
@@ -228,7 +232,7 @@ class TestArchives:
         with pytest.raises(DatasetError, match="would be unpacked elsewhere"):
             list(shards(images.parent / "gels.zip", 4))
         shard = Shard(
-            0, f"{images.parent}/gels.zip", ("a/../../../evil.png",), ("a",), (1,), (1,), 0
+            0, f"{images.parent}/gels.zip", ("a/../../../evil.png",), ("a",), (1,), (1,)
         )
         (file_,) = fetched(shard, scratch)
         assert (file_.path, "would be unpacked elsewhere" in file_.reason) == (None, True)

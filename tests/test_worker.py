@@ -158,7 +158,7 @@ def test_a_full_disk_costs_its_shard(
 def test_a_file_without_a_time_is_hashed_each_time(worker: Worker, few: Few) -> None:
     """As the images that a list of URLs names: nobody says when they were changed."""
     fsspec, url = pytest.importorskip("fsspec"), "memory://worker/0.jpg"
-    shard, known = Shard(0, "", (url,), ("a",), (-1,), (-1,), 0), dict[str, Hashed]()
+    shard, known = Shard(0, "", (url,), ("a",), (-1,), (-1,)), dict[str, Hashed]()
     for path in sorted((few(2, 1) / "dataset" / "gel").iterdir()):
         content = path.read_bytes().ljust(1_000_000, b"\0")  # of one size
         fsspec.filesystem("memory").pipe_file("/worker/0.jpg", content)
@@ -175,7 +175,7 @@ def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) ->
 
 def test_a_part_arrives_as_it_was_sent() -> None:
     name = os.fsdecode(b"/data/\xff.png")  # no valid Unicode
-    shard = Shard(3, "", (name, "s3://b/k.png"), ("a", "b"), (-1, 5), (-1, 7), 2)
+    shard = Shard(3, "", (name, "s3://b/k.png"), ("a", "b"), (-1, 5), (-1, 7))
     known = {"s3://b/k.png": Hashed(key_of("s3://b/k.png"), 5, 7, bytes(32))}
     part = Part("test", shard, 4, known)
     assert part_from_json(part_to_json(part)) == part
