@@ -243,7 +243,8 @@ class ListingNotes:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ListingNotes:
         """Read what `as_record` returned."""
-        return cls(**{n: Counter(v) if n in COUNTERS else v for n, v in record.items()})
+        fields: dict[str, Any] = {**record, **{n: Counter(record[n]) for n in COUNTERS}}
+        return cls(**fields)
 
     def remarks(self, source: object) -> list[str]:
         """Say it in a line for each reason; empty if nothing is left out."""

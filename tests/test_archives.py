@@ -77,7 +77,7 @@ def test_parts_of_a_data_set_are_no_classes(zipped: Zipped, root: Path) -> None:
     path = zipped("test/a/1.png")
     with pytest.raises(DatasetError, match=f"called test and train.*--dataset {path}/train --test"):
         unpacked(path, root)
-    assert files(root) == {".lock"}
+    assert files(root) == set()
 
 
 def test_what_is_no_archive_stays_as_it_is(images: Path, tmp_path: Path, root: Path) -> None:

@@ -80,8 +80,8 @@ def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
     images = scan(given(folder / "l.csv", "path,label\n" + "\n".join(rows)))
     assert {file.path.name for file in images.unique} == {"0.png", "1.png"}
     ignored, gone, conflict, copies = images.remarks
-    assert "1 file(s) ignored" in ignored
-    assert "gone.png can't be opened: No such file" in gone
+    assert "1 file(s) ignored because they are not images: 1 .txt" in ignored
+    assert "gone.png can't be opened: No such file or directory (line 8)" in gone
     assert "2 files left out, the same image lying in two classes" in conflict
     assert "1 file(s) are exact copies" in copies
 
@@ -90,8 +90,16 @@ def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "line 1: no column path and label"),
-        ("path;label\na.png;a\n", "line 1: no column path and label: .* separated by commas"),
-        ("path,class\na.png,a\n", "line 1: no column label"),
+        ("path,class\na.png,a\n", "line 1: no column label: found path, class. Name the col"),
+        ("x/1.png,a\nx/2.png,a\n", "line 1: no column .*found an image instead, x/1.png, a. Add"),
+        ("path,label,Path\na.png,a,b\n", "line 1: there are several columns path. Rename"),
+        ("path,label\na.png,a\nb,c.png,a\n", "line 3: it has 3 cells, but the first line names 2"),
+        ("path,label\na.png,\u200b\n", "line 2: the label has blanks only"),
+        ('path,label\na.png,"a\nb.png,a\n', "line 3: unexpected end of data"),
+        ("path,label\na.png,gel\xe9\n".encode("cp1252"), "line 2: .* Windows-1252 .* 'gelé'"),
+        ("path,label\na.png,a\n".encode("utf-16-le"), "line 1: .* as UTF-16 has"),
+        (b"\xff\xfep\0a", "line 1: no column"),
+        (b"\xff\xfep\0\0\xd8\0\xd8", "it is not UTF-16 text"),
         ("path,label\n", "lists no image"),
         ("path,label\na.png,a\nb.png\n", "line 3: no label"),
         ('path,label\n"two\nlines.png",\n', "line 3: no label"),
@@ -100,10 +108,12 @@ def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
         (f"path,label\n{'a' * 200_000},a\n", "line 2: field larger"),
         ("path,label,sha256\na.png,a,00\n", "line 2: sha256 must be 64 hexadecimal digits"),
         (f"path,label,sha256\na.png,a,\nb.png,a,{'g' * 64}\n", "line 3: sha256 must be 64 hex"),
-        ("path,label\ngone.png,a\n", r"no readable image file in class\(es\) a"),
+        ("path,label\n\ngone.png,a\n", "1 of 1 file.* in line 3: 'gone.png', looked for at /.*/gone"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_wrong_is_named_with_its_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     with pytest.raises(DatasetError, match=f"(?s)l.csv.*{message}"):
         scan(given(tmp_path / "l.csv", text))
 

@@ -32,7 +32,9 @@ def test_classes_are_the_top_folders_and_images_lie_at_any_depth(folder: Path) -
     images = scan(folder)
     assert [file.label for file in images.files] == ["a"] * 3 + ["b"] * 3
     assert len(images.labels) == 6
-    assert images.remarks == []
+    assert images.remarks == [
+        f"{folder}: 3 image(s) are in subfolders of class folders and are included: 3 in b/deep er"
+    ]
 
 
 def test_moving_and_renaming_changes_no_hash(folder: Path) -> None:
@@ -46,16 +48,16 @@ def test_copies_count_once_and_are_told(folder: Path) -> None:
     images = scan(folder)
     assert len(images.files) == 7
     assert len(images.unique) == len(images.labels) == 6
-    assert "1 file(s) are exact copies" in images.remarks[0]
+    assert "1 file(s) are exact copies" in images.remarks[-1]
 
 
 def test_an_image_in_two_classes_is_left_out_of_both_and_told(folder: Path) -> None:
     shutil.copy(folder / "a" / "0.png", folder / "b" / "same.png")
     images = scan(folder)
     assert len(images.labels) == 5
-    assert "2 files left out" in images.remarks[0]
-    assert "0.png" in images.remarks[0]
-    assert "same.png" in images.remarks[0]
+    assert "2 files left out" in images.remarks[-1]
+    assert "0.png" in images.remarks[-1]
+    assert "same.png" in images.remarks[-1]
 
 
 def test_what_is_no_image_is_told_not_swallowed(folder: Path) -> None:
@@ -64,7 +66,10 @@ def test_what_is_no_image_is_told_not_swallowed(folder: Path) -> None:
     (folder / "a" / ".DS_Store").write_text("hidden")
     images = scan(folder)
     assert {path.name for path in images.ignored} == {"notes.txt", "loose.png"}
-    assert "2 file(s) ignored" in images.remarks[0]
+    made, text, loose, _ = images.remarks
+    assert "1 file(s) ignored because they are hidden or made by a system: 1 .DS_Store" in made
+    assert "1 file(s) ignored because they are not images: 1 .txt, such as " in text
+    assert f"1 image(s) ignored because they are in no class folder, such as {folder}/loo" in loose
 
 
 def test_accents_are_the_same_however_they_are_written(tmp_path: Path) -> None:
@@ -76,7 +81,7 @@ def test_a_dangling_link_costs_itself(folder: Path) -> None:
     (folder / "a" / "link.png").symlink_to(folder / "gone.png")
     images = scan(folder)
     assert len(images.files) == 6
-    assert "link.png can't be opened: No such file" in images.remarks[0]
+    assert "link.png can't be opened: No such file" in images.remarks[-1]
 
 
 def test_linked_folders_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
