@@ -108,7 +108,7 @@ def test_remarks_are_those_of_folders(folder: Path, tmp_path: Path) -> None:
         (f"path,label\n{'a' * 200_000},a\n", "line 2: field larger"),
         ("path,label,sha256\na.png,a,00\n", "line 2: sha256 must be 64 hexadecimal digits"),
         (f"path,label,sha256\na.png,a,\nb.png,a,{'g' * 64}\n", "line 3: sha256 must be 64 hex"),
-        ("path,label\n\ngone.png,a\n", "1 of 1 file.* in line 3: 'gone.png', looked for at /.*/gone"),
+        ("path,label\n\ngone.png,a\n", "of 1 file.* in line 3: 'gone.png', looked for at /.*gone"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(

@@ -231,9 +231,7 @@ class TestArchives:
             file.writestr("a/../../../evil.png", b"x")
         with pytest.raises(DatasetError, match="would be unpacked elsewhere"):
             list(shards(images.parent / "gels.zip", 4))
-        shard = Shard(
-            0, f"{images.parent}/gels.zip", ("a/../../../evil.png",), ("a",), (1,), (1,)
-        )
+        shard = Shard(0, f"{images.parent}/gels.zip", ("a/../../../evil.png",), ("a",), (1,), (1,))
         (file_,) = fetched(shard, scratch)
         assert (file_.path, "would be unpacked elsewhere" in file_.reason) == (None, True)
 
