@@ -3,6 +3,7 @@
 The rules below are part of every cache's identity: change a rule, change its name.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+JPEG_START, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # those that begin a segment, or end it all
+SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # in JPEG 2000: its codestream's start, then the marker SIZ
 BAND = 2**18  # pixels that are converted at once
 
 
@@ -117,11 +121,58 @@ def _opened(data: bytes, fast: bool) -> tuple[Image.Image, bool, tuple[int, int,
             _check_size(page.width, page.height)
             stored = page.width, page.height, page.mode
             return _to_gray(page, fast), several_pages, stored
+    if data.startswith(JPEG_START):
+        _check_jpeg(data)
     with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
         _check_size(image.width, image.height)
+        if image.format == "PNG":  # decoding alone leaves the checksums unread
+            _check_png(data)
+        if image.format == "JPEG2000":
+            _check_jpeg2000(data, image.mode)
         stored = image.width, image.height, image.mode
         several_pages = _has_several_pages(image)
         return _to_gray(image, fast), several_pages, stored
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse what takes minutes to decode, and what the decoder would complete by itself."""
+    many = data.count(tiff.START_OF_SCAN) > tiff.MOST_SCANS
+    if not many and data.rfind(END_OF_IMAGE) > data.rfind(tiff.START_OF_SCAN):
+        return
+    # Or something else follows, a film for example, and only looks like this.
+    scans, position = 0, len(JPEG_START)
+    while found := MARKER.search(data, position):
+        if found[0] == END_OF_IMAGE:
+            return
+        scans += found[0] == tiff.START_OF_SCAN
+        if scans > tiff.MOST_SCANS:
+            raise UnreadableImageError(
+                f"refused undecoded: a JPEG of more than {tiff.MOST_SCANS} scans takes minutes. "
+                "Save it again"
+            )
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    raise UnreadableImageError("a truncated JPEG: its end is missing")
+
+
+def _check_png(data: bytes) -> None:
+    try:
+        Image.open(BytesIO(data), formats=["PNG"]).verify()
+    except Exception as error:  # whatever it raises
+        raise UnreadableImageError(f"a truncated or damaged PNG: {error}") from error
+
+
+def _check_jpeg2000(data: bytes, mode: str) -> None:
+    """Refuse bits that Pillow doesn't scale to 0…255: of colours deeper than 8 bits the brightest
+    overflow to black.
+    """
+    start = data.find(SIZE_OF_IMAGE)
+    count = int.from_bytes(data[start + 40 : start + 42], "big")
+    bits = {(each & 127) + 1 for each in data[start + 42 : start + 42 + 3 * count : 3]}
+    if bits != {8} and not (mode.startswith("I;16") and min(bits) > 8):
+        raise UnreadableImageError(
+            f"JPEG 2000 of mode {mode} and {', '.join(map(str, sorted(bits)))} bits is not "
+            "supported. Save the file with 8 bits, or as PNG or TIFF"
+        )
 
 
 def _has_several_pages(image: Image.Image) -> bool:

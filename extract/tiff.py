@@ -20,6 +20,10 @@ from PIL import Image
 from cache.errors import UnreadableImageError
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+START_OF_SCAN = b"\xff\xda"  # in a JPEG
+# Encoders write up to about 20. Each costs a pass over the image: a file of 300 kB can hold 20,000.
+# Skia, which Chrome and Android decode with, stops at 100.
+MOST_SCANS = 100
 MOST_PAGES = 100  # that are looked at for the first of full resolution
 MOST_SAMPLES = 6  # per pixel, as in Pillow
 
@@ -91,7 +95,7 @@ def first_page(data: bytes) -> Iterator[tuple[Any, bool]]:
         image = _pillow_page(data)
         if image is not None:
             stack.enter_context(image)
-            _check_whole(image.tag_v2)
+            _check_whole(image.tag_v2, data)
             yield image, _another_pillow_page(image)
             return
         # Its warnings are about tags that don't matter here, or end in an exception as well.
@@ -104,7 +108,7 @@ def first_page(data: bytes) -> Iterator[tuple[Any, bool]]:
             page: Any = found[0] if found else file.pages[0]
         except Exception as error:
             raise UnreadableImageError(f"a damaged TIFF: {error}") from error
-        _check_whole({tag.code: tag.value for tag in page.tags})
+        _check_whole({tag.code: tag.value for tag in page.tags}, data)
         yield page, len(found) > 1
 
 
@@ -156,13 +160,6 @@ def numbers(page: Any) -> Numbers:
         palette,
         int(page.tags.valueof(ORIENTATION, 1)),
     )
-
-
-def segments_of(tags: Any) -> list[tuple[int, int]]:
-    """Return (offset, bytes) of each strip or tile."""
-    offsets = _tuple(tags.get(STRIP_OFFSETS) or tags.get(TILE_OFFSETS) or ())
-    sizes = _tuple(tags.get(STRIP_SIZES) or tags.get(TILE_SIZES) or ())
-    return list(zip(offsets, sizes, strict=False))
 
 
 def _pillow_page(data: bytes) -> Any:
@@ -248,8 +245,10 @@ def _pillow_is_right(tags: Any) -> bool:
     )
 
 
-def _check_whole(tags: Any) -> None:
-    """Refuse a page that lacks strips or tiles: both libraries leave them black."""
+def _check_whole(tags: Any, data: bytes) -> None:
+    """Refuse a page that lacks strips or tiles, which both libraries leave black, and one that
+    takes minutes to decode.
+    """
     width, length = tags.get(WIDTH, 0), tags.get(LENGTH, 0)
     if tags.get(TILE_OFFSETS):
         across, down = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)
@@ -268,6 +267,11 @@ def _check_whole(tags: Any) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and across * down > max(limit, width * length):
         raise UnreadableImageError(f"a damaged TIFF: one tile has {across} x {down} pixels")
+    if tags.get(COMPRESSION) in JPEG:
+        parts = {*zip(found, _tuple(sizes or ()), strict=False)}
+        scans = sum(data.count(START_OF_SCAN, start, start + size) for start, size in parts)
+        if scans > MOST_SCANS * len(parts):
+            raise UnreadableImageError(f"refused undecoded: it has {scans} JPEG scans. {SAVE}")
 
 
 def _not_supported(page: Any) -> str:

@@ -3,13 +3,16 @@
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
@@ -21,6 +24,7 @@ from extract.load import LoadedBackbone
 from extract.target import Target, decoding_of
 from extract.tiff import PHOTOMETRIC
 from tests.conftest import ROOT
+from tests.test_tiff import patched
 
 RAMP = np.tile(np.arange(SIZE, dtype=np.uint8), (SIZE, 1))  # 0…223, left to right
 
@@ -198,6 +202,109 @@ def test_every_real_image_decodes(gel: Path) -> None:
     assert len(paths) == 114
     for path in paths:
         assert decode_gray(path.read_bytes()).pixels.std() > 5
+
+
+def many_scans(count: int) -> bytes:
+    """A small progressive JPEG of 4 megapixels whose last scan is repeated."""
+    data = encode(Image.new("L", (2000, 2000), 100), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * count + b"\xff\xd9"
+
+
+def test_scans_of_a_jpeg_are_bounded() -> None:
+    """20,000 took five minutes for 240 kB; real files have up to about 20."""
+    assert decode_gray(many_scans(20)).pixels.mean() == 100
+    with pytest.raises(UnreadableImageError, match="more than 100 scans"):
+        decode_gray(many_scans(20_000))
+    buffer = BytesIO()
+    values = np.full((64, 64), 100, np.uint8)
+    tifffile.imwrite(buffer, values, compression="jpeg", photometric="minisblack", metadata=None)
+    data = buffer.getvalue() + many_scans(20_000)
+    start, size = len(buffer.getvalue()), len(data) - len(buffer.getvalue())
+    data = patched(patched(data, 273, 4, 1, start), 279, 4, 1, size)
+    with pytest.raises(UnreadableImageError, match="JPEG scans"):
+        decode_gray(data)
+
+
+def test_what_follows_a_jpeg_does_not_matter() -> None:
+    """A second picture, or a film as telephones append it."""
+    data = encode(Image.fromarray(RAMP), "JPEG")
+    expected = decode_gray(data).pixels
+    noise = np.random.default_rng(0).bytes(20_000_000)
+    assert noise.count(b"\xff\xda") > 100
+    for more in (bytes(5000), noise, data):
+        assert np.array_equal(decode_gray(data + more).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("GIF", {}),
+        ("WEBP", {"lossless": True}),
+        ("JPEG2000", {}),
+    ],
+)
+def test_a_truncated_file_never_gives_other_pixels(kind: str, settings: dict[str, object]) -> None:
+    """Nor one whose end was zeroed, where the format can tell (WebP and GIF can't)."""
+    noise = np.random.default_rng(3).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), kind, **settings)
+    whole = decode_gray(data).pixels
+    ends = [len(data) - cut for cut in (1, 2, 3, 5, 8, 12, 40)]
+    ends += [len(data) * tenth // 10 for tenth in range(1, 10)]
+    for end in ends:
+        for tail in (b"", *([bytes(len(data) - end)] if kind not in ("WEBP", "GIF") else [])):
+            try:
+                pixels = decode_gray(data[:end] + tail).pixels
+            except UnreadableImageError:
+                continue
+            assert np.array_equal(pixels, whole), (end, len(tail))
+
+
+def test_checksums_of_a_png_are_read() -> None:
+    """Pillow decodes a flipped bit into another picture."""
+    data = bytearray(encode(Image.fromarray(RAMP), "PNG"))
+    data[data.index(b"IDAT") + 30] ^= 4
+    with pytest.raises(UnreadableImageError, match="damaged PNG"):
+        decode_gray(bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iCCP", "iTXt"])
+def test_text_that_grows_in_a_png_is_refused(kind: str) -> None:
+    data, text = encode(Image.fromarray(RAMP), "PNG"), zlib.compress(bytes(2**26))
+    body = kind.encode() + (b"k\0\1\0\0\0" if kind == "iTXt" else b"k\0\0") + text
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    with pytest.raises(UnreadableImageError, match="too large"):
+        decode_gray(data[:33] + chunk + data[33:])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_only_the_first_of_very_many_frames_is_decoded(kind: str) -> None:
+    frames = [Image.new("L", (32, 32), number % 256) for number in range(2000)]
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    started = time.perf_counter()
+    assert decode_gray(data).several_pages
+    assert time.perf_counter() - started < 2
+
+
+def test_jpeg_2000_of_other_bits_is_right_or_refused() -> None:
+    """Pillow rounds colours of 16 bits up to 256, which is black, and leaves 4 bits too dark."""
+    deep = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    for values, bits in ((np.dstack([deep] * 3), 16), (np.dstack([deep >> 4] * 3), 12)):
+        data = bytes(
+            imagecodecs.jpeg2k_encode(values, level=0, reversible=True, bitspersample=bits)
+        )
+        with pytest.raises(UnreadableImageError, match=f"{bits} bits is not supported"):
+            decode_gray(data)
+    data = bytes(imagecodecs.jpeg2k_encode(RAMP >> 4, level=0, reversible=True, bitspersample=4))
+    with pytest.raises(UnreadableImageError, match="4 bits is not supported"):
+        decode_gray(data)
+    data = bytes(imagecodecs.jpeg2k_encode(deep >> 4, level=0, reversible=True, bitspersample=12))
+    expected = np.rint((deep >> 4) * (255 / 4095))
+    assert np.abs(decode_gray(data).pixels[0] - expected).max() <= 1
 
 
 class TestPadding:
