@@ -62,13 +62,13 @@ def cli() -> None:
 
 
 @cli.command()
-@takes("recipe", "dataset", "test", "also", *FEWER, "workspace", "arch", "device", "head",
-       "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
+@takes("recipe", "dataset", "test", "hold_out", "also", *FEWER, "workspace", "arch", "device",
+       "head", "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
        *TRAINING)  # fmt: skip
 @click.pass_context
 def run(
-    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, also: dict[str, Path],
-    **choices: Any,
+    ctx: click.Context, /, dataset: Path, test: Path, hold_out: float | None, workspace: Path,
+    also: dict[str, Path], **choices: Any,
 ) -> None:  # fmt: skip
     """Do everything: extract, train-heads, evaluate, report; with a recipe, a whole study."""
     from cache.store import open_cache
@@ -81,8 +81,15 @@ def run(
     recipe: Recipe | None = ctx.meta.get(RECIPE)
     if recipe:
         check_recipe(recipe, ctx)
-        if recipe.split is not None:
-            dataset, test = invoke(split, cut_by(recipe.split, ctx), ctx)
+    if recipe and recipe.split is not None:
+        dataset, test = invoke(split, cut_by(recipe.split, ctx), ctx)
+    elif hold_out is not None:
+        if steps.is_given(ctx, "test"):
+            raise DatasetError("--test and --test-fraction exclude each other. Give one of them.")
+        how_to_cut = (hold_out, False, choices["seed"], choices["no_group"])
+        dataset, test = steps.split(dataset, place, None, *how_to_cut)
+    else:
+        steps.check_sets(ctx, ", or --test-fraction 0.2 to hold out a part")
     training, testing = _scan(dataset, test, place, choices)
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
     check_trainable(training.labels, sweep.cv)
@@ -97,6 +104,7 @@ def run(
     training_options = choices["train_on"], choices["tensorboard"]
     heads = steps.train(caches, training, place, sweep, groups, *training_options)
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    steps.set_current(place, (training, testing), (dataset, test), choices)
     new = unmeasured(heads, testing, place, choices["engine"], leaked)
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
@@ -157,9 +165,10 @@ def extract(
 @cli.command("train-heads")
 @takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
        *TRAINING, "on", *RAY)  # fmt: skip
+@click.pass_context
 def train_heads(
-    dataset: Path, workspace: Path, arch: list[str], device: list[str], on: str,
-    address: str | None, resources: str, **choices: Any,
+    ctx: click.Context, /, dataset: Path, workspace: Path, arch: list[str], device: list[str],
+    on: str, address: str | None, resources: str, **choices: Any,
 ) -> None:  # fmt: skip
     """Train every head with every optimizer on every cache found."""
     from evaluate.select import Wanted, select_caches
@@ -168,6 +177,7 @@ def train_heads(
 
     place, sweep = Workspace(workspace), asked(choices)
     place.require()
+    (dataset,) = steps.take_current(ctx, place, choices)
     training = steps.scan(dataset, place, choices["per_class"], opened=not choices["no_group"])
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
@@ -187,15 +197,19 @@ def train_heads(
 @cli.command()
 @takes("dataset", "test", "also", *FEWER, "workspace", "only_arch", "only_device", "head",
        "optimizer", "weights", "engine", "no_group", "max_pixels")  # fmt: skip
+@click.pass_context
 def evaluate(
-    dataset: Path, test: Path, also: dict[str, Path], workspace: Path, **choices: Any
-) -> None:
+    ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
+    **choices: Any,
+) -> None:  # fmt: skip
     """Put backbone and head together again, test and time each whole model."""
     from evaluate.select import Wanted, select_heads
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
     place.require()
+    steps.check_sets(ctx)
+    dataset, test = steps.take_current(ctx, place, choices)
     training, testing = _scan(dataset, test, place, choices)
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
     wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
@@ -207,6 +221,7 @@ def evaluate(
         audit = steps.look_over(training, testing, place)
         leaked, groups = {*audit.leaked}, {**audit.group_of}
     how = place, choices["engine"], choices["weights"]
+    steps.set_current(place, (training, testing), (dataset, test), choices)
     steps.evaluate(heads, testing, leaked, *how)
     steps.learn_to_doubt(heads, training, testing, groups, *how)
     _stop_if(steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True))
@@ -216,15 +231,19 @@ def evaluate(
 @takes("dataset", "test", "also", *FEWER, "workspace", "mode", "some_arch", "training_device",
        "head", "optimizer", "weights", "training_precision", "engine", "fit", "normalize",
        "augment_or_none", "max_pixels", *FIELD_OPTIONS, "seed", "no_group")  # fmt: skip
+@click.pass_context
 def baseline(
-    dataset: Path, test: Path, also: dict[str, Path], workspace: Path, **choices: Any
-) -> None:
+    ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
+    **choices: Any,
+) -> None:  # fmt: skip
     """Train whole networks in the ordinary way, to see what freezing costs and saves."""
     from evaluate.conventional.steps import train_whole
     from evaluate.run import check_classes, unmeasured
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
+    steps.check_sets(ctx)
+    dataset, test = steps.take_current(ctx, place, choices)
     training, testing = _scan(dataset, test, place, choices)
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
     for images in (testing, *others.values()):
@@ -232,6 +251,7 @@ def baseline(
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    steps.set_current(place, (training, testing), (dataset, test), choices)
     failed = list[str]()
     for saved in train_whole(training, groups, place, choices):
         how = place, choices["engine"], choices["weights"]
@@ -272,18 +292,27 @@ def audit(
     from evaluate.findings import FINDINGS, as_json, in_words
     from evaluate.workspace import Workspace
 
-    place = Workspace(workspace)
+    place, few = Workspace(workspace), {"per_class": per_class, "test_per_class": test_per_class}
+    dataset, test = steps.take_current(ctx, place, few)
+    per_class, test_per_class = few.values()
+    if steps.is_given(ctx, "test"):
+        steps.check_sets(ctx)
     training = steps.scan(dataset, place, per_class)
     if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
+        steps.check_sets(ctx)
         testing: ImageSet | None = steps.scan(test, place, test_per_class)
     else:
         testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
     found = steps.look_over(training, testing, place, anew=True)
     say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
     if html:
+        from evaluate.image_files import ImageFiles
         from evaluate.report import write_audit_page
 
-        warn(f"Page: {write_audit_page(found, html)}")
+        files = ImageFiles(place)
+        warn(f"Page: {write_audit_page(found, html, files)}")
+        if files.remark:
+            warn(files.remark)
     if failed := [name for name in fail_on if FINDINGS[name].count(found)]:
         warn(f"--fail-on {' '.join(failed)}: found")
         ctx.exit(1)

@@ -121,6 +121,12 @@ def sides(out: Path, cut: Cut) -> tuple[Path, Path]:
     return out / f"{TRAIN}{ending}", out / f"{TEST}{ending}"
 
 
+def folder_of(images: ImageSet, cut: Cut, root: Path) -> Path:
+    """Return the folder of this division below `root`: the same images and settings, the same."""
+    digest = sha256(json.dumps(_note(images, cut), sort_keys=True).encode()).hexdigest()[:8]
+    return root / f"{images.name.replace('/', '-')}-{digest}"
+
+
 def divided_before(images: ImageSet, cut: Cut, out: Path) -> bool:
     """Tell whether these images were divided so before, into this folder.
 

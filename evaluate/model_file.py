@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,6 +26,7 @@ from cache.errors import (
     UnreadableImageError,
 )
 from evaluate.formats import FORMATS, Facts, Format
+from evaluate.image_files import ImageFiles
 from evaluate.model_card import Check, model_card
 from evaluate.predictions import Predictions
 from evaluate.printable import printable
@@ -73,13 +73,14 @@ def export_model(
     predictions: Predictions,
     format_name: str,
     out: Path,
+    files: ImageFiles | None = None,
 ) -> Written:
     """Write a backbone and a head as one file of a format, and a model card beside it (`OUT.md`).
 
-    row: its row of results.csv. predictions: of its test images, of which some are decoded again
-    to try the file in its own runtime, alone and in a batch: logits that differ from those of the
-    model put together here by more than 1e-4 of the largest are an error. Then no file is left; nor
-    is half a one, ever.
+    files: finds the test images. row: its row of results.csv. predictions: of its test images, of
+    which some are decoded again to try the file in its own runtime, alone and in a batch: logits
+    that differ from those of the model put together here by more than 1e-4 of the largest are an
+    error. Then no file is left; nor is half a one, ever.
 
     Raises:
         ResultsError: `out` has another suffix, the file answers otherwise, or a file that is no
@@ -92,7 +93,7 @@ def export_model(
     """
     info, form = saved.info, FORMATS[format_name]
     _check_possible(info, format_name, out)
-    pixels = _samples(predictions.paths, decoding_of(info.identity))
+    pixels = _samples(files or ImageFiles(), predictions, decoding_of(info.identity))
     model = WholeModel(backbone.module, load_head(saved), info.temperature).eval()
     facts = _facts(info, row, form)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,20 +143,23 @@ def _check_possible(info: HeadInfo, format_name: str, out: Path) -> None:
         )
 
 
-def _samples(paths: Sequence[Path], decoding: Decoding) -> Pixels:
+def _samples(files: ImageFiles, predictions: Predictions, decoding: Decoding) -> Pixels:
     """Decode some of the images, from all of the list: uint8 [n, 1, 224, 224]."""
-    pixels = []
-    for path in dict.fromkeys((*paths[:: max(1, len(paths) // CHECKED)], *paths)):
-        try:
-            pixels.append(decode_gray(path.read_bytes(), decoding).pixels)
-        except (OSError, UnreadableImageError):
+    pixels, images = [], list(zip(predictions.paths, predictions.hashes, strict=True))
+    for path, key in dict.fromkeys((*images[:: max(1, len(images) // CHECKED)], *images)):
+        data = files.read(path, key)
+        if data is None:
             continue  # gone since, or changed
+        try:
+            pixels.append(decode_gray(data, decoding).pixels)
+        except UnreadableImageError:
+            continue
         if len(pixels) == CHECKED:
             break
     if not pixels:
         raise DatasetError(
-            "none of the test images lies where it was measured, so the file could not be tried: "
-            "run evaluate again, or run from the same folder as then"
+            "None of the test images was found unchanged, so the exported file can't be verified. "
+            "Run evaluate again, with --dataset and --test."
         )
     return np.stack(pixels)
 

@@ -196,6 +196,10 @@ OPTIONS: dict[str, Callable[..., Any]] = {
         "--test-fraction", type=Finite(0, 1, min_open=True, max_open=True), default=0.2,
         show_default=True, help="Share of each class to test on.",
     ),
+    "hold_out": click.option(
+        "--test-fraction", "hold_out", type=Finite(0, 1, min_open=True, max_open=True),
+        help="Without --test: hold out this share of each class of --dataset to test on.",
+    ),
     "copy": click.option(
         "--copy/--list", default=False, show_default=True,
         help="Copy the images into folders, or write lists of where they lie.",
@@ -226,7 +230,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "model": click.option(
         "--model", default="best", show_default=True, metavar="ID|best",
-        help="A model_id of results.csv, or the best of the data set evaluated last.",
+        help="A model_id of results.csv, or the best of the study run last.",
     ),
     "file_format": click.option(
         "--format", "file_format", type=click.Choice(list(FORMATS)), required=True,

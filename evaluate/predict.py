@@ -20,6 +20,7 @@ from cache.errors import DatasetError, HeadError, ResultsError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from cache.store import read
+from evaluate.current import read_current
 from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
 from evaluate.printable import printable
 from evaluate.words import NOT_TRAINED, STUDYS_OWN
@@ -38,6 +39,7 @@ MARKS = {".csv": (b"path", b"label", b"probability"), ".json": (b'"head"', b'"cl
 # Columns of results.csv that are needed here.
 READ = (
     *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
+    *("dataset", "test", "classes"),
     *("weights", "n_groups", "val_accuracy", "val_loss", "mode", "also"),
 )
 
@@ -58,25 +60,62 @@ class Prediction:
 
 
 def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
-    """Return the model_id and head of a model of `results.csv`: by its model_id, or the best one.
-
-    The best: as the report ranks them, of the data sets measured last.
+    """Return the model_id and head of a model of `results.csv`: see `find_row`.
 
     Raises:
         ResultsError: there are no results, or no such model.
         HeadError: its head is gone or damaged.
     """
+    return load_row(place, find_row(place, wanted))
+
+
+def find_row(place: Workspace, wanted: str) -> dict[str, str]:
+    """Return a row of `results.csv`: by its model_id, or the best one of the study run last.
+
+    The best: as the report ranks them.
+
+    Raises:
+        ResultsError: there are no results, or no such model; or nothing says which study was run
+            last, and their classes differ.
+    """
     rows = _results(place.results)
     if wanted == BEST:
-        last = max(rows, key=lambda row: row["evaluated_at"])
-        study = ("dataset_fingerprint", "test_fingerprint")
-        found = [row for row in rows if all(row[name] == last[name] for name in study)]
+        found = _of_current_study(place, rows)
     else:
         found = [row for row in rows if row["model_id"] == wanted]
     if not found:
         ids = ", ".join(row["model_id"] for row in rows[:20])
         raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
-    row = _first(found)
+    return _first(found)
+
+
+def _of_current_study(place: Workspace, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    current, of_study = read_current(place), dict[tuple[str, str], list[dict[str, str]]]()
+    for row in sorted(rows, key=lambda row: row["evaluated_at"]):
+        of_study.setdefault((row["dataset_fingerprint"], row["test_fingerprint"]), []).append(row)
+    candidates = "; ".join(
+        f"--model {row['model_id']} (trained on {row['dataset']}, tested on {row['test']}, "
+        f"classes {row['classes']})"
+        for row in map(_first, of_study.values())
+    )
+    if current:
+        key = (current.training.fingerprint, current.test.fingerprint)
+        if key not in of_study:
+            raise ResultsError(
+                f"The study run last ({current.title}) has no results in {place.results}. Run "
+                f"`cli.py evaluate`, or choose another study's model: {candidates}."
+            )
+        return of_study[key]
+    if len({row["classes"] for row in rows}) > 1:
+        raise ResultsError(
+            f"{place.results} has studies of different classes, and nothing says which one was "
+            f"run last. Choose one: {candidates}."
+        )
+    return max(of_study.values(), key=lambda found: found[-1]["evaluated_at"])
+
+
+def load_row(place: Workspace, row: dict[str, str]) -> tuple[str, SavedHead]:
+    """Return the model_id and the head of a row. Raises HeadError: it is gone or damaged."""
     path = head_path(place.heads, row["head_id"])
     if not path.exists():
         raise HeadError(

@@ -90,7 +90,9 @@ def cut_by(given: Values, run: click.Context) -> Values:
             "--test: the recipe cuts the test set out of [split]'s source: leave it out"
         )
     source = {"source": run.params["dataset"]} if _is_given(run, "dataset") else {}
-    return {"out": Path(run.params["workspace"]) / "split"} | given | source
+    fraction = run.params.get("hold_out")
+    share = {} if fraction is None else {"test_fraction": fraction}
+    return {"out": Path(run.params["workspace"]) / "split"} | given | source | share
 
 
 def invoke(command: click.Command, given: Values, run: click.Context) -> Any:

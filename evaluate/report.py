@@ -10,7 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache.atomic import check_replaceable, replacing
 from evaluate.choice import NO_LIMITS, Limits
+from evaluate.current import current_first
 from evaluate.findings import Audit
+from evaluate.image_files import ImageFiles
 from evaluate.page.audited import audited
 from evaluate.page.constrained import constrained
 from evaluate.page.devices import device_parity
@@ -44,6 +46,10 @@ class Section:
     show: Callable[[Material], Any]
 
 
+def _audited(material: Material) -> dict[str, Any] | None:
+    return audited(material.audit, material.files) if material.audit else None
+
+
 # By the names of their templates, in order.
 SECTIONS: dict[str, Section] = {
     "ranking": Section("All models, ranked", ranking),
@@ -55,7 +61,7 @@ SECTIONS: dict[str, Section] = {
     "samples": Section("What it said", samples),
     "quality": Section("How good the answers are", quality),
     "map": Section("Map of the images", embedding_map),
-    "audit": Section("Audit of the images", lambda m: audited(m.audit) if m.audit else None),
+    "audit": Section("Audit of the images", _audited),
     "costs": Section("Time and size", costs),
     "training": Section("Training curves", courses),
     "devices": Section("Whether devices agree", device_parity),
@@ -83,7 +89,10 @@ def write_report(
             that is not ours would be overwritten.
     """
     published = tuple(read_published(baseline)) if baseline else ()
-    found = [gather(study, workspace, published, limits) for study in studies(workspace.results)]
+    found = [
+        gather(study, workspace, published, limits)
+        for study in current_first(studies(workspace.results), workspace)
+    ]
     parts = [_study(material, f"s{number}") for number, material in enumerate(found, start=1)]
     costs = found[0].read(partial(extractions, workspace)) or []
     html = _render("index.html.jinja", studies=parts, extractions=costs)
@@ -92,14 +101,16 @@ def write_report(
     return _write(workspace.report, html)
 
 
-def write_audit_page(audit: Audit, path: Path) -> Path:
+def write_audit_page(audit: Audit, path: Path, files: ImageFiles) -> Path:
     """Write what an audit found as a page of its own, and return its path.
+
+    files: where its images are found; counts those that are not.
 
     Raises:
         ResultsError: another file is there.
         OSError: it can't be written.
     """
-    return _write(path, _render("audit_page.html.jinja", it=audited(audit)))
+    return _write(path, _render("audit_page.html.jinja", it=audited(audit, files)))
 
 
 def _study(material: Material, name: str) -> dict[str, Any]:
@@ -115,6 +126,8 @@ def _study(material: Material, name: str) -> dict[str, Any]:
         if content
     ]
     content = {section["id"]: section["content"] for section in sections}
+    if material.files.remark:
+        material.left_out.append(material.files.remark)
     return {
         "id": name,
         "title": printable(study.title),

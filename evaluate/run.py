@@ -219,7 +219,7 @@ def _predictions(
     labels = [classes.index(label_of[path]) for path in measured.paths]
     in_training = [key in leaked for key in measured.hashes]
     return Predictions(
-        measured.paths,
+        tuple(path.absolute() for path in measured.paths),  # to be found from any folder
         measured.hashes,
         np.array(labels, np.int64),
         answers.probabilities,

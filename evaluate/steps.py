@@ -6,8 +6,9 @@ Everything heavy is imported where it is used: `cli.py --help` answers at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from heads.train import Trainer
 
 
+SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
+
+
 def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
     """Return the caches of these backbones and devices. Raises CacheError if there is none."""
     from evaluate.select import Wanted, find_wanted
@@ -65,9 +69,62 @@ def scan_if_there(
 
 
 def is_meant(ctx: click.Context, option: str, folder: Path) -> bool:
-    """Tell whether an option's folder is there, or was asked for."""
-    default = click.core.ParameterSource.DEFAULT
-    return ctx.get_parameter_source(option) != default or folder.exists()
+    """Tell whether an option's folder was asked for, or neither was and the default is there."""
+    return is_given(ctx, option) or (not any(map(partial(is_given, ctx), SETS)) and folder.exists())
+
+
+def is_given(ctx: click.Context, option: str) -> bool:
+    """Tell whether an option is given, on the command line or by a recipe."""
+    return ctx.get_parameter_source(option) != click.core.ParameterSource.DEFAULT
+
+
+def check_sets(ctx: click.Context, hint: str = "") -> None:
+    """Make sure that --dataset and --test are given together: their defaults belong together.
+
+    Raises:
+        DatasetError: only one is given. hint: what else could be given than --test.
+    """
+    if is_given(ctx, "dataset") and not is_given(ctx, "test"):
+        raise DatasetError(f"No test images given. Use --test DIR{hint}.")
+    if is_given(ctx, "test") and not is_given(ctx, "dataset"):
+        raise DatasetError("No training images given. Use --dataset DIR.")
+
+
+def take_current(ctx: click.Context, place: Workspace, choices: dict[str, Any]) -> list[Path]:
+    """Return --dataset and --test; where neither is given, those of the study run last.
+
+    choices: get its --per-class and --test-per-class, too.
+
+    Raises:
+        ResultsError: what says which study was run last is damaged.
+    """
+    from evaluate.current import read_current
+
+    given = [ctx.params[name] for name in SETS if name in ctx.params]
+    if any(map(partial(is_given, ctx), SETS)) or not (current := read_current(place)):
+        return given
+    parts = {"per_class": current.training, "test_per_class": current.test}
+    for option, part in parts.items():
+        if option in choices and choices[option] is None:
+            choices[option] = part.per_class
+    say(f"Images of the study run last: {current.title}", err=True)
+    found = [current.path_of(part, place) for part in parts.values()]
+    return found[: len(given)]
+
+
+def set_current(
+    place: Workspace, sets: Sequence[ImageSet], given: Sequence[Path], choices: Mapping[str, Any]
+) -> None:
+    """Note which study is run. sets: training and test images. given: their paths."""
+    from evaluate.current import part_of, write_current
+
+    (training, testing), (dataset, test) = sets, given
+    write_current(
+        place,
+        part_of(training, dataset, choices["per_class"]),
+        part_of(testing, test, choices["test_per_class"]),
+        list(training.labels.values()),
+    )
 
 
 def scan(
@@ -311,15 +368,27 @@ def evaluate_also(
 
 
 def split(
-    source: Path, place: Workspace, out: Path, test_fraction: float, copy: bool, seed: int,
+    source: Path, place: Workspace, out: Path | None, test_fraction: float, copy: bool, seed: int,
     no_group: bool,
 ) -> tuple[Path, Path]:  # fmt: skip
-    """Cut one set of images into two, and return where they are."""
+    """Cut one set of images into two, and return where they are.
+
+    out: None for a folder of this division in the workspace.
+    """
     from rich.console import Console
 
-    from evaluate.divide import Cut, divide, divided_before, sides, table_of, write_division
+    from evaluate.divide import (
+        Cut,
+        divide,
+        divided_before,
+        folder_of,
+        sides,
+        table_of,
+        write_division,
+    )
 
     cut, images = Cut(test_fraction, seed, not no_group, copy), scan(source, place)
+    out = out or folder_of(images, cut, place.splits)
     if divided_before(images, cut, out):
         say(f"{out}: divided before, the same way")
     else:
@@ -338,6 +407,7 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     """Write the report, and show its tables."""
     from rich.console import Console
 
+    from evaluate.current import current_first
     from evaluate.page.constrained import choice_in_words
     from evaluate.report import LEFT_OUT, write_report
     from evaluate.study import (
@@ -357,7 +427,7 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     if len(left_out) > LEFT_OUT:
         warn(f"Left out of the report: {len(left_out) - LEFT_OUT} more files.")
     console = Console(width=None if Console().is_terminal else 160)
-    for study in reversed(studies(place.results)):
+    for study in reversed(current_first(studies(place.results), place)):
         console.print(ranked_table(study, console.width))
         for caution in cautions(study):
             warn(caution)

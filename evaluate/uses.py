@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from evaluate.terminal import bar, say, warn
 
 if TYPE_CHECKING:
     from evaluate.workspace import Workspace
+    from heads.files import SavedHead
 
 
 def predict(
@@ -18,23 +19,27 @@ def predict(
     weights: str, engine: str | None,
 ) -> None:  # fmt: skip
     """Classify files by a model, and print or write what it says."""
-    from evaluate.predict import as_csv, check_out, find_model, listed, predict, write_answers
+    from evaluate.predict import (
+        as_csv,
+        check_out,
+        find_row,
+        listed,
+        load_row,
+        predict,
+        write_answers,
+    )
     from evaluate.reload import reload_target
     from extract.target import engines_folder
 
     place.require_folder()
     check_out(out)
-    model_id, saved = find_model(place, model)
+    row = find_row(place, model)
+    model_id, saved = load_row(place, row)
     info, shelf = saved.info, engines_folder(place.cache)
     paths, remarks = listed(given)
     for remark in remarks:
         warn(remark)
-    say(
-        f"Model {model_id}: {info.identity.backbone} on {info.identity.device}, "
-        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
-        f"{info.dataset} ({', '.join(info.classes)})",
-        err=True,
-    )
+    say(_told(row, saved), err=True)
     target = reload_target(info, weights, engine, place)
     remarks = list[str]()
     with bar("Embedding", "rows") as progress:
@@ -75,14 +80,17 @@ def predict(
 
 def export(model: str, file_format: str, out: Path, place: Workspace, weights: str) -> None:
     """Write a model as one file, and say how near it answers to the model put together here."""
+    from evaluate.image_files import ImageFiles
     from evaluate.model_file import export_model
     from evaluate.page.material import read_answers
-    from evaluate.predict import find_model
+    from evaluate.predict import find_row, load_row
     from evaluate.reload import reload_backbone
     from evaluate.study import studies
 
     place.require_folder()
-    model_id, saved = find_model(place, model)
+    found = find_row(place, model)
+    model_id, saved = load_row(place, found)
+    say(_told(found, saved))
     rows = [row for study in studies(place.results) for row in study.rows]
     row = next(row for row in rows if row["model_id"] == int(model_id))
     info = saved.info
@@ -90,9 +98,19 @@ def export(model: str, file_format: str, out: Path, place: Workspace, weights: s
     if answers is None:
         raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
     backbone = reload_backbone(info.identity, info.weights, weights, place)
-    written = export_model(backbone, saved, row, answers, file_format, out)
+    written = export_model(backbone, saved, row, answers, file_format, out, ImageFiles(place))
     say("Written: " + ", ".join(map(str, written.files)))
     say(
         f"Run by itself, it answers {written.check.images} test images within "
         f"{written.check.difference:.1g} of the model put together here"
+    )
+
+
+def _told(row: Mapping[str, str], saved: SavedHead) -> str:
+    """Say which model of which study is used."""
+    info = saved.info
+    return (
+        f"Model {row['model_id']}: {info.identity.backbone} on {info.identity.device}, "
+        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
+        f"{row['dataset']} ({', '.join(info.classes)}), tested on {row['test']}"
     )

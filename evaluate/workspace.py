@@ -102,6 +102,16 @@ class Workspace:
         return self.root / "images"
 
     @property
+    def study(self) -> Path:
+        """Which study was run last."""
+        return self.root / "study.json"
+
+    @property
+    def splits(self) -> Path:
+        """Where `run --test-fraction` keeps which images it holds out."""
+        return self.root / "split"
+
+    @property
     def results(self) -> Path:
         """The table of results."""
         return self.root / "results.csv"

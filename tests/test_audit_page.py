@@ -8,6 +8,7 @@ from PIL import Image
 
 from evaluate.audit import audit
 from evaluate.findings import Alike, Audit, Odd, Seen
+from evaluate.image_files import ImageFiles
 from evaluate.report import write_audit_page
 from evaluate.workspace import Workspace
 from extract.scan import scan
@@ -18,7 +19,7 @@ from tests.reported import EVIL
 def test_an_audit_is_a_page_of_its_own(tmp_path: Path) -> None:
     training, testing = scan(ROOT / "dataset"), scan(ROOT / "test_images")
     found = audit(training, testing, Workspace(tmp_path))
-    page = write_audit_page(found, tmp_path / "new" / "audit.html")
+    page = write_audit_page(found, tmp_path / "new" / "audit.html", ImageFiles())
     html = page.read_text()
     assert f"Audit of {training.name} and {testing.name}" in html
     assert "test images that are in training too" in html
@@ -26,7 +27,7 @@ def test_an_audit_is_a_page_of_its_own(tmp_path: Path) -> None:
     assert not re.search(r"https?://|src=\"(?!data:)", html)
     assert str(ROOT) not in html
     first = page.read_bytes()
-    assert write_audit_page(found, page).read_bytes() == first
+    assert write_audit_page(found, page, ImageFiles()).read_bytes() == first
 
 
 def test_what_an_audit_found_is_shown_in_pictures(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_what_an_audit_found_is_shown_in_pictures(tmp_path: Path) -> None:
         unreadable=(("x/broken.png", "the file is empty"),),
         odd=(Odd(3, "blank", "gray levels differ by 0.0 only"),),
     )
-    html = write_audit_page(found, tmp_path / "audit.html").read_text()
+    html = write_audit_page(found, tmp_path / "audit.html", ImageFiles()).read_text()
     for words in (
         "In training and in test: left out of every score",
         "Alike, in different classes",
@@ -63,5 +64,5 @@ def test_what_an_audit_found_is_shown_in_pictures(tmp_path: Path) -> None:
     assert EVIL not in html
     assert html.count("data:image/webp") == 7  # a leak, a conflict, a group, and an odd one
     paths[0].unlink()
-    gone = write_audit_page(found, tmp_path / "audit.html").read_text()
+    gone = write_audit_page(found, tmp_path / "audit.html", ImageFiles()).read_text()
     assert gone.count("moved or changed since") == 2

@@ -43,7 +43,7 @@ class TestRun:
         assert f"Report: {out / 'report' / 'index.html'}" in first.output
         assert (out / "report" / "index.html").is_file()
         assert sorted(p.name for p in out.iterdir() if not p.name.endswith(".lock")) == [
-            *("audit", "cache", "heads", "report", "results.csv")
+            *("audit", "cache", "heads", "report", "results.csv", "study.json")
         ]
         table = pd.read_csv(out / "results.csv")
         again = frostline("run", *LITE, *folders(data, out))

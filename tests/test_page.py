@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cache.store import Cache, contents, read
+from evaluate.image_files import ImageFiles
 from evaluate.page.embedding_map import HEIGHT, ROOM, WIDTH, Place, chosen, fitted, layouts
 from evaluate.page.evidence import bar, on_the_same_images
 from evaluate.page.pictures import ACROSS, pixels_of, sheet
@@ -124,12 +125,12 @@ def test_a_sheet_keeps_the_place_of_what_is_gone(gel: Path) -> None:
 
     path = gel / "test_images" / "gel" / "gel_1.jpg"
     key = sha256(path.read_bytes()).digest()
-    assert sheet([(path, b"x" * 32)], 8) is None
-    whole = sheet([(path, b"x" * 32)] * ACROSS + [(path, key)], 8)
+    assert sheet(ImageFiles(), [(path, b"x" * 32)], 8) is None
+    whole = sheet(ImageFiles(), [(path, b"x" * 32)] * ACROSS + [(path, key)], 8)
     assert whole is not None
     assert whole.startswith("data:image/webp;base64,")
-    assert pixels_of(path, b"x" * 32) is None
-    assert pixels_of(gel / "absent.jpg", key) is None
-    seen = pixels_of(path, key)
+    assert pixels_of(ImageFiles(), path, b"x" * 32) is None
+    assert pixels_of(ImageFiles(), gel / "absent.jpg", key) is None
+    seen = pixels_of(ImageFiles(), path, key)
     assert seen is not None
     assert seen.shape == (224, 224)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.findings import FINDINGS, Alike, Audit, Seen
+from evaluate.image_files import ImageFiles
 from evaluate.odd import ODD
 from evaluate.page.pictures import thumbnail
 from evaluate.printable import printable
@@ -13,8 +14,11 @@ SIDE_PX = 112
 GROUPS, IN_GROUP, PAIRS, LISTED = 24, 8, 24, 100  # shown at most
 
 
-def audited(audit: Audit) -> dict[str, Any]:
-    """Return an audit for the templates: counts, pairs and groups with pictures, tables."""
+def audited(audit: Audit, files: ImageFiles) -> dict[str, Any]:
+    """Return an audit for the templates: counts, pairs and groups with pictures, tables.
+
+    files: where its images are found.
+    """
     within = [a for a in audit.alike if a not in (*audit.leaks, *audit.conflicts)]
     closest: dict[int, Alike] = {}
     for pair in within:
@@ -29,12 +33,12 @@ def audited(audit: Audit) -> dict[str, Any]:
             {"name": name, "summary": finding.summary, "count": finding.count(audit)}
             for name, finding in FINDINGS.items()
         ],
-        "leaks": _pairs(audit, audit.leaks),
-        "conflicts": _pairs(audit, audit.conflicts),
+        "leaks": _pairs(audit, audit.leaks, files),
+        "conflicts": _pairs(audit, audit.conflicts, files),
         "groups": _capped(
             [
                 {
-                    "images": [_image(audit.images[i]) for i in group[:IN_GROUP]],
+                    "images": [_image(audit.images[i], files) for i in group[:IN_GROUP]],
                     "more": len(group) - IN_GROUP,
                     "likeness": _in_words(closest[audit.images[group[0]].group])
                     if audit.images[group[0]].group in closest
@@ -51,7 +55,7 @@ def audited(audit: Audit) -> dict[str, Any]:
         "odd": _capped(
             [
                 {
-                    "image": _image(audit.images[odd.image]),
+                    "image": _image(audit.images[odd.image], files),
                     "what": ODD[odd.what].summary if odd.what in ODD else odd.what,
                     "note": odd.note,
                 }
@@ -63,11 +67,11 @@ def audited(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _pairs(audit: Audit, pairs: Sequence[Alike]) -> dict[str, Any]:
+def _pairs(audit: Audit, pairs: Sequence[Alike], files: ImageFiles) -> dict[str, Any]:
     shown = [
         {
-            "first": _image(audit.images[pair.first]),
-            "second": _image(audit.images[pair.second]),
+            "first": _image(audit.images[pair.first], files),
+            "second": _image(audit.images[pair.second], files),
             "likeness": _in_words(pair),
         }
         for pair in pairs[:PAIRS]
@@ -79,13 +83,13 @@ def _capped(shown: Sequence[Any], total: int) -> dict[str, Any]:
     return {"shown": shown, "more": total - len(shown)}
 
 
-def _image(image: Seen) -> dict[str, Any]:
+def _image(image: Seen, files: ImageFiles) -> dict[str, Any]:
     path = Path(image.path)
     return {
         "name": printable(path.name),
         "label": printable(image.label),
         "part": image.part,
-        "picture": thumbnail(path, bytes.fromhex(image.sha256), SIDE_PX),
+        "picture": thumbnail(files, path, bytes.fromhex(image.sha256), SIDE_PX),
     }
 
 

@@ -69,7 +69,7 @@ def embedding_map(material: Material) -> dict[str, Any] | None:
         "width": WIDTH,
         "height": HEIGHT,
         "explained": explained,
-        "sheet": sheet([(place.path, place.key) for place in places], THUMBNAIL_PX),
+        "sheet": sheet(material.files, [(place.path, place.key) for place in places], THUMBNAIL_PX),
         "across": ACROSS,
         "side": THUMBNAIL_PX,
         "points": [

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from cache.errors import FrostlineError, ResultsError
 from evaluate.choice import NO_LIMITS, Limits
 from evaluate.findings import Audit, audit_path, read_audit
+from evaluate.image_files import ImageFiles
 from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.printable import printable
 from evaluate.published import Published
@@ -38,6 +39,11 @@ class Material:
     published: tuple[Published, ...]
     limits: Limits = NO_LIMITS
     left_out: list[str] = field(default_factory=list)
+
+    @cached_property
+    def files(self) -> ImageFiles:
+        """The images of the workspace, for pictures of them."""
+        return ImageFiles(self.workspace)
 
     def read(self, read: Callable[[], Found]) -> Found | None:
         """Read something from a file; None if the file can't be used, which is noted."""

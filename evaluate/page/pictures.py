@@ -1,8 +1,7 @@
-"""Small pictures of the images, in the page itself, and only if the file is still the same."""
+"""Small pictures of the images, in the page itself, and only of the very bytes asked for."""
 
 from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -11,30 +10,31 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import UnreadableImageError
+from evaluate.image_files import ImageFiles
 from extract.decode import decode_gray
 
 ACROSS = 20  # pictures in a row of a sheet
 QUALITY = 70  # of WebP
 
 
-def pixels_of(path: Path, key: bytes) -> NDArray[np.uint8] | None:
+def pixels_of(files: ImageFiles, path: Path, key: bytes) -> NDArray[np.uint8] | None:
     """Decode an image as the backbone sees it: uint8 [224, 224].
 
-    key: the SHA-256 of the file's bytes. None where the file was moved or changed since.
+    key: the SHA-256 of the file's bytes. None if it is not found, or can't be decoded.
     """
+    data = files.read(path, key)
+    if data is None:
+        return None
     try:
-        data = path.read_bytes()
-        if sha256(data).digest() != key:
-            return None
         pixels: NDArray[np.uint8] = decode_gray(data).pixels[0]
-    except (OSError, UnreadableImageError):
+    except UnreadableImageError:
         return None
     return pixels
 
 
-def thumbnail(path: Path, key: bytes, side: int) -> str | None:
-    """Show an image small, as a data URI; None where its file was moved or changed since."""
-    pixels = pixels_of(path, key)
+def thumbnail(files: ImageFiles, path: Path, key: bytes, side: int) -> str | None:
+    """Show an image small, as a data URI; None if it is not found."""
+    pixels = pixels_of(files, path, key)
     return None if pixels is None else data_uri(Image.fromarray(pixels), side)
 
 
@@ -46,16 +46,16 @@ def data_uri(image: Image.Image, side: int | None = None) -> str:
     return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def sheet(files: Sequence[tuple[Path, bytes]], side: int) -> str | None:
-    """Put small pictures of image files into one, `ACROSS` in a row, in order.
+def sheet(files: ImageFiles, images: Sequence[tuple[Path, bytes]], side: int) -> str | None:
+    """Put small pictures of images into one, `ACROSS` in a row, in order.
 
-    A file that was moved or changed since leaves its place gray. None if all were.
+    images: paths and hashes. One that is not found leaves its place gray. None if none is.
     """
-    rows = -(-len(files) // ACROSS)
-    whole = Image.new("L", (min(len(files), ACROSS) * side, rows * side), 224)
+    rows = -(-len(images) // ACROSS)
+    whole = Image.new("L", (min(len(images), ACROSS) * side, rows * side), 224)
     found = False
-    for number, (path, key) in enumerate(files):
-        pixels = pixels_of(path, key)
+    for number, (path, key) in enumerate(images):
+        pixels = pixels_of(files, path, key)
         if pixels is not None:
             found = True
             small = Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS)

@@ -42,7 +42,7 @@ def answers(material: Material) -> dict[str, Any] | None:
     predicted, classes = found.probabilities.argmax(1), material.classes
     shown = []
     for i in order[:SAMPLES]:
-        pixels = pixels_of(found.paths[i], found.hashes[i])
+        pixels = pixels_of(material.files, found.paths[i], found.hashes[i])
         shown.append(
             {
                 "name": printable(found.paths[i].name),
@@ -80,7 +80,7 @@ def looks(material: Material) -> dict[str, Any] | None:
     order, _ = mistakes_first(first, material.study.best)
     order.sort(key=lambda i: -sum(first.hashes[i] in heat for *_, heat in seen))
     images = [
-        _compared(first.paths[i], first.hashes[i], seen, material.classes)
+        _compared(material, first.paths[i], first.hashes[i], seen)
         | {"label": material.classes[first.labels[i]]}
         for i in order[:COMPARED]
     ]
@@ -88,12 +88,12 @@ def looks(material: Material) -> dict[str, Any] | None:
 
 
 def _compared(
+    material: Material,
     path: Path,
     key: bytes,
     seen: list[tuple[Row, Predictions, dict[bytes, int], HeatMaps]],
-    classes: list[str],
 ) -> dict[str, Any]:
-    pixels = pixels_of(path, key)
+    pixels, classes = pixels_of(material.files, path, key), material.classes
     cells = []
     for _, answers, place, heat in seen:
         i = place.get(key)
