@@ -23,6 +23,7 @@ from cache.errors import (
 from evaluate.terminal import bar, say, tell_extractions, warn
 from evaluate.words import STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
+from extract.class_names import between_sets
 from extract.devices import present_devices, require_device
 from extract.engines import usable_engines
 
@@ -259,6 +260,10 @@ def look_over(
     if found is None:
         with bar("Looking for copies", "images") as progress:
             found = audit(training, testing, place, progress)
+    if testing:
+        mine, others = ({file.label for file in images.files} for images in (training, testing))
+        for line in between_sets(mine, others):
+            warn(f"{testing.folder}: {line}")
     counts = {name: finding.count(found) for name, finding in FINDINGS.items()}
     if any(counts.values()) and not anew:
         told = [f"{n} {FINDINGS[name].summary}" for name, n in counts.items() if n]

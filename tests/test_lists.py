@@ -1,15 +1,19 @@
 """A list of images as CSV: read as it was written, and refused with the line that is wrong."""
 
 import os
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from cache.errors import DatasetError
 from extract.hashes import still_there
-from extract.lists import Row, read_list, rows_of, write_list, write_rows
+from extract.lists import Row, list_remarks, read_list, rows_of, write_list, write_rows
 from extract.places import place
 from extract.scan import ImageFile, scan
 from tests.killing import draw_images
@@ -174,3 +178,89 @@ def test_hashes_are_remembered_for_lists_and_folders_alike(folder: Path, tmp_pat
     first.write_bytes(content)
     os.utime(first, ns=(OLD, OLD))
     assert len(still_there(table)) == 6  # a list of some forgets none of the others
+
+
+SPREADSHEETS = {
+    "semicolons": "path;label\na/0.png;a\nb/1.png;b\n",
+    "tabs": "path\tlabel\na/0.png\ta\nb/1.png\tb\n",
+    "Excel's separator": "sep=;\r\npath;label\r\na/0.png;a\r\nb/1.png;b\r\n",
+    "backslashes": "path,label\na\\0.png,a\n.\\b\\1.png,b\n",
+    "blanks in the first line": " Path , LABEL\na/0.png,a\nb/1.png,b\n",
+    "blanks after separators": 'path, label\na/0.png, "a"\n b/1.png, b\n',
+    "separators at the end": "path,label,\na/0.png,a,\nb/1.png,b,,\n,,\n",
+    "everything quoted": '"path","label"\r\n"a/0.png","a"\r\n\r\n"b/1.png","b"\r\n',
+    "comments": "# gels of May\npath,label\n# the first, and others\na/0.png,a\nb/1.png,b\n",
+    "an old Mac": "path,label\ra/0.png,a\rb/1.png,b\r",
+}
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_what_spreadsheets_make_of_a_list_is_read(kind: str, encoding: str, folder: Path) -> None:
+    found = scan(given(folder / "l.csv", SPREADSHEETS[kind].encode(encoding)))
+    assert [(f.label, f.path.name) for f in found.files] == [("a", "0.png"), ("b", "1.png")]
+    assert found.remarks == []
+
+
+@pytest.mark.parametrize(
+    ("names", "remark"),
+    [
+        ("patient,split", "columns not used: patient, split. Groups and given splits are not"),
+        (
+            ",SHA-256",
+            r"columns not used: column 3 \(without a name\), SHA-256.* call the column sha",
+        ),
+        (",".join(f"c{n}" for n in range(9)), "columns not used: c0, c1, c2, c3, c4 and 4 more"),
+    ],
+)
+def test_columns_that_are_not_used_are_named(names: str, remark: str, folder: Path) -> None:
+    (line,) = scan(given(folder / "l.csv", f"path,label,{names}\na/0.png,a,x\nb/1.png,b\n")).remarks
+    assert re.search(remark, line)
+    assert list_remarks(folder / "l.csv") == [line]
+
+
+@pytest.mark.parametrize("gone", [4, 1])
+def test_most_files_gone_stop_with_the_first_and_one_costs_itself(gone: int, folder: Path) -> None:
+    lost = "".join(f"C:\\gels\\{number}.png,a\n" for number in range(gone))
+    path = given(folder / "l.csv", f"path,label\n{lost}a/0.png,a\nb/1.png,b\n")
+    if gone == 1:
+        assert [f.reason for f in scan(path).unopened] == ["No such file or directory (line 2)"]
+        return
+    with pytest.raises(
+        DatasetError, match=r"4 of 6 file.* in line 2: 'C:\\gels\\0.png', looked for"
+    ):
+        scan(path)
+
+
+def test_machine_made_files_in_a_list_are_left_out(folder: Path) -> None:
+    path = given(folder / "l.csv", "path,label\na/0.png,a\na/@eaDir/0.png/T.jpg,a\n.x/1.png,a\n")
+    found = scan(path)
+    assert (
+        "1 file(s) ignored because they are hidden or made by a system: 1 @eaDir" in found.notes[0]
+    )
+    assert [Path(f.path).parent.name for f in found.unopened] == [".x"]  # given by a user
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given_any(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet=st.sampled_from('path,label;\t\n\r"\\# \0é\ufeff'), max_size=60).map(
+            lambda text: b"path,label\n" + text.encode()
+        ),
+        st.tuples(
+            st.sampled_from([b"", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\xff\xfe\0\0"]),
+            st.text(max_size=60),
+            st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "utf-32-le"]),
+        ).map(lambda it: it[0] + f"path,label\n{it[1]}".encode(it[2], "replace")),
+    )
+)
+def test_any_bytes_are_rows_or_an_error_of_ours(tmp_path: Path, content: bytes) -> None:
+    path = given(tmp_path / "l.csv", content)
+    try:
+        rows = list(rows_of(path))
+    except DatasetError as error:
+        assert str(error).startswith(str(path))
+    else:
+        assert all(row.path and row.label.strip() for row in rows)
+        list_remarks(path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,19 @@ class TestAnswers:
         assert rows[2]["error"] == "No such file or directory"
         assert rows[1] == rows[3]
         assert f"{tmp_path / 'broken.png'}: not an image" in done.stderr
+
+    def test_what_is_no_file_or_of_another_format_is_named_and_not_opened(
+        self, out: Path, tmp_path: Path
+    ) -> None:
+        os.mkfifo(tmp_path / "fifo.png")
+        (tmp_path / "scan.gel").write_bytes(GELS[0].read_bytes())
+        paths = f"{tmp_path}/fifo.png\n{tmp_path}/scan.gel\n{GELS[0]}\n"
+        done = frostline("predict", "-", "--workspace", out, given=paths)
+        assert done.exit_code == 0, done.output
+        fifo, other, good = table(done.stdout)
+        assert fifo["error"] == "is not a regular file"
+        assert other["error"].startswith(".gel is not a supported image format. Convert it to TIFF")
+        assert good["label"] and not good["error"]
 
     def test_nothing_readable_is_an_error(self, out: Path, tmp_path: Path) -> None:
         (tmp_path / "broken.png").write_bytes(b"x")
