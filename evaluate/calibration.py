@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from evaluate.metrics import Labels, Probabilities
 
 
+# One definition for the error, the diagram and its table: the number of Guo et al. (2017).
+BINS = 15
+
+
 @dataclass(frozen=True)
 class Bin:
     """Images of about the same confidence: their mean confidence, and how many were right."""
@@ -18,10 +22,10 @@ class Bin:
     count: int
 
 
-def reliability(labels: Labels, probabilities: Probabilities, bins: int = 10) -> list[Bin]:
-    """Return the bins that have an image, of `bins` equally wide ones of confidence, from 0 to 1.
+def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) -> list[Bin]:
+    """Return the non-empty bins, of `bins` equally wide bins of confidence from 0 to 1.
 
-    The confidence is the probability of the class answered. A border belongs to the lower bin.
+    The confidence is the probability of the predicted class. A border belongs to the lower bin.
     """
     return list(_bins(labels, probabilities, bins))
 
@@ -34,11 +38,10 @@ def _bins(labels: Labels, probabilities: Probabilities, bins: int) -> Iterator[B
         yield Bin(float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
 
 
-def ece(labels: Labels, probabilities: Probabilities, bins: int = 15) -> float:
+def ece(labels: Labels, probabilities: Probabilities, bins: int = BINS) -> float:
     """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017).
 
-    The mean distance of accuracy and confidence over equally wide bins of confidence, weighted by
-    their images. Chance alone makes it larger than 0: of a perfectly calibrated model, 70 to 100 %
+    Σ (images of bin / N) |accuracy - confidence|, over the bins of `reliability`. Chance alone makes it larger than 0: of a perfectly calibrated model, 70 to 100 %
     confident, it is about 0.13 with 22 images, 0.06 with 100, 0.02 with 1,000.
     """
     found = reliability(labels, probabilities, bins)

@@ -57,6 +57,29 @@ def test_error_of_what_is_calibrated_and_of_what_is_too_sure() -> None:
     assert ece(labels, softmax(100 * logits, 1)) == pytest.approx(1 - right, abs=0.01)
 
 
+def reference_ece(labels: Labels, probabilities: Floats) -> float:
+    """Guo et al. (2017), eq. 3, after the authors' own code: 15 bins, open below."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    error, edges = 0.0, np.linspace(0, 1, 16)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            error += abs(confidence[inside].mean() - right[inside].mean()) * inside.mean()
+    return float(error)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("images", [22, 1000])
+def test_error_is_that_of_the_reference_and_of_the_diagram(images: int, classes: int) -> None:
+    labels, logits = world(images, classes, 1.5, seed=7)
+    probabilities = softmax(2 * logits, 1)
+    expected = reference_ece(labels, probabilities)
+    assert ece(labels, probabilities) == pytest.approx(expected, abs=1e-12)
+    bins = reliability(labels, probabilities)  # as the report draws and lists them
+    from_bins = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / images
+    assert from_bins == pytest.approx(expected, abs=1e-12)
+
+
 def test_one_image() -> None:
     assert reliability(np.array([0]), np.array([[0.8, 0.2]])) == [Bin(0.8, 1.0, 1)]
     assert ece(np.array([1]), np.array([[0.8, 0.2]])) == pytest.approx(0.8)

@@ -101,7 +101,6 @@ def costs(material: Material) -> dict[str, Any] | None:
                 "what": _what(row, rows),
                 "stages": spent,
                 "widths": {name: 100 * ms / slowest for name, ms in spent.items()},
-                "total": sum(spent.values()),
                 "rates": [
                     {"rate": rates.get(batch), "share": rates.get(batch, 0.0) / fastest}
                     for batch in batches
