@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from evaluate.metrics import Labels, Probabilities
 
-
 # One definition for the error, the diagram and its table: the number of Guo et al. (2017).
 BINS = 15
 
@@ -41,8 +40,9 @@ def _bins(labels: Labels, probabilities: Probabilities, bins: int) -> Iterator[B
 def ece(labels: Labels, probabilities: Probabilities, bins: int = BINS) -> float:
     """Return the expected calibration error (Naeini et al. 2015; Guo et al. 2017).
 
-    Σ (images of bin / N) |accuracy - confidence|, over the bins of `reliability`. Chance alone makes it larger than 0: of a perfectly calibrated model, 70 to 100 %
-    confident, it is about 0.13 with 22 images, 0.06 with 100, 0.02 with 1,000.
+    Σ (images of bin / N) |accuracy - confidence|, over the bins of `reliability`. Chance alone
+    makes it larger than 0: of a perfectly calibrated model, 70 to 100 % confident, it is about 0.13
+    with 22 images, 0.06 with 100, 0.02 with 1,000.
     """
     found = reliability(labels, probabilities, bins)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / len(labels)

@@ -75,7 +75,10 @@ class HeadInfo:
     duplicates that the split did not divide. weights: where the backbone's came from.
     training_seconds: its share, if it was trained together with others. epoch: from 0, of the
     curves, whose weights these are. temperature: by which its logits are divided to give
-    calibrated probabilities. network: of a head that was not trained on cached embeddings.
+    calibrated probabilities. calibration_folds: of all images, on whose held-out images heads of
+    this configuration had the logits that the temperature was fitted to; 0: it was fitted to the
+    validation images. calibrated_loss: cross entropy of the same logits after division by it.
+    network: of a head that was not trained on cached embeddings.
     """
 
     configuration: Configuration
@@ -95,6 +98,8 @@ class HeadInfo:
     temperature: float
     selection: Selection
     network: Network | None = None
+    calibration_folds: int = 0
+    calibrated_loss: float | None = None
 
     @property
     def id(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -27,13 +28,15 @@ from heads.files import (
 )
 from heads.grid import Sweep
 from heads.rows import labelled
-from heads.splits import NO_GROUPS, Groups, Split, check_trainable
-from heads.temperature import fit_temperature
+from heads.splits import NO_GROUPS, Groups, check_trainable, most_folds
+from heads.temperature import cross_entropies, fit_temperatures
 from heads.together import Trained, blocks
 from heads.train import Data, Trainer, train
-from heads.trials import Ranked, add_trials, as_trial, rank, read_trials
+from heads.trials import CALIBRATED, Ranked, add_trials, as_trial, rank, read_trials
 
 TRIALS = "trials.csv"
+FOLDS = 5  # whose held-out logits a temperature is fitted to, at most
+ENOUGH = 1000  # validation images, with which folds would change a temperature by little
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def train_heads(
         for candidate in chosen
         for final in sweep.finals(candidate)
     }
-    trained = run.keep(finals)
+    trained = run.keep(finals, sweep.cv)
     there = [final for final in finals if run.is_kept(final)]
     return HeadsRun(
         heads=tuple(SavedHead(run.path(final), read_info(run.path(final))) for final in there),
@@ -138,6 +141,15 @@ def _selections(
             ungrouped.get(mine.candidate),
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """See `HeadInfo`: the temperature, its folds, and the loss after division by it."""
+
+    temperature: float
+    folds: int
+    loss: float
 
 
 class _Run:
@@ -192,18 +204,25 @@ class _Run:
     def judge(self, sweep: Sweep) -> list[Ranked]:
         """Train what the candidates are judged by, unless it was before; rank them."""
         judges = [judge for candidate in sweep.candidates for judge in sweep.judges(candidate)]
-        known = read_trials(self.root / TRIALS)
+        known = self._known()
         todo = [judge for judge in judges if self.id(judge) not in known.index]
         for group, results in self._train(todo, keep=False):
             self._note(group, results)
         self.tried = len(todo)
         if todo:
-            known = read_trials(self.root / TRIALS)
+            known = self._known()
         found = known.loc[[self.id(judge) for judge in judges]].to_dict("records")
         return rank(sweep, dict(zip(judges, found, strict=True)))
 
-    def keep(self, finals: Mapping[Configuration, Selection]) -> int:
-        """Train and keep the heads that are not there yet; return how many these are."""
+    def _known(self) -> pd.DataFrame:
+        """Read the trials that can be compared: those of earlier versions have not all numbers."""
+        table = read_trials(self.root / TRIALS)
+        return table[table[CALIBRATED].notna() | (table["diverged"] == 1)]
+
+    def keep(self, finals: Mapping[Configuration, Selection], cv: int) -> int:
+        """Train and keep the heads that are not there yet; return how many these are. cv: folds
+        that judged the candidates, or 0.
+        """
         for final, selection in finals.items():
             if (path := self.path(final)).exists():
                 try:
@@ -221,15 +240,66 @@ class _Run:
             for f in finals
             if not self.is_kept(f) and f not in self.unreadable and self.id(f) not in failed
         ]
+        calibrations = self._calibrate(todo, cv)
         kept = 0
         for group, results in self._train(todo, keep=True):
             for configuration, trained in zip(group, results, strict=True):
                 if trained.diverged:
                     self._note([configuration], [trained])
                 else:
-                    self._save(configuration, trained, finals[configuration])
+                    calibration = calibrations.get(configuration)
+                    self._save(configuration, trained, finals[configuration], calibration)
                     kept += 1
         return kept
+
+    def _calibrate(
+        self, finals: Sequence[Configuration], cv: int
+    ) -> dict[Configuration, _Calibration]:
+        """Fit temperatures to what heads of the same configurations say of images that they were
+        not trained on: of all images, by folds.
+
+        Left out are configurations of which a fold diverged, and those with so many validation
+        images that these are enough.
+        """
+        folds = cv or min(FOLDS, most_folds(self.usable, self.groups))
+        few = [f for f in finals if len(self.usable) * f.val_fraction < ENOUGH]
+        whole = {
+            replace(final, fold=f"{number}/{folds}"): final
+            for final in few
+            for number in range(1, folds + 1)
+        }
+        logits = {f: torch.zeros(len(self.usable), len(self.classes)) for f in few}
+        for group, results in self._train(list(whole), keep=True):
+            for configuration, trained in zip(group, results, strict=True):
+                final = whole[configuration]
+                if trained.diverged:
+                    logits.pop(final, None)
+                elif final in logits:
+                    places, found = self._held_out(configuration, trained)
+                    logits[final][places] = found
+        return {
+            final: self._fitted(found, torch.arange(len(found)), folds)
+            for final, found in logits.items()
+        }
+
+    def _held_out(self, configuration: Configuration, trained: Trained) -> tuple[Tensor, Tensor]:
+        """Return the rows [n] of the validation images of a head, and its logits [n, C] there."""
+        assert self._data is not None  # noqa: S101 - it was trained from them
+        assert trained.state is not None  # noqa: S101 - asked for
+        rows, parts = self._data.rows, self._data.split(configuration)
+        dim, places = rows.embeddings.shape[2], self._data.places(parts.validation)
+        head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
+        head.load_state_dict(trained.state)
+        with torch.inference_mode():
+            return places, torch.cat([head(rows.clean(some)) for some in blocks(places)])
+
+    def _fitted(self, logits: Tensor, places: Tensor, folds: int) -> _Calibration:
+        """Fit a temperature to logits [n, C] of images at these rows [n]."""
+        assert self._data is not None  # noqa: S101 - there are logits of them
+        labels, found = self._data.rows.labels[places].numpy(), logits.double().numpy()[None]
+        temperatures = fit_temperatures(found, labels)
+        loss = cross_entropies(found, labels, temperatures)
+        return _Calibration(float(temperatures[0]), folds, float(loss[0]))
 
     def _train(
         self, todo: Sequence[Configuration], keep: bool
@@ -263,10 +333,20 @@ class _Run:
         }
         add_trials(self.root / TRIALS, rows)
 
-    def _save(self, configuration: Configuration, trained: Trained, selection: Selection) -> None:
+    def _save(
+        self,
+        configuration: Configuration,
+        trained: Trained,
+        selection: Selection,
+        calibration: _Calibration | None,
+    ) -> None:
+        """Keep a head. calibration: None: by its own validation images."""
         assert self._data is not None  # noqa: S101 - it was trained from them
         assert trained.state is not None  # noqa: S101 - asked for
         parts = self._data.split(configuration)
+        if calibration is None:
+            places, logits = self._held_out(configuration, trained)
+            calibration = self._fitted(logits, places, 0)
         info = HeadInfo(
             configuration=configuration,
             identity=self.cache.identity,
@@ -282,21 +362,10 @@ class _Run:
             embedding_seconds=self.held.seconds_per_image * len(self.usable),
             curves=trained.curves,
             epoch=trained.epoch,
-            temperature=self._temperature(configuration, trained.state, parts),
+            temperature=calibration.temperature,
             selection=selection,
+            calibration_folds=calibration.folds,
+            calibrated_loss=calibration.loss,
         )
         save_head(self.root, info, trained.state)
         self.damaged.discard(configuration)
-
-    def _temperature(
-        self, configuration: Configuration, state: dict[str, Tensor], parts: Split
-    ) -> float:
-        assert self._data is not None  # noqa: S101 - it was trained from them
-        rows, places = self._data.rows, self._data.places(parts.validation)
-        dim = rows.embeddings.shape[2]
-        head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
-        head.load_state_dict(state)
-        with torch.inference_mode():
-            answers = [head(rows.clean(some)) for some in blocks(places)]
-            logits = torch.cat(answers).double().numpy()
-        return fit_temperature(logits, rows.labels[places].numpy())

@@ -47,6 +47,11 @@ def check_trainable(
         )
 
 
+def most_folds(labels: Mapping[bytes, str], groups: Groups = NO_GROUPS) -> int:
+    """Return into how many folds the images can be divided: each class has one in every fold."""
+    return min(Counter(label for _, label in _units(labels, groups)).values())
+
+
 def split(
     labels: Mapping[bytes, str],
     val_fraction: float,

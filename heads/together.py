@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, isfinite, nan
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -18,7 +20,8 @@ from heads.drawing import batches_of, class_sizes, class_weights, masks_of, odds
 from heads.ending import Ending
 from heads.optimizers import BETAS, OPTIMIZERS, Rates
 from heads.schedules import factor
-from heads.stacked import Step, stack
+from heads.stacked import NormedStack, Stack, Step, stack
+from heads.temperature import calibrated_losses
 
 Curves = dict[str, list[float]]
 
@@ -30,6 +33,7 @@ ON_ACCELERATOR = 1 << 30
 BLOCK = 1 << 18
 LARGE = 1 << 14  # parameters of a head, from which on it is updated alone
 ROWS_AT_ONCE = 4096  # of validation
+MEASURED = 4096  # validation images, at most, whose logits are kept to find a temperature
 LARGEST = 1e6  # of parameters: beyond, float32 keeps no fraction of a logit
 
 
@@ -95,7 +99,8 @@ class Pass:
 class Trained:
     """One head: its tensors (None if they were not to be kept), its curves (a number per epoch),
     the epoch whose weights these are, and its share of the seconds. diverged: NaN, infinity, or
-    parameters beyond LARGEST.
+    parameters beyond LARGEST. calibrated_loss: cross entropy on validation images, at most MEASURED
+    of them, after division by their own best temperature; NaN of a head that diverged.
     """
 
     state: dict[str, Tensor] | None
@@ -103,11 +108,17 @@ class Trained:
     epoch: int
     seconds: float
     diverged: bool
+    calibrated_loss: float = nan
 
 
 def blocks(rows: Tensor) -> list[Tensor]:
     """Divide row numbers into some that are answered at once."""
     return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+
+
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return at most so many of some row numbers, evenly spread."""
+    return rows[torch.linspace(0, len(rows) - 1, min(len(rows), most)).round().long()]
 
 
 def chunks(these: Pass, rows: Labelled, device: str, workers: int) -> list[Pass]:
@@ -142,15 +153,16 @@ def train_together(
 ) -> list[Trained]:
     """Train the heads of a pass with cross entropy, deterministically by their seed.
 
-    keep: return their tensors and whole curves: of training, the mean over an epoch's batches as
-    they were seen; of validation, after the epoch, dropout off. Else validation is measured when a
-    head ends only, NaN before, unless patience needs it. A head's numbers don't depend on its
-    company, up to rounding. progress is told of epochs done, of one head each.
+    keep: return their tensors and, unless they are of folds, whole curves: of training, the mean
+    over an epoch's batches as they were seen; of validation, after the epoch, dropout off. Else
+    validation is measured when a head ends only, NaN before, unless patience needs it. A head's
+    numbers don't depend on its company, up to rounding. progress is told of epochs done, of one
+    head each.
     """
     started = time.perf_counter()
     run = _Run(these, rows, device)
     told = 0
-    for _ in run.epochs(keep):
+    for _ in run.epochs(keep and not these.configurations[0].fold):
         done = int(run.ending.epochs.sum())
         progress(done - told)
         told = done
@@ -217,14 +229,31 @@ class _Run:
             name: torch.stack([point[name] for point in self.points], 1).tolist()
             for name in self.points[0]
         }
+        losses = self._calibrated_losses(heads, sound)
         done = []
         for number in range(len(self.configurations)):
             epoch, epochs = self.ending.epoch_of(number), int(self.ending.epochs[number])
             curves = {name: values[number][:epochs] for name, values in curves_of_all.items()}
             fine = bool(sound[number]) and all(isfinite(v[epoch]) for v in curves.values())
             state = heads.state_of(number) if keep else None
-            done.append(Trained(state, curves, epoch, seconds, not fine))
+            done.append(Trained(state, curves, epoch, seconds, not fine, float(losses[number])))
         return done
+
+    def _calibrated_losses(self, heads: Stack | NormedStack, sound: Tensor) -> NDArray[np.float64]:
+        """Return each head's loss on its validation images after its best temperature, float [K];
+        NaN of heads that are not sound, bool [K].
+        """
+        losses = np.full(len(self.configurations), nan)
+        for fold in torch.unique(self.fold[sound]):
+            mine = ((self.fold == fold) & sound).nonzero()[:, 0]
+            rows = evenly(self.validation[fold].nonzero()[:, 0], MEASURED)
+            clean = self.embeddings[self.places[0, rows].to(self.device)]
+            with torch.no_grad():
+                logits = heads.forward(clean).cpu()[:, mine].permute(1, 0, 2)
+            losses[mine.numpy()] = calibrated_losses(
+                logits.double().numpy(), self.labels[rows].numpy()
+            )
+        return losses
 
     def _train(self, epoch: int) -> dict[str, Tensor]:
         rates, count = self._rates(epoch), len(self.configurations)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from math import nan
 from threading import Event, Lock
 
 import torch
@@ -17,13 +18,16 @@ from heads.architectures import HEADS, build_head
 from heads.configuration import Configuration
 from heads.filling import filled
 from heads.splits import NO_GROUPS, Groups, Split, split
+from heads.temperature import calibrated_losses
 from heads.together import (
+    MEASURED,
     Curves,
     Labelled,
     Pass,
     Trained,
     blocks,
     chunks,
+    evenly,
     train_together,
 )
 
@@ -238,5 +242,12 @@ def fit(part: Fit, rows: Labelled, keep: bool) -> list[Trained]:
             curves[f"{name}_loss"] = [cross_entropy(logits, labels).item()]
             curves[f"{name}_accuracy"] = [(logits.argmax(1) == labels).double().mean().item()]
         fine = all(tensor.isfinite().all() for tensor in state.values())
-        done.append(Trained(state if keep else None, curves, 0, share, not fine))
+        loss = _calibrated_loss(logits, labels) if fine else nan
+        done.append(Trained(state if keep else None, curves, 0, share, not fine, loss))
     return done
+
+
+def _calibrated_loss(logits: Tensor, labels: Tensor) -> float:
+    """See `Trained`."""
+    some = evenly(torch.arange(len(labels)), MEASURED)
+    return float(calibrated_losses(logits[None, some].double().numpy(), labels[some].numpy())[0])

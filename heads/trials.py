@@ -17,11 +17,13 @@ from cache.errors import HeadError
 from heads.architectures import HEADS
 from heads.configuration import Configuration
 from heads.grid import Sweep
+from heads.preference import Preference, preference
 from heads.together import Trained
 
 LOCK_TIMEOUT_S = 60
 FIELDS = tuple(field.name for field in dataclasses.fields(Configuration))
 MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "training_loss")
+CALIBRATED = "validation_calibrated_loss"  # earlier versions did not measure it
 COLUMNS = (
     "trial_id",
     "cache",
@@ -30,6 +32,7 @@ COLUMNS = (
     *FIELDS,
     "epoch",
     *MEASURED,
+    CALIBRATED,
     "diverged",
     "seconds",
 )
@@ -43,13 +46,14 @@ Row = Mapping[Hashable, Any]  # of the table, by column
 
 @dataclass(frozen=True)
 class Score:
-    """How a candidate did on validation: mean accuracy and loss over its judges, the standard
-    deviation of the accuracy (NaN for one judge), and how many they are. A candidate of which any
-    head diverged has NaN.
+    """How a candidate did on validation: mean accuracy, loss and loss after temperature scaling
+    over its judges, the standard deviation of the accuracy (NaN for one judge), and how many they
+    are. A candidate of which any head diverged has NaN.
     """
 
     accuracy: float
     loss: float
+    calibrated_loss: float
     spread: float
     judges: int
 
@@ -76,6 +80,8 @@ def read_trials(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
                             na_values={name: [""] for name in COLUMNS if name not in TEXT},
                             encoding_errors="surrogateescape")  # fmt: skip
+        if CALIBRATED not in table.columns:
+            table[CALIBRATED] = nan
         return table[list(COLUMNS)].set_index("trial_id")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError) as error:
         raise HeadError(
@@ -121,6 +127,7 @@ def as_trial(
         **dataclasses.asdict(configuration),
         "epoch": trained.epoch + 1,
         **measured,
+        CALIBRATED: trained.calibrated_loss,
         "diverged": int(trained.diverged),
         "seconds": round(trained.seconds, 6),
     }
@@ -129,11 +136,11 @@ def as_trial(
 def rank(sweep: Sweep, trials: Mapping[Configuration, Row]) -> list[Ranked]:
     """Judge all candidates, the best first; the first of each head and optimizer is chosen.
 
-    By mean accuracy over the judges, then by mean loss. Never by a test set. A candidate of which
-    a head diverged is last, and never chosen.
+    By the means over their judges, see `preference`; those that are equal in all of it keep the
+    order of the sweep. A candidate of which a head diverged is last, and never chosen.
     """
     scored = [(c, _score([trials[judge] for judge in sweep.judges(c)])) for c in sweep.candidates]
-    scored.sort(key=lambda pair: _order(pair[1]))
+    scored.sort(key=lambda pair: _preference(*pair))
     ranked, groups = [], set[tuple[str, str]]()
     for candidate, score in scored:
         group = (candidate.head, candidate.optimizer)
@@ -143,17 +150,19 @@ def rank(sweep: Sweep, trials: Mapping[Configuration, Row]) -> list[Ranked]:
     return ranked
 
 
-def _order(score: Score) -> tuple[float, float]:
-    """Sort the best first. Rounded: a mean's last digits must not decide before the loss does."""
-    return (-round(score.accuracy, 9), score.loss) if score.judges else (1.0, 0.0)
+def _preference(candidate: Configuration, score: Score) -> Preference:
+    # Hidden units stand for parameters, whose number depends on the embedding too.
+    units = sum(HEADS[candidate.head].hidden)
+    return preference(score.accuracy, score.calibrated_loss, candidate.weight_decay, units)
 
 
 def _score(rows: Sequence[Row]) -> Score:
     if any(row["diverged"] for row in rows):
-        return Score(nan, nan, nan, 0)
+        return Score(nan, nan, nan, nan, 0)
     table = pd.DataFrame(rows)
     accuracy = table["validation_accuracy"].astype(float)
-    return Score(accuracy.mean(), table["validation_loss"].mean(), accuracy.std(), len(rows))
+    losses = table["validation_loss"].mean(), table[CALIBRATED].mean()
+    return Score(accuracy.mean(), *losses, accuracy.std(), len(rows))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Confidence against what was right: by hand, and against scikit-learn and SciPy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -61,7 +63,7 @@ def reference_ece(labels: Labels, probabilities: Floats) -> float:
     """Guo et al. (2017), eq. 3, after the authors' own code: 15 bins, open below."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     error, edges = 0.0, np.linspace(0, 1, 16)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             error += abs(confidence[inside].mean() - right[inside].mean()) * inside.mean()

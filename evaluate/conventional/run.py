@@ -43,7 +43,7 @@ from heads.files import (
     unreadable,
 )
 from heads.splits import NO_GROUPS, Groups
-from heads.temperature import fit_temperature
+from heads.temperature import cross_entropies, fit_temperatures
 from heads.together import Labelled
 from heads.train import Data, as_pass
 
@@ -232,8 +232,9 @@ def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
     with stoppable() as stopped:
         epoch = run.run(stopped, told.advance)
         told.expect(len(run.held_out))  # patience may have spared epochs
-        logits = run.answers(stopped, told.advance).double().numpy()
+        logits = run.answers(stopped, told.advance).double().numpy()[None]
     labels = run.labels[run.held_out].numpy()
+    temperatures = fit_temperatures(logits, labels)
     return replace(
         begun,
         n_training=len(run.course.files) - len(labels),
@@ -241,7 +242,8 @@ def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
         training_seconds=run.seconds,
         curves=run.curves,
         epoch=epoch,
-        temperature=fit_temperature(logits, labels),
+        temperature=float(temperatures[0]),
+        calibrated_loss=float(cross_entropies(logits, labels, temperatures)[0]),
     )
 
 
