@@ -29,18 +29,48 @@ def candidates(head: str = "multi", optimizer: str = "sgd") -> tuple[Configurati
     )
 
 
-def result(accuracy: float, loss: float, diverged: int = 0) -> dict[Any, Any]:
-    return {"validation_accuracy": accuracy, "validation_loss": loss, "diverged": diverged}
+def result(accuracy: float, loss: float, diverged: int = 0, raw: float = 0.5) -> dict[Any, Any]:
+    """A trial; loss: after temperature scaling. raw: before."""
+    return {
+        "validation_accuracy": accuracy,
+        "validation_loss": raw,
+        "validation_calibrated_loss": loss,
+        "diverged": diverged,
+    }
+
+
+def ranked_candidates(
+    candidates: tuple[Configuration, ...], found: list[dict[Any, Any]]
+) -> list[Configuration]:
+    trials = dict(zip(candidates, found, strict=True))
+    return [each.candidate for each in rank(Sweep(candidates), trials)]
 
 
 class TestRank:
-    def test_by_accuracy_then_loss_and_never_a_diverged_one(self) -> None:
+    def test_by_accuracy_then_calibrated_loss_and_never_a_diverged_one(self) -> None:
         sweep = Sweep(candidates()[:4])
         found = [result(0.8, 0.3), result(0.9, 0.5), result(0.9, 0.4), result(1.0, 0.1, 1)]
         ranked = rank(sweep, dict(zip(sweep.candidates, found, strict=True)))
         order = [sweep.candidates.index(each.candidate) for each in ranked]
         assert order == [2, 1, 0, 3]
         assert [each.chosen for each in ranked] == [True, False, False, False]
+
+    def test_overconfidence_wins_nothing(self) -> None:
+        """Both are always right; the first is surer, and less so where it should be."""
+        sure, modest = candidates()[0], candidates()[2]
+        found = [result(1.0, 0.08, raw=0.0), result(1.0, 0.05, raw=0.3)]
+        assert ranked_candidates((sure, modest), found) == [modest, sure]
+
+    def test_equal_losses_leave_the_choice_to_regularisation_then_simplicity(self) -> None:
+        weak, strong = (Configuration("logreg", "none", weight_decay=w) for w in (1e-4, 10))
+        assert ranked_candidates((weak, strong), [result(1, 0.051), result(1, 0.053)]) == [
+            strong,
+            weak,
+        ]
+        large, small = (Configuration(head, "adam") for head in ("multi", "single"))
+        assert ranked_candidates((large, small), [result(1, 0.05)] * 2) == [small, large]
+        first, second = (Configuration("single", o) for o in ("sgd", "adam"))
+        assert ranked_candidates((first, second), [result(1, 0.05)] * 2) == [first, second]
 
     def test_equal_shares_are_equal_whatever_their_last_digit(self) -> None:
         """Two seeds of 13 and 11 of 14 images are as good as twice 12: the loss decides."""
