@@ -136,7 +136,7 @@ def _data(info: HeadInfo, row: Row) -> Iterator[str]:
 def _choice(row: Row) -> Iterator[str]:
     yield (
         f"Kept as {row['selected_by']}. Right on {row['val_accuracy']:.1%} of the validation "
-        f"images (loss {row['val_loss']:.3g})"
+        "images"
         + (f"; on {row['cv_accuracy']:.1%} over folds" if _there(row["cv_accuracy"]) else "")
         + ". The test images took no part in the choice."
     )
@@ -165,9 +165,18 @@ def _scores(row: Row, predictions: Predictions) -> Iterator[str]:
 def _calibration(info: HeadInfo, row: Row) -> Iterator[str]:
     yield (
         f"`probabilities` are the softmax of `logits` / {info.temperature:.4g}, a temperature "
-        f"fitted to {info.n_validation:,} validation images (Guo et al. 2017). On the test "
-        f"images, the expected calibration error is {_number(row['ece_calibrated'])}; without it, "
+        f"(Guo et al. 2017) fitted to {_fitted_to(info)}. On the test images, the expected "
+        f"calibration error is {_number(row['ece_calibrated'])}; without it, "
         f"{_number(row['ece'])}."
+    )
+
+
+def _fitted_to(info: HeadInfo) -> str:
+    if not info.calibration_folds:
+        return f"{info.n_validation:,} validation images"
+    return (
+        f"all {info.n_training + info.n_validation:,} training images, as heads like this one "
+        f"answer those held out from them in {info.calibration_folds} folds"
     )
 
 

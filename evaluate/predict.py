@@ -22,8 +22,9 @@ from cache.segments import Failure
 from cache.store import read
 from evaluate.current import read_current
 from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
+from evaluate.leaderboard import ranked
 from evaluate.printable import printable
-from evaluate.words import NOT_TRAINED, STUDYS_OWN
+from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.file_names import ListingNotes, check_regular, why_no_image
 from extract.kept import Shelf
@@ -39,8 +40,8 @@ MARKS = {".csv": (b"path", b"label", b"probability"), ".json": (b'"head"', b'"cl
 # Columns of results.csv that are needed here.
 READ = (
     *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
-    *("dataset", "test", "classes"),
-    *("weights", "n_groups", "val_accuracy", "val_loss", "mode", "also"),
+    *("dataset", "test", "classes", "mode", "also"),
+    *("weights", "n_groups", "val_accuracy", "weight_decay", "parameters"),
 )
 
 
@@ -318,12 +319,5 @@ def _results(path: Path) -> list[dict[str, str]]:
 
 
 def _first(rows: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Return the best row, as `evaluate.study.studies` ranks them."""
-    most = max(float(row["n_groups"]) for row in rows)
-
-    def rank(row: dict[str, str]) -> tuple[Any, ...]:
-        order = (-float(row["val_accuracy"]), float(row["val_loss"]), int(row["model_id"]))
-        untrained = row["weights"].startswith("random") and row["mode"] in NOT_TRAINED
-        return untrained, float(row["n_groups"]) < most, *order
-
-    return min(rows, key=rank)
+    """Return the best row."""
+    return ranked(rows)[0]

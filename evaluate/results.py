@@ -33,11 +33,14 @@ COLUMNS: dict[str, str] = {
     **{name: metric.summary for name, metric in METRICS.items() if name not in REFERENCE_METRICS},
     "loss": "cross entropy on the test images",
     "accuracy_with_leaked": "accuracy with the test images that are left out as leaked",
-    "temperature": "by which logits are divided to give calibrated probabilities; from validation",
+    "temperature": "by which logits are divided to give calibrated probabilities; from held-out "
+    "training images",
     "ece": "expected calibration error of the probabilities, on the test images",
     "ece_calibrated": "the same, after division by the temperature",
     "val_accuracy": "share of validation images classified rightly",
     "val_loss": "cross entropy on the validation images",
+    "val_calibrated_loss": "cross entropy of the held-out training images that the temperature was "
+    "fitted to, after division by it; decides between equals; empty in earlier versions",
     "mode": "how it was trained: frozen (the head alone), scratch, finetune, transfer",
     "selected_by": "why this head was kept; never by its test score",
     "cv_accuracy": "mean validation accuracy over folds, where some judged the configuration",
@@ -100,6 +103,9 @@ TEXT = (
     *("stages_ms", "throughput", "mode", "also", "fit", "normalization", "augmentation"),
 )
 
+# Columns that earlier versions did not write.
+LATER = ("val_calibrated_loss",)
+
 LOCK_TIMEOUT_S = 60
 
 # With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
@@ -129,6 +135,9 @@ def read_results(path: Path) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
+    for name in LATER:
+        if name not in table.columns:
+            table[name] = float("nan")
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise ResultsError(
             f"{path} is not a results file of this version of Frostline, it lacks "

@@ -61,6 +61,7 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "temperature": round(info.temperature, 6),
         "val_accuracy": round(info.curves["validation_accuracy"][info.epoch], 6),
         "val_loss": round(info.curves["validation_loss"][info.epoch], 6),
+        "val_calibrated_loss": _rounded(info.calibrated_loss),
         "mode": info.mode,
         "selected_by": selection.rule,
         "cv_accuracy": selection.cv_accuracy,
@@ -84,6 +85,10 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "embedding_time_mins": round(info.embedding_seconds / 60, 6),
         "head_id": info.id,
     }
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 6)
 
 
 def _augmentation(info: HeadInfo) -> str:

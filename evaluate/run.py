@@ -13,6 +13,7 @@ from cache.progress import Progress, silent
 from cache.store import open_cache
 from evaluate import rows
 from evaluate.activation import Maps, activation_maps, maps_path, write_maps
+from evaluate.leaderboard import ranked
 from evaluate.measure import Answers, Measurement, measure
 from evaluate.predictions import Predictions, are_whole, predictions_path, write_predictions
 from evaluate.reload import reload_target
@@ -156,6 +157,8 @@ def unmeasured(
         same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
         same_images = rows["n_leaked"] == sum(key in leaked for key in test.labels)
         same_head = (rows["temperature"] - saved.info.temperature).abs() < 1e-5
+        if saved.info.calibrated_loss is not None:  # earlier versions did not enter it
+            same_head &= rows["val_calibrated_loss"].notna()
         row_is_there = bool((same_choice & same_folds & same_images & same_head).any())
         return row_is_there and are_whole(predictions_path(workspace.heads, *key))
 
@@ -202,7 +205,8 @@ def _measured(
         row["cached_difference"] = rows.difference(module, answers, cached)
         done.append(row)
         said.append(predictions)
-    best = min(range(len(heads)), key=lambda i: (-done[i]["val_accuracy"], done[i]["val_loss"]))
+    first = ranked(done)[0]
+    best = next(number for number, row in enumerate(done) if row is first)
     if also == STUDYS_OWN:  # a model has maps of one set, which the report shows
         _map_activation(target, heads[best], said[best], workspace)
     return done

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cache.errors import ResultsError
+from evaluate.leaderboard import ranked
 from evaluate.results import Row, read_results
 from evaluate.statistics import (
     Interval,
@@ -87,31 +88,27 @@ def kind(row: Row) -> tuple[str, ...]:
 def studies(results: Path) -> list[Study]:
     """Read `results.csv` and split it by data set, the one measured last first.
 
-    Ranked by validation accuracy, then validation loss: choosing by the test score would make the
-    test score a boast. Untrained backbones are stand-ins and come last, whatever they score; before
-    them come heads whose split divided near duplicates, which makes validation too easy. Rows on
-    independent test sets are no study of their own.
+    Ranked by `evaluate.leaderboard`. Rows on independent test sets are no study of their own.
 
     Raises:
         ResultsError: there is no row yet, or the file is damaged.
     """
-    found = read_results(results)
-    own = found["also"] == STUDYS_OWN
-    table, others = found[own].copy(), found[~own].sort_values(["also", "model_id"])
-    if table.empty:
+    own, others = dict[tuple[str, str], list[Row]](), dict[str, list[Row]]()
+    for row in _rows(read_results(results).sort_values(["also", "model_id"])):
+        training = row["dataset_fingerprint"]
+        if row["also"] == STUDYS_OWN:
+            own.setdefault((training, row["test_fingerprint"]), []).append(row)
+        else:
+            others.setdefault(training, []).append(row)
+    if not own:
         raise ResultsError(f"{results} holds no results yet: run evaluate first")
-    of_study = table.groupby(["dataset_fingerprint", "test_fingerprint"])
-    table["random"] = table["weights"].str.startswith("random") & table["mode"].isin(NOT_TRAINED)
-    table["divided"] = table["n_groups"] < of_study["n_groups"].transform("max")
-    order = ["random", "divided", "val_accuracy", "val_loss", "model_id"]
-    ranked = table.sort_values(order, ascending=[True, True, False, True, True])
-    groups = [rows for _, rows in ranked.groupby(["dataset_fingerprint", "test_fingerprint"])]
-    groups.sort(key=lambda rows: str(rows["evaluated_at"].max()), reverse=True)
-    of_training = {key: _rows(them) for key, them in others.groupby("dataset_fingerprint")}
-    return [
-        Study(rows, of_training.get(rows[0]["dataset_fingerprint"], ()))
-        for rows in map(_rows, groups)
+    found = [
+        Study(tuple(ranked(rows)), tuple(others.get(training, ())))
+        for (training, _), rows in sorted(own.items())
     ]
+    return sorted(
+        found, key=lambda study: max(str(row["evaluated_at"]) for row in study.rows), reverse=True
+    )
 
 
 def first_of_each(rows: Sequence[Row], *names: str) -> list[Row]:
@@ -162,6 +159,11 @@ def cautions(study: Study) -> list[str]:
         lines.append(
             "Not all models were validated on the same images (other seed, groups or validation "
             "share): their ranks compare different questions."
+        )
+    if old := [str(r["model_id"]) for r in study.rows if _is_nan(r["val_calibrated_loss"])]:
+        lines.append(
+            f"Model {', '.join(old)}: an earlier version measured it, without a calibrated loss; "
+            "among equal validation accuracies it ranks last. Run train-heads and evaluate again."
         )
     if off := [str(r["model_id"]) for r in study.rows if r["cached_difference"] > MAX_DIFFERENCE]:
         lines.append(
@@ -280,6 +282,10 @@ def _row(record: Mapping[Hashable, Any]) -> Row:
 
 def _in_words(interval: Interval) -> str:
     return f"{interval[0]:.0%} to {interval[1]:.0%}"
+
+
+def _is_nan(value: float) -> bool:
+    return value != value
 
 
 def _word(value: object) -> str:

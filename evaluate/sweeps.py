@@ -70,7 +70,13 @@ def best_of_each(
     table = Table(title=title, title_justify="left")
     for column in ("head", "optimizer", *(field.replace("_", " ") for field in varying)):
         table.add_column(column, no_wrap=True)
-    for column in ("val acc", "spread", "val loss", "of", *(["ungrouped"] if ungrouped else [])):
+    for column in (
+        "val acc",
+        "spread",
+        "calibrated loss",
+        "of",
+        *(["ungrouped"] if ungrouped else []),
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     groups: dict[tuple[str, str], list[Ranked]] = {}
     for each in ranked:
@@ -82,7 +88,7 @@ def best_of_each(
             numbers = [
                 "diverged" if not score.judges else f"{score.accuracy:.3f}",
                 "" if score.spread != score.spread else f"{score.spread:.3f}",
-                "" if not score.judges else f"{score.loss:.3g}",
+                "" if not score.judges else f"{score.calibrated_loss:.3g}",
                 str(score.judges),
             ]
             if ungrouped:

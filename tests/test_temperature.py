@@ -1,6 +1,7 @@
 """Temperatures are fitted to what heads say of images they have not seen, and chosen by it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,10 @@ class TestTrainedHeads:
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         """To the last bit, for each kind of head."""
-        kinds = {"head": ["single", "multi", "mlp-gelu", "ridge", "knn"], "epochs": [3]}
+        kinds: dict[str, list[Any]] = {
+            "head": ["single", "multi", "mlp-gelu", "ridge", "knn"],
+            "epochs": [3],
+        }
         some = tuple(c for c in combinations(kinds) if c.weight_decay in (0, 1))
         hashes = np.frombuffer(b"".join(LABELS), np.uint8).reshape(-1, 32)
         rows = labelled(caches["cpu"], hashes, torch.from_numpy(NUMBERS), 2)
