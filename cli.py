@@ -101,16 +101,17 @@ def run(
     caches = [open_cache(place.cache, target.identity) for target in targets]
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
+    repeats = {} if choices["no_group"] else audit.repeat_of
     training_options = choices["train_on"], choices["tensorboard"]
     heads = steps.train(caches, training, place, sweep, groups, *training_options)
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
     steps.set_current(place, (training, testing), (dataset, test), choices)
-    new = unmeasured(heads, testing, place, choices["engine"], leaked)
+    new = unmeasured(heads, testing, place, choices["engine"], leaked, repeats=repeats)
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
     how = place, choices["engine"], choices["weights"]
     if new:
-        steps.evaluate(new, testing, leaked, *how)
+        steps.evaluate(new, testing, leaked, *how, repeats=repeats)
     steps.learn_to_doubt(heads, training, testing, audit.group_of, *how)
     failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how)
     ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
@@ -217,12 +218,13 @@ def evaluate(
     for remark in remarks:
         warn(remark)
     leaked, groups = training.labels.keys() & testing.labels.keys(), dict[bytes, int]()
+    repeats = dict[bytes, int]()
     if not choices["no_group"]:
         audit = steps.look_over(training, testing, place)
-        leaked, groups = {*audit.leaked}, {**audit.group_of}
+        leaked, groups, repeats = {*audit.leaked}, {**audit.group_of}, {**audit.repeat_of}
     how = place, choices["engine"], choices["weights"]
     steps.set_current(place, (training, testing), (dataset, test), choices)
-    steps.evaluate(heads, testing, leaked, *how)
+    steps.evaluate(heads, testing, leaked, *how, repeats=repeats)
     steps.learn_to_doubt(heads, training, testing, groups, *how)
     _stop_if(steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True))
 
@@ -250,13 +252,14 @@ def baseline(
         check_classes(set(training.labels.values()), images)
     audit = steps.look_over(training, testing, place)
     groups = {} if choices["no_group"] else audit.group_of
+    repeats = {} if choices["no_group"] else audit.repeat_of
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
     steps.set_current(place, (training, testing), (dataset, test), choices)
     failed = list[str]()
     for saved in train_whole(training, groups, place, choices):
         how = place, choices["engine"], choices["weights"]
-        if unmeasured([saved], testing, place, choices["engine"], leaked):
-            steps.evaluate([saved], testing, leaked, *how)
+        if unmeasured([saved], testing, place, choices["engine"], leaked, repeats=repeats):
+            steps.evaluate([saved], testing, leaked, *how, repeats=repeats)
         failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how)
     _stop_if(failed)
 

@@ -12,6 +12,7 @@ from typing import Any
 from cache.atomic import check_file, replacing
 from cache.errors import ResultsError
 from cache.records import convert, parse_json
+from evaluate.alike import groups
 from evaluate.workspace import Workspace
 
 FORMAT = "frostline-audit-2"
@@ -106,6 +107,16 @@ class Audit:
     def repeats(self) -> list[Alike]:
         """Pairs of test images: what is counted twice in every score."""
         return [a for a in self.alike if self._part(a.first) == self._part(a.second) == TEST]
+
+    @cached_property
+    def repeat_of(self) -> dict[bytes, int]:
+        """The group of each test image that is like another test image, by SHA-256."""
+        numbers = groups([(a.first, a.second) for a in self.repeats], len(self.images))
+        return {
+            bytes.fromhex(image.sha256): number
+            for image, number in zip(self.images, numbers, strict=True)
+            if number >= 0
+        }
 
     @property
     def exactly_leaked(self) -> frozenset[bytes]:

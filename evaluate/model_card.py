@@ -12,7 +12,8 @@ from evaluate.metrics import METRICS
 from evaluate.predictions import Predictions
 from evaluate.printable import printable
 from evaluate.results import Row
-from evaluate.statistics import Interval, accuracy_interval, score_intervals
+from evaluate.statistics import Interval, score_intervals
+from evaluate.study import images_in_words, interval_of
 from heads.architectures import HEADS
 from heads.files import HeadInfo
 
@@ -143,10 +144,11 @@ def _choice(row: Row) -> Iterator[str]:
 
 
 def _scores(row: Row, predictions: Predictions) -> Iterator[str]:
+    counted = images_in_words(row)
     images = len(predictions.labels)
     right = int((predictions.probabilities.argmax(1) == predictions.labels).sum())
     intervals: dict[str, Interval] = {
-        "accuracy": accuracy_interval(right, images),
+        "accuracy": interval_of(row),
         **score_intervals(predictions.labels, predictions.probabilities),
     }
     yield "| score | value | 95 % interval | is |"
@@ -159,6 +161,7 @@ def _scores(row: Row, predictions: Predictions) -> Iterator[str]:
     yield (
         f"From {images:,} images, of which {right:,} were classified rightly: one image is "
         f"{1 / images:.1%} of the accuracy."
+        + (f" The accuracy's interval is of {counted}, each counted once." if counted else "")
     )
 
 

@@ -56,6 +56,9 @@ COLUMNS: dict[str, str] = {
     "n_validation": "images validated on",
     "n_groups": "groups of near duplicates that no split divides; 0: none, or --no-group",
     "n_test": "images tested on, without the leaked ones",
+    "n_test_groups": "of these, groups of near duplicates, each counted once, and single images; "
+    "the accuracy's interval is of so many; empty in earlier versions",
+    "accuracy_of_groups": "accuracy, each group counted once: mean over groups of the share right",
     "n_leaked": "test images left out, being copies or near duplicates of training images",
     "n_unreadable": "test images that could not be read, left out of every figure",
     "weights": "of the backbone, before training: imagenet, random:SEED, file:NAME",
@@ -104,7 +107,7 @@ TEXT = (
 )
 
 # Columns that earlier versions did not write.
-LATER = ("val_calibrated_loss",)
+LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups")
 
 LOCK_TIMEOUT_S = 60
 

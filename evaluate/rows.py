@@ -1,5 +1,6 @@
 """One measured model → its row of `results.csv`."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from json import dumps
 from typing import Any
@@ -20,6 +21,7 @@ from extract.target import decoding_of, normalization_of
 from heads.architectures import HEADS
 from heads.configuration import fingerprint
 from heads.files import HeadInfo
+from heads.splits import NO_GROUPS, Groups
 
 # Fields of a configuration that are columns of the same name.
 SETTINGS = (
@@ -30,8 +32,18 @@ SETTINGS = (
 NUMBERS = ("learning_rate", "momentum", "gamma", "warmup", "epochs", "patience", "batch_size")
 
 
-def scores(predictions: Predictions, temperature: float) -> dict[str, Any]:
-    """Return the columns that say how good the answers are, leaked images left out."""
+def distinct(hashes: Iterable[bytes], repeats: Groups) -> int:
+    """Count images, near duplicates once. repeats: the group of each image that has one."""
+    return len({repeats.get(key, key) for key in hashes})
+
+
+def scores(
+    predictions: Predictions, temperature: float, repeats: Groups = NO_GROUPS
+) -> dict[str, Any]:
+    """Return the columns that say how good the answers are, leaked images left out.
+
+    repeats: near duplicates among the test images.
+    """
     clean = predictions.clean
     labels, probabilities = clean.labels, clean.probabilities
     found: dict[str, Any] = {
@@ -45,8 +57,19 @@ def scores(predictions: Predictions, temperature: float) -> dict[str, Any]:
         "ece": round(ece(labels, probabilities), 6),
         "ece_calibrated": round(ece(labels, calibrated(probabilities, temperature)), 6),
         "n_test": len(clean.paths),
+        "n_test_groups": distinct(clean.hashes, repeats),
+        "accuracy_of_groups": round(_accuracy_of_groups(clean, repeats), 6),
         "n_leaked": int(predictions.leaked.sum()),
     }
+
+
+def _accuracy_of_groups(predictions: Predictions, repeats: Groups) -> float:
+    """Return the mean over groups of the share of images classified rightly."""
+    right = predictions.probabilities.argmax(1) == predictions.labels
+    groups: dict[int | bytes, list[bool]] = {}
+    for key, correct in zip(predictions.hashes, right.tolist(), strict=True):
+        groups.setdefault(repeats.get(key, key), []).append(correct)
+    return float(np.mean([np.mean(answers) for answers in groups.values()]))
 
 
 def origin(info: HeadInfo) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from heads.architectures import HEADS
 from heads.configuration import NO_OPTIMIZER, fingerprint
 from heads.files import SavedHead, load_head
 from heads.optimizers import OPTIMIZERS
+from heads.splits import NO_GROUPS, Groups
 
 TIMING_S = 0.5  # for single images, and for each batch size
 MAPPED = 8  # test images, the mistakes first, of which the best model's activation is mapped
@@ -87,12 +88,14 @@ def evaluate(
     progress: Progress = silent,
     remark: Callable[[str], None] = lambda text: None,
     also: str = STUDYS_OWN,
+    repeats: Groups = NO_GROUPS,
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv`.
 
     Heads of one cache are measured behind the same run of their backbone, then entered; of the best
     of them, activation is mapped. leaked: test images that are left out of every score. also: the
-    test set's name, if it is an independent one.
+    test set's name, if it is an independent one. repeats: near duplicates among the test images,
+    which count as one in the accuracy's interval.
     Returns the rows' model_ids, in the reference study's order. progress counts images. remark: is
     told of engines that gave way. A backbone whose weights can't be had costs its own models only;
     the error comes at the end.
@@ -119,7 +122,7 @@ def evaluate(
             refused.append(str(error))
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
-        for row in _measured(group, target, test, leaked, workspace, within, remark, also):
+        for row in _measured(group, target, test, leaked, workspace, within, remark, also, repeats):
             entry = {name: row[name] for name in list(COLUMNS)[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:
@@ -144,21 +147,25 @@ def unmeasured(
     engine: str | None,
     leaked: Collection[bytes] = (),
     also: str = STUDYS_OWN,
+    repeats: Groups = NO_GROUPS,
 ) -> list[SavedHead]:
     """Return the heads not yet measured on these images, by this engine, in this very workspace,
-    with as many images left out as leaked. also: see `evaluate`.
+    with as many images left out as leaked, or counted as repeats. also, repeats: see `evaluate`.
     """
     results, known = read_results(workspace.results), fingerprint(test.labels)
+    clean = [key for key in test.labels if key not in leaked]
+    counted_twice = len(clean) - rows.distinct(clean, repeats)
 
     def measured(saved: SavedHead) -> bool:
         key = (saved.info.id, known, _first_engine(saved, engine))
-        rows = results[matching(results, *key, also)]
-        same_choice = rows["selected_by"] == saved.info.selection.rule
-        same_folds = rows["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
-        same_images = rows["n_leaked"] == sum(key in leaked for key in test.labels)
-        same_head = (rows["temperature"] - saved.info.temperature).abs() < 1e-5
+        found = results[matching(results, *key, also)]
+        same_choice = found["selected_by"] == saved.info.selection.rule
+        same_folds = found["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
+        same_images = found["n_leaked"] == sum(key in leaked for key in test.labels)
+        same_head = (found["temperature"] - saved.info.temperature).abs() < 1e-5
         if saved.info.calibrated_loss is not None:  # earlier versions did not enter it
-            same_head &= rows["val_calibrated_loss"].notna()
+            same_head &= found["val_calibrated_loss"].notna()
+        same_images &= found["n_test"] - found["n_test_groups"] == counted_twice
         row_is_there = bool((same_choice & same_folds & same_images & same_head).any())
         return row_is_there and are_whole(predictions_path(workspace.heads, *key))
 
@@ -179,6 +186,7 @@ def _measured(
     progress: Progress,
     remark: Callable[[str], None],
     also: str,
+    repeats: Groups,
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
@@ -200,7 +208,7 @@ def _measured(
         row = rows.origin(info) | rows.measured(test, measured, answers, also)
         path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
         write_predictions(path, predictions, info.classes)
-        row |= rows.scores(predictions, info.temperature)
+        row |= rows.scores(predictions, info.temperature, repeats)
         row |= rows.costs(timing, info.identity.backbone, module)
         row["cached_difference"] = rows.difference(module, answers, cached)
         done.append(row)

@@ -38,13 +38,19 @@ class Comparison:
     needed: int | None
 
 
-def accuracy_interval(right: int, total: int) -> Interval:
-    """Return the 95 % interval of an accuracy (Wilson 1927), as two fractions."""
-    interval = binomtest(right, total).proportion_ci(1 - SIGNIFICANT, method="wilson")
-    return float(interval.low), float(interval.high)
+def accuracy_interval(right: float, total: int) -> Interval:
+    """Return the 95 % interval of an accuracy (Wilson 1927), as two fractions.
+
+    right: a whole number, or of groups of images the sum of their shares of right answers.
+    """
+    z, share = norm.ppf(EDGES[1]), right / total
+    centre = share + z**2 / (2 * total)
+    half = z * sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    whole = 1 + z**2 / total
+    return float(max((centre - half) / whole, 0)), float(min((centre + half) / whole, 1))
 
 
-def difference_interval(right: int, total: int, other_right: int, other_total: int) -> Interval:
+def difference_interval(right: float, total: int, other_right: float, other_total: int) -> Interval:
     """Return the 95 % interval of an accuracy minus another one, on other images.
 
     Newcombe's (1998) hybrid score interval, his method 10: from the two Wilson intervals.

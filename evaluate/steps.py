@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 
 SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
+NONE: Mapping[bytes, int] = {}
 
 
 def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
@@ -307,13 +308,18 @@ def train(
 
 def evaluate(
     heads: Sequence[SavedHead], testing: ImageSet, leaked: Collection[bytes], place: Workspace,
-    engine: str | None, weights: str, also: str = STUDYS_OWN,
+    engine: str | None, weights: str, also: str = STUDYS_OWN, repeats: Mapping[bytes, int] = NONE,
 ) -> None:  # fmt: skip
-    """Measure whole models on the test images. also: their name, if they are an independent set."""
+    """Measure whole models on the test images. also: their name, if they are an independent set.
+
+    repeats: the group of each test image that is a near duplicate of another one.
+    """
     from evaluate.run import evaluate
 
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(heads, testing, leaked, place, engine, weights, progress, warn, also)
+        ids = evaluate(
+            heads, testing, leaked, place, engine, weights, progress, warn, also, repeats
+        )
     say(f"{len(ids)} whole model(s) measured on {testing.name}: {place.results}")
 
 
@@ -363,10 +369,12 @@ def evaluate_also(
     for name, images in others.items():
         audit = look_over(training, images, place)
         leaked = audit.exactly_leaked if no_group else audit.leaked
-        todo = heads if anew else unmeasured(heads, images, place, engine, leaked, name)
+        repeats = {} if no_group else audit.repeat_of
+        how = place, engine, leaked, name, repeats
+        todo = heads if anew else unmeasured(heads, images, *how)
         try:
             if todo:
-                evaluate(todo, images, leaked, place, engine, weights, name)
+                evaluate(todo, images, leaked, place, engine, weights, name, repeats)
         except DatasetError as error:
             failed.append(f"--also {name}: {error}")
     return failed

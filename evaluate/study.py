@@ -121,11 +121,11 @@ def first_of_each(rows: Sequence[Row], *names: str) -> list[Row]:
 
 def describe_best(study: Study) -> str:
     """Say in one sentence which configuration is best and how far the number can be trusted."""
-    best = study.best
+    best, images = study.best, images_in_words(study.best)
     return (
         f"Model {best['model_id']}, {configuration_name(best)}: {right_answers(best)} of "
         f"{best['n_test']} test images right ({best['accuracy']:.1%}, 95% interval "
-        f"{_in_words(interval_of(best))})"
+        f"{_in_words(interval_of(best))}{f'; {images}' if images else ''})"
     )
 
 
@@ -169,6 +169,11 @@ def cautions(study: Study) -> list[str]:
         lines.append(
             f"Model {', '.join(off)} answers otherwise than on its cached embeddings, by more than "
             f"{MAX_DIFFERENCE:.0%}: it was measured by another engine than extracted the images."
+        )
+    if images := images_in_words(best):
+        lines.append(
+            f"The test set has near duplicates: {images}. The interval of the accuracy counts each "
+            "group once. All other scores, intervals and comparisons count every image."
         )
     if n_test < 1000:
         lines.append(
@@ -230,8 +235,8 @@ def change_of(row: Row, other: Row) -> tuple[float, Interval]:
     """Return a model's accuracy on an independent test set minus that on the study's own, and its
     95 % interval.
     """
-    right = (right_answers(other), other["n_test"], right_answers(row), row["n_test"])
-    return other["accuracy"] - row["accuracy"], difference_interval(*right)
+    interval = difference_interval(*_counted(other), *_counted(row))
+    return other["accuracy"] - row["accuracy"], interval
 
 
 def describe_change(row: Row, other: Row) -> str:
@@ -252,8 +257,27 @@ def describe_others(study: Study) -> list[str]:
 
 
 def interval_of(row: Row) -> Interval:
-    """Return the 95 % interval of a row's accuracy, as two fractions."""
-    return accuracy_interval(right_answers(row), row["n_test"])
+    """Return the 95 % interval of a row's accuracy, as two fractions.
+
+    Near duplicates among the test images count as one: what they say is not independent.
+    """
+    return accuracy_interval(*_counted(row))
+
+
+def _counted(row: Row) -> tuple[float, int]:
+    """Return how many were right of how many test images, near duplicates counted once."""
+    groups = row["n_test_groups"]
+    if groups == row["n_test"] or _is_nan(groups):
+        return right_answers(row), row["n_test"]
+    return row["accuracy_of_groups"] * groups, int(groups)
+
+
+def images_in_words(row: Row) -> str:
+    """Say how many groups the test images are, where some are near duplicates; else nothing."""
+    groups = row["n_test_groups"]
+    if groups == row["n_test"] or _is_nan(groups):
+        return ""
+    return f"{row['n_test']:,} images in {groups:,.0f} groups of near duplicates"
 
 
 def is_random(row: Row) -> bool:

@@ -1,6 +1,7 @@
 """Whole models to export: a backbone, its heads, and what results.csv would say of them."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Cache
-from evaluate.metrics import METRICS
+from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.model_file import WholeModel, Written, export_model
 from evaluate.predictions import Predictions
 from evaluate.results import COLUMNS
@@ -50,6 +51,10 @@ class Ready:
             "test": "test_images",
             "test_fingerprint": "0123456789abcdef",
             "n_test": len(clean.labels),
+            "n_test_groups": len(clean.labels),
+            "accuracy_of_groups": 0.5,
+            "conf_mat": json.dumps(confusion_matrix(clean.labels, clean.probabilities)),
+            "classes": json.dumps(["gel", "not_gel"]),
             "n_leaked": 1.0,
             "n_unreadable": 0,
             "n_groups": 3.0,

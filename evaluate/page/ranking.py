@@ -10,6 +10,7 @@ from evaluate.printable import printable
 from evaluate.results import Row
 from evaluate.study import (
     configuration_name,
+    images_in_words,
     interval_of,
     is_random,
     right_answers,
@@ -77,6 +78,7 @@ def model(material: Material, row: Row) -> dict[str, Any]:
         "name": short_name(material, row),
         "interval": interval_of(row),
         "right": right_answers(row),
+        "images": images_in_words(row),
         "random": is_random(row),
         "settings": printable(material.study.settings(row)),
         "colour": material.colours[row["pretrained_model"]],
