@@ -11,6 +11,7 @@ from evaluate.leaderboard import ranked
 from evaluate.model_card import Check, model_card
 from evaluate.page.material import gather, read_answers
 from evaluate.page.quality import quality
+from evaluate.predict import find_model
 from evaluate.report import write_report
 from evaluate.results import Row
 from evaluate.study import describe_best, studies
@@ -91,11 +92,16 @@ def test_other_scores(row: Row, page: str, card: str) -> None:
 
 def test_the_first_model_is_the_same_everywhere(place: Workspace, row: Row, page: str) -> None:
     (study,) = studies(place.results)
-    assert ranked(study.rows)[0] is row
+    assert find_model(place, "best")[0] == str(row["model_id"])
+    assert ranked(study.rows[::-1])[0]["model_id"] == row["model_id"]
     assert f"model #{row['model_id']}" in page
     assert f"Model {row['model_id']}," in describe_best(study)
 
 
-def test_a_latency_is_its_median(place: Workspace, page: str, row: Row) -> None:
-    """Not the sum of its stages' medians."""
-    assert page.count(f"{row['latency_p50_ms']:.3g} ms") >= 2
+def test_a_latency_is_its_median(place: Workspace) -> None:
+    """Beside the bar of its stages too, whose medians add up to something else."""
+    page = write_report(place).read_text()
+    beside_bars = re.findall(r'<span class="value">([\d.]+) ms</span>', page)
+    assert beside_bars
+    for latency in beside_bars:
+        assert f'<td class="n">{latency}</td>' in page
