@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from extract.scan import scan
 from tests.conftest import ROOT
 from tests.reported import row
 
-COPIES = {"other.png": {}, "smaller.jpg": {"quality": 70}}
+COPIES: dict[str, dict[str, Any]] = {"other.png": {}, "smaller.jpg": {"quality": 70}}
 
 
 @pytest.fixture(scope="module")
