@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+from cache.atomic import check_file
 from extract.file_names import check_regular
 from extract.places import is_url
 
@@ -104,7 +105,13 @@ class Hasher:
     def _careful(self, use: Callable[[Path], None]) -> None:
         if self.table and not self.trouble:
             try:
+                if self.table.exists():
+                    check_file(self.table)  # SQLite does not say why it can't open a file
                 use(self.table)
+            except PermissionError as error:
+                self.trouble = (
+                    f"{self.table} can't be read: {error.strerror}. Every file was read and hashed."
+                )
             except sqlite3.Error as error:
                 self.trouble = (
                     f"{self.table} can't be used ({error}): every file was read and hashed; "

@@ -41,7 +41,7 @@ class Slot:
         try:
             note: dict[str, Any] = json.loads((self.folder / NOTE).read_text())
             whole = all(sha256_of(self.folder / name) == it for name, it in note["files"].items())
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # somebody else's is not ours to remove
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             whole = False

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 
+from cache.atomic import check_file
 from cache.errors import CacheError
 from cache.progress import Progress, silent
 from extract.batches import Decoded, decoded
@@ -82,6 +83,8 @@ def looks_of(
     """
     try:
         known = _known(table)
+    except OSError as error:
+        raise CacheError(f"{table} can't be read: {error.strerror or error}.") from None
     except sqlite3.Error as error:
         raise CacheError(
             f"{table} can't be used ({error}): delete it, it only saves time"
@@ -103,6 +106,7 @@ def looks_of(
 def _known(table: Path) -> dict[bytes, Look]:
     if not table.exists():
         return {}
+    check_file(table)  # SQLite does not say why it can't open a file
     with _open(table) as database:
         return {row[0]: Look(*row[1:]) for row in database.execute("SELECT * FROM looks")}
 

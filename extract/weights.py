@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cache.atomic import check_file
 from cache.errors import WeightsError
 
 # What torch.load raises on a file that is damaged or something else altogether.
@@ -80,6 +81,10 @@ def tensors_sha256(model: nn.Module) -> str:
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        check_file(file)
+    except OSError as error:
+        raise WeightsError(f"{file} can't be read: {error.strerror or error}.") from None
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -1,6 +1,7 @@
 """Files of a workspace that can't be used: each costs itself, and is named with what to do."""
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -176,6 +177,37 @@ class TestReviewScores:
         assert path.name in done.stderr
         cells = done.stdout.splitlines()[1].split(",")
         assert (cells[:3], cells[3:5], cells[5:]) == (answer[:3], ["", ""], answer[5:])
+
+
+@pytest.mark.parametrize(
+    ("command", "pattern"),
+    [
+        ("predict", "results.csv"),
+        ("predict", "heads"),
+        ("predict", "cache/efficientnet*-cpu-fp32-*/*.h5"),
+        ("report", "results.csv"),
+        ("report", "heads/*.csv"),
+        ("report", "heads/*.maps.npz"),
+        ("report", "audit/*.json"),
+        ("audit", "cache/looks.sqlite"),
+        ("audit", "cache/scan.sqlite"),
+        ("cache verify", "cache"),
+        ("cache verify", "cache/*/*.h5"),
+        ("cache ls", "cache/*/*.h5"),
+    ],
+)
+def test_what_may_not_be_read_is_neither_damaged_nor_gone(
+    command: str, pattern: str, out: Path
+) -> None:
+    for path in out.glob(pattern):
+        lock(path)
+    given = {"predict": (GEL,), "audit": IMAGES}.get(command, ())
+    with somebody_else():
+        done = frostline(*command.split(), *given, "--workspace", out)
+    for path in out.glob(pattern):
+        path.chmod(0o777)
+    assert "Permission denied" in done.stderr, done.output
+    assert not re.search("[Dd]elete|No such file|[Rr]emove|run extract", done.stderr)
 
 
 def test_run_makes_again_what_can_t_be_used(out: Path) -> None:
