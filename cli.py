@@ -127,7 +127,7 @@ def run(
 @cli.command()
 @takes("dataset", "test", *FEWER, "workspace", "arch", "device", "weights", "precision", "engine",
        *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict", "max_pixels",
-       "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
+       "rehash", "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
 @click.pass_context
 def extract(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, on: str,
@@ -165,7 +165,7 @@ def extract(
 
 @cli.command("train-heads")
 @takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
-       *TRAINING, "on", *RAY)  # fmt: skip
+       *TRAINING, "rehash", "on", *RAY)  # fmt: skip
 @click.pass_context
 def train_heads(
     ctx: click.Context, /, dataset: Path, workspace: Path, arch: list[str], device: list[str],
@@ -197,7 +197,7 @@ def train_heads(
 
 @cli.command()
 @takes("dataset", "test", "also", *FEWER, "workspace", "only_arch", "only_device", "head",
-       "optimizer", "weights", "engine", "no_group", "max_pixels")  # fmt: skip
+       "optimizer", "weights", "engine", "no_group", "max_pixels", "rehash")  # fmt: skip
 @click.pass_context
 def evaluate(
     ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
@@ -232,7 +232,7 @@ def evaluate(
 @cli.command()
 @takes("dataset", "test", "also", *FEWER, "workspace", "mode", "some_arch", "training_device",
        "head", "optimizer", "weights", "training_precision", "engine", "fit", "normalize",
-       "augment_or_none", "max_pixels", *FIELD_OPTIONS, "seed", "no_group")  # fmt: skip
+       "augment_or_none", "max_pixels", "rehash", *FIELD_OPTIONS, "seed", "no_group")  # fmt: skip
 @click.pass_context
 def baseline(
     ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
@@ -276,7 +276,9 @@ def report(workspace: Path, baseline: Path | None, **limits: float | None) -> No
 
 @cli.command()
 @click.argument("source", type=IMAGES)
-@takes("split_out", "test_fraction", "copy", "seed", "no_group", "workspace", "max_pixels")
+@takes(
+    "split_out", "test_fraction", "copy", "seed", "no_group", "workspace", "max_pixels", "rehash"
+)
 def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
     """Cut one folder of images into a training and a test set: by class, copies on one side."""
     from evaluate.workspace import Workspace
@@ -285,7 +287,17 @@ def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
 
 
 @cli.command()
-@takes("dataset", "test", *FEWER, "workspace", "html", "audit_format", "fail_on", "max_pixels")
+@takes(
+    "dataset",
+    "test",
+    *FEWER,
+    "workspace",
+    "html",
+    "audit_format",
+    "fail_on",
+    "max_pixels",
+    "rehash",
+)
 @click.pass_context
 def audit(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,

@@ -18,7 +18,7 @@ from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
 from extract.class_names import between_sets, check_class_names
 from extract.file_names import ListingNotes
-from extract.hashes import known_among, remember
+from extract.hashes import Hashed, known_among, remember
 from extract.lists import SUFFIX, Row, adding_to, is_list, list_remarks
 from extract.looks import Looks
 from extract.places import is_remote
@@ -285,6 +285,7 @@ def device_of(wanted: Mapping[str, Any]) -> str:
 
 def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:
     """List the sources, a shard at a time, with what is known of its files."""
+    from evaluate.steps import rehash_asked
     from extract.shards import shards
     from extract.worker import Part
 
@@ -293,8 +294,10 @@ def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int)
         for remark in list_remarks(path) if is_list(path) else ():
             warn(remark)
         for shard in shards(path, size, notes):
-            with _usable(place.scan_table):
-                known = known_among(place.scan_table, shard.names)
+            known = dict[str, Hashed]()
+            if not rehash_asked():
+                with _usable(place.scan_table):
+                    known = known_among(place.scan_table, shard.names)
             yield Part(source, shard, views if source == "dataset" else 0, known)
         for remark in notes.remarks(path):
             warn(remark)

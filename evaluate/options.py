@@ -12,7 +12,7 @@ import click
 from evaluate.conventional.modes import MODES
 from evaluate.findings import FINDINGS
 from evaluate.formats import FORMATS
-from evaluate.words import STUDYS_OWN
+from evaluate.words import REHASH, STUDYS_OWN
 from extract.backbones import ALIASES, BACKBONES, STANDARD
 from extract.decoding import AS_USUAL, FITS
 from extract.devices import DEVICES
@@ -112,6 +112,12 @@ def _limit_pixels(ctx: click.Context, parameter: click.Parameter, limit: int) ->
     Image.MAX_IMAGE_PIXELS = limit
     # Between the limit and twice the limit Pillow only warns; decode.py refuses by name.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _rehash(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Tell whoever reads images in this command, and in those of a recipe."""
+    if value:
+        ctx.meta[REHASH] = True
 
 
 def _with_ray(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -256,6 +262,10 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "yes": click.option("--yes", is_flag=True, help="Don't ask."),
     "strict": click.option(
         "--strict", is_flag=True, help="Stop at the first image that can't be read."
+    ),
+    "rehash": click.option(
+        "--rehash", is_flag=True, expose_value=False, callback=_rehash,
+        help="Read every image file again, also those that seem unchanged.",
     ),
     "max_pixels": click.option(
         "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True,

@@ -21,7 +21,7 @@ from cache.errors import (
     WeightsError,
 )
 from evaluate.terminal import bar, say, tell_extractions, warn
-from evaluate.words import STUDYS_OWN
+from evaluate.words import REHASH, STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
 from extract.class_names import between_sets
 from extract.devices import present_devices, require_device
@@ -129,10 +129,18 @@ def set_current(
     )
 
 
+def rehash_asked() -> bool:
+    """Tell whether the command has --rehash."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(REHASH))
+
+
 def scan(
     folder: Path, place: Workspace, per_class: int | None = None, opened: bool = True
 ) -> ImageSet:
     """List and hash the images of a folder, list, or archive, which is unpacked; or of a URL.
+
+    With --rehash, files that were read before are read, fetched and unpacked again.
 
     per_class: take so many of each class, chosen by their content. opened: the images will be;
     else those behind a URL, whose SHA-256 a list says, are not fetched.
@@ -140,10 +148,11 @@ def scan(
     from extract.archives import unpacked
     from extract.scan import scan
 
+    rehash = rehash_asked()
     with bar(f"Unpacking {folder}", "files") as progress:
-        folder = unpacked(folder, place.images, progress, warn, opened)
+        folder = unpacked(folder, place.images, progress, warn, opened, rehash)
     with bar(f"Reading {folder}", "files") as progress:
-        images = scan(folder, progress, place.scan_table)
+        images = scan(folder, progress, place.scan_table, rehash)
     for remark in images.remarks:
         warn(remark)
     return images.at_most(per_class) if per_class else images
