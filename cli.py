@@ -64,7 +64,7 @@ def cli() -> None:
 @cli.command()
 @takes("recipe", "dataset", "test", "hold_out", "also", *FEWER, "workspace", "arch", "device",
        "head", "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
-       *TRAINING)  # fmt: skip
+       "rehash", *TRAINING)  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context, /, dataset: Path, test: Path, hold_out: float | None, workspace: Path,

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can set back the ctime of a file that was written just now."""
     monkeypatch.setattr(hashes, "SETTLED_NS", -1)
-    return
 
 
 @pytest.fixture
