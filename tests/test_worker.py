@@ -231,9 +231,12 @@ def test_rows_are_counted_once(worker: Worker, few: Few) -> None:
 def test_what_a_tar_holds_besides_images_comes_back_and_stops_or_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    notes, hashed = ListingNotes(), Hashed(key_of("x"), 1, 1, bytes(32))
+    notes = ListingNotes()
     assert not notes.takes("x.tar/@eaDir/x.png", ("@eaDir", "x.png"))
-    files = tuple(Member(f"x.tar/{label}.png", label, hashed) for label in ("gel", "Gel"))
+    names = {label: f"x.tar/{label}.png" for label in ("gel", "Gel")}
+    files = tuple(
+        Member(name, label, Hashed(key_of(name), 1, 1, bytes(32))) for label, name in names.items()
+    )
     done = Done("dataset", 0, "host:1", 0.5, files, notes=notes)
     assert done_from_json(done_to_json(done), []) == done
     sums = Sums()
