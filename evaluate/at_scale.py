@@ -16,6 +16,7 @@ from cache.cluster import connected, resources
 from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
 from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
+from extract.bit_depth import AUTO, FULL_SCALE
 from extract.class_names import between_sets, check_class_names
 from extract.file_names import ListingNotes
 from extract.hashes import Hashed, known_among, remember
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from heads.train import Trainer
 
 SHOWN = 5  # failed shards named
-OF_ALL = (("normalize", "dataset"), ("precision", "int8"))  # choices that go by all images
+# Choices that go by all images.
+OF_ALL = (("normalize", "dataset"), ("precision", "int8"), ("full_scale", AUTO))
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def extract_at_scale(
     own = device_of(resources(cluster.resources))
     devices = choices["device"] or [own]
     engines = {name: usable_engines(name, choices["engine"], precision) for name in devices}
-    decoding = Decoding(*(choices[name] for name in ("fast_decode", "fit", "augment")))
+    white = choices["full_scale"] or FULL_SCALE
+    decoding = Decoding(choices["fast_decode"], choices["fit"], choices["augment"], white)
     place.prepare()
     targets = targets_of(arch, engines, weights, precision, decoding, seed, place)
     job = Job(

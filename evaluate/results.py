@@ -66,6 +66,8 @@ COLUMNS: dict[str, str] = {
     "numeric_precision": "fp32, bf16 or int8",
     "fit": "how an image of any shape becomes a square: stretch, pad",
     "normalization": "whose mean and deviation images are normalised by: weights, dataset",
+    "full_scale": "stored value that is white in images of 9 to 16 bits; own: each file's full "
+    "scale",
     "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",
@@ -104,7 +106,10 @@ TEXT = (
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
     *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
     *("stages_ms", "throughput", "mode", "also", "fit", "normalization", "augmentation"),
+    "full_scale",
 )
+OWN = "own"  # of `full_scale`
+ADDED = {"full_scale": OWN}  # columns that files of earlier versions lack, and what held then
 
 # Columns that earlier versions did not write.
 LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups")
@@ -141,6 +146,9 @@ def read_results(path: Path) -> pd.DataFrame:
     for name in LATER:
         if name not in table.columns:
             table[name] = float("nan")
+    for name, value in ADDED.items():
+        if name not in table.columns:
+            table[name] = value
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise ResultsError(
             f"{path} is not a results file of this version of Frostline, it lacks "
