@@ -1,13 +1,12 @@
 """`failures.csv`: the images that the last extraction could not read, for people to read."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from cache.atomic import check_replaceable, replacing
 from cache.errors import ResultsError
 from cache.segments import Failure
-from evaluate.printable import printable
+from cache.tables import neutral, open_table, path_cell, write_table
 
 COLUMNS = ("path", "reason", "sha256")
 
@@ -34,12 +33,6 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     if not reasons:
         path.unlink(missing_ok=True)
         return
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for failure in reasons.values():
-            row = (failure.path, failure.reason, failure.sha256.hex())
-            table.writerow(tuple(map(printable, row)))
+    rows = ((path_cell(f.path), neutral(f.reason), f.sha256.hex()) for f in reasons.values())
+    with replacing(path) as temporary, open_table(temporary) as file:
+        write_table(file, COLUMNS, rows)

@@ -3,12 +3,10 @@
 Embeddings go through the cache. Neither torch nor pandas is imported: one image answers soon.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,11 @@ from cache.errors import DatasetError, HeadError, ResultsError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from cache.store import read
+from cache.tables import neutral, path_cell, table_text
 from evaluate.current import read_current
 from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
 from evaluate.leaderboard import ranked
-from evaluate.printable import printable
+from evaluate.results import Row, read_rows
 from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.file_names import ListingNotes, check_regular, why_no_image
@@ -37,12 +36,6 @@ from heads.files import HeadInfo, SavedHead, head_path, parameters_sha256, read_
 BEST = "best"
 # What answers are known by, by the suffix of their file.
 MARKS = {".csv": (b"path", b"label", b"probability"), ".json": (b'"head"', b'"classes"')}
-# Columns of results.csv that are needed here.
-READ = (
-    *("model_id", "head_id", "dataset_fingerprint", "test_fingerprint", "evaluated_at"),
-    *("dataset", "test", "classes", "mode", "also"),
-    *("weights", "n_groups", "val_accuracy", "weight_decay", "parameters"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
     return load_row(place, find_row(place, wanted))
 
 
-def find_row(place: Workspace, wanted: str) -> dict[str, str]:
+def find_row(place: Workspace, wanted: str) -> Row:
     """Return a row of `results.csv`: by its model_id, or the best one of the study run last.
 
     The best: as the report ranks them.
@@ -83,15 +76,15 @@ def find_row(place: Workspace, wanted: str) -> dict[str, str]:
     if wanted == BEST:
         found = _of_current_study(place, rows)
     else:
-        found = [row for row in rows if row["model_id"] == wanted]
+        found = [row for row in rows if str(row["model_id"]) == wanted]
     if not found:
-        ids = ", ".join(row["model_id"] for row in rows[:20])
+        ids = ", ".join(str(row["model_id"]) for row in rows[:20])
         raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
     return _first(found)
 
 
-def _of_current_study(place: Workspace, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    current, of_study = read_current(place), dict[tuple[str, str], list[dict[str, str]]]()
+def _of_current_study(place: Workspace, rows: Sequence[Row]) -> list[Row]:
+    current, of_study = read_current(place), dict[tuple[str, str], list[Row]]()
     for row in sorted(rows, key=lambda row: row["evaluated_at"]):
         of_study.setdefault((row["dataset_fingerprint"], row["test_fingerprint"]), []).append(row)
     candidates = "; ".join(
@@ -115,7 +108,7 @@ def _of_current_study(place: Workspace, rows: Sequence[dict[str, str]]) -> list[
     return max(of_study.values(), key=lambda found: found[-1]["evaluated_at"])
 
 
-def load_row(place: Workspace, row: dict[str, str]) -> tuple[str, SavedHead]:
+def load_row(place: Workspace, row: Row) -> tuple[str, SavedHead]:
     """Return the model_id and the head of a row. Raises HeadError: it is gone or damaged."""
     path = head_path(place.heads, row["head_id"])
     if not path.exists():
@@ -123,7 +116,7 @@ def load_row(place: Workspace, row: dict[str, str]) -> tuple[str, SavedHead]:
             f"{place.results} has model {row['model_id']}, but its head is not there ({path}): if "
             "your results lie elsewhere, say where with --workspace, else run train-heads"
         )
-    return row["model_id"], SavedHead(path, read_info(path))
+    return str(row["model_id"]), SavedHead(path, read_info(path))
 
 
 def measured_doubt(saved: SavedHead) -> tuple[Doubt, Arrays] | None:
@@ -218,23 +211,21 @@ def listed(given: Iterable[Path]) -> tuple[list[Path], list[str]]:
 
 def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     """Return a table: path, label, probability, doubt, its score, error, then every class."""
-    text = StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    head = ["path", "label", "probability", "doubt", "doubt_score", "error"]
-    table.writerow(map(printable, [*head, *(f"p({name})" for name in classes)]))
+    names = ["path", "label", "probability", "doubt", "doubt_score", "error"]
+    rows = []
     for each in predictions:
         chances = each.probabilities or {}
         row = [
-            each.path,
-            each.label or "",
+            path_cell(each.path),
+            neutral(each.label or ""),
             f"{max(chances.values()):.4f}" if chances else "",
             "" if each.doubt is None else int(each.doubt),
             "" if each.score is None else f"{each.score:.4g}",
-            each.error or "",
+            neutral(each.error or ""),
             *(f"{chances[name]:.6f}" if chances else "" for name in classes),
         ]
-        table.writerow(printable(str(cell)) for cell in row)
-    return text.getvalue()
+        rows.append(row)
+    return table_text([*names, *(f"p({name})" for name in classes)], rows)
 
 
 def check_out(out: Path | None) -> None:
@@ -261,7 +252,7 @@ def write_answers(
         content = model | {"predictions": [vars(each) for each in predictions]}
         text = json.dumps(content, indent=1)
     with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def _answers(
@@ -294,30 +285,14 @@ def _answers(
     ]
 
 
-def _results(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        rows = []
-    except csv.Error as error:
-        raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
+def _results(path: Path) -> list[Row]:
+    """Return the rows on the studies' own test sets. Raises ResultsError."""
+    rows = [row for row in read_rows(path) if row["also"] == STUDYS_OWN]
     if not rows:
         raise ResultsError(f"{path} has no models: run `cli.py run` first, or see --workspace")
-    lacking = [name for name in READ if any(row.get(name) is None for row in rows)]
-    try:
-        if lacking:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-        rows = [row for row in rows if row["also"] == STUDYS_OWN]
-        _first(rows)
-    except ValueError as error:
-        raise ResultsError(
-            f"{path} was edited or cut short ({error}): mend it, or move it away and run "
-            "evaluate again"
-        ) from None
     return rows
 
 
-def _first(rows: Sequence[dict[str, str]]) -> dict[str, str]:
+def _first(rows: Sequence[Row]) -> Row:
     """Return the best row."""
     return ranked(rows)[0]

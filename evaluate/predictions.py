@@ -1,19 +1,29 @@
 """What one head said of every test image, as a CSV file beside the head."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cache.atomic import replacing
 from cache.checksum import check_checksum, write_checksum
 from cache.errors import ResultsError
-from evaluate.results import ANY_NAME
+from cache.tables import (
+    as_number,
+    neutral,
+    open_table,
+    path_cell,
+    read_table,
+    restored,
+    write_table,
+)
 
-FIXED = ["path", "sha256", "label"]  # columns of words
+FIXED = ("path", "sha256", "label", "leaked")
+AGAIN = "Run evaluate again."
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -46,22 +56,20 @@ def predictions_path(heads: Path, head_id: str, test_fingerprint: str, engine: s
     return heads / f"{head_id}.{test_fingerprint}.{engine}.csv"
 
 
-@ANY_NAME
 def write_predictions(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
     """Write one row per image: path, SHA-256, true class, whether it is leaked (0, 1), then each
     class's probability. Its checksum lies beside it.
     """
-    table = pd.DataFrame(
-        {
-            "path": [str(p) for p in predictions.paths],
-            "sha256": [key.hex() for key in predictions.hashes],
-            "label": [classes[i] for i in predictions.labels],
-            "leaked": predictions.leaked.astype(int),
-            **{f"p({c})": predictions.probabilities[:, i] for i, c in enumerate(classes)},
-        }
+    rows = zip(
+        [path_cell(str(image)) for image in predictions.paths],
+        [key.hex() for key in predictions.hashes],
+        [neutral(classes[label]) for label in predictions.labels],
+        predictions.leaked.astype(int),
+        *predictions.probabilities.T,
+        strict=True,
     )
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
+    with replacing(path) as temporary, open_table(temporary) as file:
+        write_table(file, [*FIXED, *map(_column, classes)], rows)
     write_checksum(path)
 
 
@@ -76,28 +84,49 @@ def are_whole(path: Path) -> bool:
     return True
 
 
-@ANY_NAME
 def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
     """Read what `write_predictions` wrote.
 
     Raises:
         ResultsError: the file is damaged, of other classes, or of an older version.
-        OSError: it can't be read.
     """
+    places = {label: place for place, label in enumerate(classes)}
+    names = [_column(label) for label in classes]
+    hashes, labels = list[bytes](), list[int]()
+    leaked, chances, where = list[bool](), list[list[float]](), ""
     try:
         check_checksum(path)
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(FIXED, str),
-            keep_default_na=False,
-            encoding_errors="surrogateescape",
-        )
-        return Predictions(
-            tuple(Path(p) for p in table["path"]),
-            tuple(bytes.fromhex(key) for key in table["sha256"]),
-            np.array([list(classes).index(label) for label in table["label"]], dtype=np.int64),
-            table[[f"p({c})" for c in classes]].to_numpy(dtype=np.float64),
-            table["leaked"].to_numpy(dtype=np.int64) == 1,
-        )
-    except (KeyError, ValueError, pd.errors.ParserError) as error:
-        raise ResultsError(f"{path} can't be used: {error}. Run evaluate again.") from None
+        table = read_table(path, [*FIXED, *names])
+        for line, row in zip(table.lines, table.rows, strict=True):
+            where = f"line {line}: "
+            hashes.append(_sha256(row["sha256"]))
+            labels.append(places[restored(row["label"])])
+            leaked.append({"0": False, "1": True}[row["leaked"]])
+            chances.append([_chance(row[name]) for name in names])
+    except KeyError as error:
+        raise ResultsError(f"{path} can't be used: {where}unknown {error}. {AGAIN}") from None
+    except (ValueError, OSError) as error:
+        raise ResultsError(f"{path} can't be used: {where}{error}. {AGAIN}") from None
+    return Predictions(
+        tuple(Path(row["path"]) for row in table.rows),
+        tuple(hashes),
+        np.array(labels, np.int64),
+        np.array(chances, np.float64).reshape(-1, len(classes)),
+        np.array(leaked, np.bool_),
+    )
+
+
+def _column(label: str) -> str:
+    return f"p({label})"
+
+
+def _sha256(cell: str) -> bytes:
+    if not SHA256.fullmatch(cell):
+        raise ValueError("sha256 is not 64 hexadecimal digits")
+    return bytes.fromhex(cell)
+
+
+def _chance(cell: str) -> float:
+    if not 0 <= (chance := as_number(cell)) <= 1:
+        raise ValueError(f"{cell} is not a probability")
+    return chance

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from json import loads
 from pathlib import Path
 
-import pandas as pd
-
 from cache.errors import ResultsError
-from evaluate.results import ANY_NAME, Row
+from cache.records import parse_json
+from cache.tables import TableError, as_number, read_table
+from evaluate.results import Count, Row
 from extract.backbones import ALIASES
 from heads.files import FROZEN
 
@@ -49,7 +48,6 @@ class Published:
         return sum(line[i] for i, line in enumerate(self.matrix))
 
 
-@ANY_NAME
 def read_published(path: Path) -> list[Published]:
     """Read a table of published results; shares may read `81.82%` or 0.8182.
 
@@ -57,21 +55,19 @@ def read_published(path: Path) -> list[Published]:
         ResultsError: the file is not there, or no such table.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} can't be read as a table of results: {error}") from None
-    if missing := [name for name in NEEDED if name not in table.columns]:
-        raise ResultsError(
-            f"{path} is no table of published results: it lacks {', '.join(missing)}"
-        )
-    if table.empty:
+        table = read_table(path, NEEDED)
+    except FileNotFoundError:
+        raise ResultsError(f"{path} does not exist. Give a table of published results.") from None
+    except TableError as error:
+        raise ResultsError(f"{path} is no table of published results: {error}") from None
+    if not table.rows:
         raise ResultsError(f"{path} has no row: give a table of published results")
     found = []
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(table.rows, start=1):
         try:
-            found.append(_published({str(name): str(v) for name, v in row.items()}, number))
-        except (ValueError, TypeError, IndexError) as error:
-            raise ResultsError(f"{path}, row {number}: {error}: mend it") from None
+            found.append(_published(row, number))
+        except ValueError as error:
+            raise ResultsError(f"{path}, row {number}: {error}. Correct it.") from None
     return found
 
 
@@ -85,17 +81,17 @@ def ours(published: Published, rows: Sequence[Row]) -> Row | None:
 
 
 def _published(row: dict[str, str], number: int) -> Published:
-    matrix = tuple(tuple(int(count) for count in line) for line in loads(row["conf_mat"]))
-    if not matrix or any(len(line) != len(matrix) for line in matrix):
-        raise ValueError(f"conf_mat is no square of counts: {row['conf_mat']}")
+    matrix = parse_json(row["conf_mat"], tuple[tuple[Count, ...], ...])
+    if any(len(line) != len(matrix) for line in matrix) or not any(map(any, matrix)):
+        raise ValueError(f"conf_mat is no square of counts: {row['conf_mat'][:80]}")
     return Published(
         name=row.get("model_id", str(number)),
         device=DEVICES.get(row["hardware_type"], row["hardware_type"]),
         backbone=ALIASES.get(row["pretrained_model"], row["pretrained_model"]),
         head=row["classifier_head"],
         optimizer=row["opt_alg"],
-        training_mins=float(row["training_time_mins"]),
-        inference_secs=float(row["inference_time_secs"]),
+        training_mins=as_number(row["training_time_mins"]),
+        inference_secs=as_number(row["inference_time_secs"]),
         accuracy=_share(row["accuracy"]),
         recall=_share(row.get("recall", "")),
         roc_auc=_share(row.get("roc_auc", "")),
@@ -107,7 +103,10 @@ def _share(text: str) -> float:
     """Read a fraction or a percentage; NaN of an empty cell."""
     if not text:
         return float("nan")
-    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    share = as_number(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text} is not a share between 0 and 1")
+    return share
 
 
 def comparable(published: Sequence[Published], rows: Sequence[Row]) -> list[str]:

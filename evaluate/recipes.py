@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from cache.errors import GridError
-from evaluate.options import ALWAYS, ELSE, FullScale
-from extract.bit_depth import AUTO
+from evaluate.options import ALWAYS, ELSE
 
 Values = dict[str, Any]  # of a command's options, by parameter name
 
@@ -158,8 +157,6 @@ def _is_of_kind(value: Any, parameter: click.Parameter) -> bool:
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
-    if isinstance(parameter.type, FullScale) and value == AUTO:
-        return True
     if isinstance(parameter.type, click.types.IntParamType):
         return isinstance(value, int)
     if isinstance(parameter.type, click.types.FloatParamType):

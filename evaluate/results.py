@@ -1,18 +1,42 @@
-"""`results.csv`: one row per data set and configuration, replaced when measured again."""
+"""`results.csv`: one row per data set and configuration, replaced when measured again.
 
-from collections.abc import Mapping
-from json import loads
+One reader for all commands, without pandas: `predict` must start fast.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from sys import float_info
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
-from pandas.api.types import is_numeric_dtype
+from msgspec import Meta
 
 from cache.atomic import replacing
 from cache.errors import ResultsError
+from cache.records import RecordError, parse_json
+from cache.tables import (
+    CHANGED,
+    CHECKSUM,
+    TableError,
+    as_cell,
+    as_number,
+    as_whole_number,
+    checksum,
+    neutral,
+    open_table,
+    read_table,
+    restored,
+    write_table,
+)
 from evaluate.metrics import METRICS
 from evaluate.words import STUDYS_OWN
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE_METRICS = ("accuracy", "precision", "recall", "roc_auc")
 
@@ -66,8 +90,6 @@ COLUMNS: dict[str, str] = {
     "numeric_precision": "fp32, bf16 or int8",
     "fit": "how an image of any shape becomes a square: stretch, pad",
     "normalization": "whose mean and deviation images are normalised by: weights, dataset",
-    "full_scale": "stored value that is white in images of 9 to 16 bits; own: each file's full "
-    "scale",
     "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",
@@ -98,6 +120,7 @@ COLUMNS: dict[str, str] = {
     "head's on cached embeddings",
     "head_id": "name of the head's file in heads/",
     "evaluated_at": "when, in UTC",
+    "checksum": "of the row's other columns here; emptied by you: the row is not checked",
 }
 
 # Columns of words; a fingerprint of digits only must not be read as a number.
@@ -106,60 +129,68 @@ TEXT = (
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
     *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
     *("stages_ms", "throughput", "mode", "also", "fit", "normalization", "augmentation"),
-    "full_scale",
 )
-OWN = "own"  # of `full_scale`
-ADDED = {"full_scale": OWN}  # columns that files of earlier versions lack, and what held then
-
+VALUES = tuple(name for name in COLUMNS if name != CHECKSUM)
 # Columns that earlier versions did not write.
-LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups")
+LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups", CHECKSUM)
+NEEDED = tuple(name for name in COLUMNS if name not in LATER)
+WHOLE = (
+    *("model_id", "n_training", "n_validation", "n_groups", "n_test", "n_leaked", "n_unreadable"),
+    *("nesterov", "warmup", "patience", "views", "epochs", "batch_size", "seed", "threads"),
+    *("n_test_groups", "peak_memory_mib", "parameters", "flops"),
+)
+# Numbers that no row lacks: models are ranked and described by them.
+NEVER_EMPTY = (
+    *("model_id", "accuracy", "temperature", "val_accuracy", "val_loss", "n_training"),
+    *("n_validation", "n_groups", "n_test", "n_leaked", "n_unreadable"),
+)
+SHARES = (
+    *("accuracy", "precision", "recall", "roc_auc", "f1", "accuracy_with_leaked", "ece"),
+    *("ece_calibrated", "val_accuracy", "cv_accuracy", "cv_accuracy_ungrouped"),
+    *("accuracy_of_groups",),
+)
+ABOVE_ZERO = ("model_id", "temperature", "latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=float_info.max)]
+BatchSize = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}$")]
+JSON: dict[str, Any] = {
+    "classes": list[str],
+    "conf_mat": list[list[Count]],
+    "stages_ms": dict[str, Amount],
+    "throughput": dict[BatchSize, Amount],
+}
+WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", re.ASCII)
+REMEDY = (
+    "Was it edited, or saved by a spreadsheet program? Restore it, or move it away and run "
+    "evaluate again."
+)
 
 LOCK_TIMEOUT_S = 60
-
-# With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
-ANY_NAME = pd.option_context("mode.string_storage", "python")
 
 Row = dict[str, Any]  # one row of results.csv, by column
 
 
-@ANY_NAME
-def read_results(path: Path) -> pd.DataFrame:
-    """Read `results.csv`, empty where there is none.
+def read_rows(path: Path) -> list[Row]:
+    """Read `results.csv`: numbers as int and float, None for an empty cell, all else as text.
+
+    Empty where there is no file.
 
     Raises:
-        ResultsError: the file is damaged, or not ours.
+        ResultsError: the file is damaged, was changed, or is not ours.
     """
-    if not path.exists():
-        return pd.DataFrame(columns=list(COLUMNS))
-    try:
-        # An empty cell is a number that there is none of.
-        numbers = {name: [""] for name in COLUMNS if name not in TEXT}
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(TEXT, str),
-            keep_default_na=False,
-            na_values=numbers,
-            encoding_errors="surrogateescape",
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} can't be read ({error}): move it away or mend it") from None
-    for name in LATER:
-        if name not in table.columns:
-            table[name] = float("nan")
-    for name, value in ADDED.items():
-        if name not in table.columns:
-            table[name] = value
-    if missing := [column for column in COLUMNS if column not in table.columns]:
-        raise ResultsError(
-            f"{path} is not a results file of this version of Frostline, it lacks "
-            f"{', '.join(missing[:5])}: move it away, or choose another --workspace"
-        )
-    if fault := _fault(table):
-        raise ResultsError(f"{path}: {fault}: mend it, or move it away and run evaluate again")
-    return table
+    return _read(path)[1]
 
 
-@ANY_NAME
+def read_results(path: Path) -> pd.DataFrame:
+    """Read `results.csv` as `read_rows` does, as a table; an empty number is NaN there."""
+    import pandas as pd
+
+    columns, rows = _read(path)
+    return pd.DataFrame(
+        {name: pd.Series([row[name] for row in rows], dtype=_dtype(name, rows)) for name in columns}
+    )
+
+
 def add_result(path: Path, row: Mapping[str, Any]) -> int:
     """Add a row without its `model_id`, or replace that of the same head, test set and engine.
 
@@ -171,18 +202,18 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            table = read_results(path)
-            key = (row["head_id"], row["test_fingerprint"], row["engine"], row["also"])
-            same = matching(table, *key)
-            if same.any():
-                model_id = int(table.loc[same, "model_id"].iloc[0])
-            else:
-                model_id = int(table["model_id"].max()) + 1 if len(table) else 1
-            rows = [*table[~same].to_dict("records"), {"model_id": model_id, **row}]
+            columns, rows = _read(path)
+            key = _key(row)
+            same = [other["model_id"] for other in rows if _key(other) == key]
+            rest = [other for other in rows if _key(other) != key]
+            last = max((other["model_id"] for other in rows), default=0)
+            model_id: int = same[0] if same else last + 1
             # Columns that a user added stay where they are.
-            merged = pd.DataFrame(rows, columns=list(table.columns)).sort_values("model_id")
-            with replacing(path) as temporary:
-                merged.to_csv(temporary, index=False, lineterminator="\n", errors="surrogateescape")
+            new = dict.fromkeys(columns, "") | dict(row) | {"model_id": model_id}
+            merged = sorted([*rest, new], key=lambda each: int(each["model_id"]))
+            cells = [_cells(each) for each in merged]
+            with replacing(path) as temporary, open_table(temporary) as file:
+                write_table(file, columns, ([each[name] for name in columns] for each in cells))
     except Timeout:
         raise ResultsError(
             f"{path} is being written by another process: wait for it and try again"
@@ -192,7 +223,7 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
 
 def matching(
     table: pd.DataFrame, head_id: str, test_fingerprint: str, engine: str, also: str = STUDYS_OWN
-) -> "pd.Series[bool]":
+) -> pd.Series[bool]:
     """Mark the row of a head on a test set, run by an engine. also: the test set's name, if it is
     an independent one.
     """
@@ -200,16 +231,97 @@ def matching(
     return (table["head_id"] == head_id) & same_test & (table["engine"] == engine)
 
 
-def _fault(table: pd.DataFrame) -> str | None:
-    """Say what is wrong with a table that was edited or cut short, or None."""
-    for name in COLUMNS:
-        if name not in TEXT and not is_numeric_dtype(table[name]):
-            return f"column {name} holds something else than numbers"
-        if name in TEXT and (table[name] == "").any():
-            return f"column {name} is empty in a row"
+def _read(path: Path) -> tuple[list[str], list[Row]]:
+    """Return the columns in their order, and the rows."""
     try:
-        for name in ("conf_mat", "classes", "stages_ms", "throughput"):
-            table[name].map(loads)
-    except ValueError:
-        return f"column {name} holds no JSON in a row"
-    return None
+        table = read_table(path, NEEDED)
+    except FileNotFoundError:
+        return list(COLUMNS), []
+    except TableError as error:
+        raise ResultsError(
+            f"{path} is not a results file of this version of Frostline: {error}. Move it away, or "
+            "choose another --workspace."
+        ) from None
+    rows = list[Row]()
+    for line, cells in zip(table.lines, table.rows, strict=True):
+        try:
+            rows.append(_row(cells))
+        except ValueError as error:
+            raise ResultsError(f"{path}, line {line}: {error}. {REMEDY}") from None
+    counts = Counter(row["model_id"] for row in rows)
+    if twice := [model_id for model_id, count in counts.items() if count > 1]:
+        raise ResultsError(f"{path}: two rows have model_id {twice[0]}. {REMEDY}")
+    return [*table.columns, *(name for name in LATER if name not in table.columns)], rows
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    """Return a row of typed values. Raises ValueError: a cell is not what its column holds."""
+    row: Row = {name: _value(name, cell) for name, cell in cells.items()}
+    row = dict.fromkeys(VALUES) | {CHECKSUM: ""} | row
+    parts = {name: _json(name, row[name]) for name in JSON}
+    classes, matrix = parts["classes"], parts["conf_mat"]
+    sides = {len(classes), len(matrix), *map(len, matrix)}
+    if len(sides) > 1 or len({*classes}) < len(classes):
+        raise ValueError("conf_mat has not one row and column for each of different classes")
+    if row["n_test"] < 1 or sum(map(sum, matrix)) != row["n_test"]:
+        raise ValueError("conf_mat does not add up to n_test")
+    if (groups := row["n_test_groups"]) is not None and not 1 <= groups <= row["n_test"]:
+        raise ValueError("n_test_groups is not between 1 and n_test")
+    if (groups is None) != (row["accuracy_of_groups"] is None):
+        raise ValueError("n_test_groups and accuracy_of_groups are not both there")
+    if not WHEN.fullmatch(row["evaluated_at"]):
+        raise ValueError("evaluated_at is not a time such as 2026-01-31T12:00:00+00:00")
+    if row[CHECKSUM] and row[CHECKSUM] != _checksum(row):
+        raise ValueError(f"{CHANGED} (if that was on purpose, empty its {CHECKSUM})")
+    return row
+
+
+def _json(name: str, cell: str) -> Any:
+    try:
+        return parse_json(cell, JSON[name])
+    except RecordError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _value(name: str, cell: str) -> str | float | None:
+    if name not in COLUMNS:
+        return cell
+    if name in TEXT and not cell:
+        raise ValueError(f"{name} is empty")
+    if name in TEXT or name == CHECKSUM:
+        return restored(cell)
+    if not cell and name not in NEVER_EMPTY:
+        return None
+    try:
+        number = as_whole_number(cell) if name in WHOLE else as_number(cell)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if cell else f"{name} is empty") from None
+    if name in SHARES and not 0 <= number <= 1:
+        raise ValueError(f"{name} = {cell} is not between 0 and 1")
+    if number < 0 or (name in ABOVE_ZERO and number == 0):
+        raise ValueError(f"{name} = {cell} is too small")
+    return number
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Return a row as text, with its checksum. Raises ResultsError: nothing could read it again."""
+    cells = {name: as_cell(value) for name, value in row.items()}
+    cells |= {name: neutral(cells[name]) for name in TEXT} | {CHECKSUM: ""}
+    try:
+        return cells | {CHECKSUM: _checksum(_row(cells))}
+    except ValueError as error:
+        raise ResultsError(f"A measured row can't be entered: {error}") from None
+
+
+def _checksum(row: Row) -> str:
+    return checksum({name: row[name] for name in VALUES if row[name] is not None})
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("head_id", "test_fingerprint", "engine", "also"))
+
+
+def _dtype(name: str, rows: Sequence[Row]) -> str:
+    if name in WHOLE and all(row[name] is not None for row in rows):
+        return "int64"
+    return "object" if name in TEXT or name not in VALUES else "float64"

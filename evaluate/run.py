@@ -17,12 +17,12 @@ from evaluate.leaderboard import ranked
 from evaluate.measure import Answers, Measurement, measure
 from evaluate.predictions import Predictions, are_whole, predictions_path, write_predictions
 from evaluate.reload import reload_target
-from evaluate.results import COLUMNS, Row, add_result, matching, read_results
+from evaluate.results import VALUES, Row, add_result, matching, read_results
 from evaluate.timing import time_models
 from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
-from extract.batches import CHANGED, batch, decoded
+from extract.batches import batch, decoded
 from extract.class_names import between_sets
 from extract.devices import DEVICES, usable_cores
 from extract.engines import usable_engines
@@ -123,7 +123,7 @@ def evaluate(
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
         for row in _measured(group, target, test, leaked, workspace, within, remark, also, repeats):
-            entry = {name: row[name] for name in list(COLUMNS)[1:]}
+            entry = {name: row[name] for name in VALUES[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:
         reasons = "\n".join(refused)
@@ -190,11 +190,8 @@ def _measured(
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
-    hashes = {file.path: file.sha256 for file in test.unique}
-    measured = measure(target, modules, list(hashes), progress, shelf, hashes)
-    for failure in measured.failed:
-        if failure.reason == CHANGED:
-            remark(f"{failure.path} is left out: {failure.reason}")
+    paths = [file.path for file in test.unique]
+    measured = measure(target, modules, paths, progress, shelf)
     if all(key in leaked for key in measured.hashes):
         raise DatasetError(f"{test.folder}: all that can be read there is in training too")
     for trouble in measured.trouble:

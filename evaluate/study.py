@@ -43,7 +43,6 @@ SETTINGS = {
     "numeric_precision": "at",
     "fit": "fit",
     "normalization": "normalised by",
-    "full_scale": "full scale",
 }
 KIND = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg", "mode")
 TOLD = 3  # confusions

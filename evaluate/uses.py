@@ -53,7 +53,7 @@ def predict(
         write_answers(out, found, info, model_id)
         say(f"Written: {out}", err=True)
     else:
-        say(as_csv(found, info.classes).rstrip())
+        say(as_csv(found, info.classes).removesuffix("\n"))
     answered = [each for each in found if not each.error]
     if not answered:
         raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")

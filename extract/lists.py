@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cache.atomic import replacing
 from cache.errors import DatasetError
+from cache.tables import open_table, path_cell, table_text, writer
 from extract.class_names import check_class_names, class_name
 from extract.file_names import is_image
 from extract.places import is_remote, is_url, plain
@@ -158,11 +159,11 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 @contextmanager
 def adding_to(path: Path) -> Iterator[Callable[[Iterable[Row]], None]]:
     """Begin a list as `write_rows` writes it; yield what adds rows to it. Raises OSError."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
+    with open_table(path) as file:
+        table = writer(file)
         table.writerow((*COLUMNS, SHA256))
         yield lambda rows: table.writerows(
-            (row.path, row.label, row.sha256.hex() if row.sha256 else "") for row in rows
+            (path_cell(row.path), row.label, row.sha256.hex() if row.sha256 else "") for row in rows
         )
 
 
@@ -172,11 +173,9 @@ def as_csv(files: Iterable[ImageFile], folder: Path) -> bytes:
     Paths are relative to it, so that both can be moved together; absolute where that can't be, on
     another drive or behind a URL.
     """
-    text, folder = StringIO(newline=""), folder.resolve()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows((_relative(file.path, folder), file.label) for file in files)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    folder = folder.resolve()
+    rows = ((path_cell(_relative(file.path, folder)), file.label) for file in files)
+    return table_text(COLUMNS, rows).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)

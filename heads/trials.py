@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from cache.atomic import replacing
 from cache.errors import HeadError
+from cache.tables import (
+    CHANGED,
+    CHECKSUM,
+    TableError,
+    as_cell,
+    as_flag,
+    as_number,
+    as_whole_number,
+    checksum,
+    neutral,
+    open_table,
+    read_table,
+    restored,
+    write_table,
+)
 from heads.architectures import HEADS
 from heads.configuration import Configuration
 from heads.grid import Sweep
@@ -24,22 +39,25 @@ LOCK_TIMEOUT_S = 60
 FIELDS = tuple(field.name for field in dataclasses.fields(Configuration))
 MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "training_loss")
 CALIBRATED = "validation_calibrated_loss"  # earlier versions did not measure it
-COLUMNS = (
-    "trial_id",
-    "cache",
-    "dataset",
-    "n_groups",
-    *FIELDS,
-    "epoch",
-    *MEASURED,
-    CALIBRATED,
-    "diverged",
-    "seconds",
-)
-TEXT = ("trial_id", "cache", "dataset", "head", "optimizer", "schedule", "balance", "fold")
+COLUMNS: dict[str, type] = {
+    "trial_id": str,
+    "cache": str,
+    "dataset": str,
+    "n_groups": int,
+    **get_type_hints(Configuration),
+    "epoch": int,
+    **dict.fromkeys((*MEASURED, CALIBRATED), float),
+    "diverged": int,
+    "seconds": float,
+}
 
-# With pyarrow installed, pandas would keep text as UTF-8 and refuse names that are none.
-ANY_NAME = pd.option_context("mode.string_storage", "python")
+# How a cell is read.
+READ: dict[type, Callable[[str], Any]] = {
+    str: restored,
+    bool: as_flag,
+    int: as_whole_number,
+    float: lambda cell: as_number(cell) if cell else nan,
+}
 
 Row = Mapping[Hashable, Any]  # of the table, by column
 
@@ -67,29 +85,21 @@ class Ranked:
     chosen: bool
 
 
-@ANY_NAME
 def read_trials(path: Path) -> pd.DataFrame:
     """Read `trials.csv`, by trial_id; empty where there is none.
 
     Raises:
         HeadError: it is damaged, or not ours.
     """
-    if not path.exists():
-        return pd.DataFrame(columns=list(COLUMNS)).set_index("trial_id")
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
-                            na_values={name: [""] for name in COLUMNS if name not in TEXT},
-                            encoding_errors="surrogateescape")  # fmt: skip
-        if CALIBRATED not in table.columns:
-            table[CALIBRATED] = nan
-        return table[list(COLUMNS)].set_index("trial_id")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, KeyError) as error:
-        raise HeadError(
-            f"{path} can't be read ({error}): delete it, and the sweeps are trained again"
-        ) from None
+    rows = _read(path)
+    return pd.DataFrame(
+        {
+            name: pd.Series([row[name] for row in rows], dtype=object if kind is str else kind)
+            for name, kind in COLUMNS.items()
+        }
+    ).set_index("trial_id")
 
 
-@ANY_NAME
 def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
     """Add rows by trial_id; written whole or not at all, one process at a time.
 
@@ -97,20 +107,47 @@ def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
         HeadError: it is damaged, or another process holds it for a minute.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = pd.DataFrame(list(trials.values()), index=pd.Index(list(trials), name="trial_id"))
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            old = read_trials(path)
-            old = old[~old.index.isin(new.index)]
-            table = pd.concat([old, new]) if len(old) else new
-            with replacing(path) as temporary:
-                table.reset_index()[list(COLUMNS)].to_csv(
-                    temporary, index=False, lineterminator="\n", errors="surrogateescape"
-                )
+            rows = [row for row in _read(path) if row["trial_id"] not in trials]
+            rows += [{"trial_id": name, **trial} for name, trial in trials.items()]
+            with replacing(path) as temporary, open_table(temporary) as file:
+                write_table(file, [*COLUMNS, CHECKSUM], map(_cells, rows))
     except Timeout:
         raise HeadError(
             f"{path} is being written by another process: wait for it and try again"
         ) from None
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    values = {name: kind(row[name]) for name, kind in COLUMNS.items()}
+    cells = [neutral(v) if isinstance(v, str) else as_cell(v) for v in values.values()]
+    return [*cells, checksum(cells)]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return typed rows. Raises HeadError."""
+    try:
+        table = read_table(path, [name for name in COLUMNS if name != CALIBRATED])
+        return [_typed(row, line) for line, row in zip(table.lines, table.rows, strict=True)]
+    except FileNotFoundError:
+        return []
+    except TableError as error:
+        raise HeadError(
+            f"{path} can't be read ({error}). Delete it, and the sweeps are trained again."
+        ) from None
+
+
+def _typed(cells: Mapping[str, str], line: int) -> dict[str, Any]:
+    try:
+        row = {name: READ[kind](cells.get(name, "")) for name, kind in COLUMNS.items()}
+        if not row["trial_id"] or row["diverged"] not in (0, 1):
+            raise ValueError("trial_id or diverged has no such value")
+    except ValueError as error:
+        raise TableError(f"line {line}: {error}") from None
+    if cells.get(CHECKSUM) and cells[CHECKSUM] != checksum(_cells(row)[:-1]):
+        raise TableError(f"line {line}: {CHANGED}")
+    return row
 
 
 def as_trial(

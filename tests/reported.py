@@ -21,7 +21,7 @@ from evaluate.audit import audit
 from evaluate.doubt import Doubt, doubt_path, write_doubt
 from evaluate.page.material import read_answers
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.results import COLUMNS, TEXT, add_result
+from evaluate.results import COLUMNS, TEXT, VALUES, WHOLE, add_result
 from evaluate.study import studies
 from evaluate.workspace import Workspace
 from extract.scan import ImageSet, scan
@@ -48,39 +48,44 @@ EVIL = "<script>alert(1)</script>"
 
 def row(head: str, **values: Any) -> dict[str, Any]:
     """Return a row as `add_result` takes it: 21 of 22 right, and no file beside it."""
-    return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
-        "hardware_type": "cpu",
-        "pretrained_model": "resnet18",
-        "classifier_head": "single",
-        "opt_alg": "adam",
-        "accuracy": 21 / 22,
-        "accuracy_with_leaked": 21 / 22,
-        "conf_mat": "[[10, 1], [0, 11]]",
-        "classes": json.dumps(["gel", EVIL]),
-        "stages_ms": "{}",
-        "throughput": "{}",
-        "dataset": "gel/dataset",
-        "test": "gel/test_images",
-        "dataset_fingerprint": "d1",
-        "test_fingerprint": "t1",
-        "n_training": 74,
-        "n_validation": 18,
-        "n_test": 22,
-        "n_test_groups": 22,
-        "cached_difference": 1e-6,
-        "n_leaked": 0,
-        "n_unreadable": 0,
-        "weights": "imagenet",
-        "engine": "torch",
-        "numeric_precision": "fp32",
-        "selected_by": "the only candidate",
-        "mode": "frozen",
-        "also": "-",
-        "seed": 0,
-        "evaluated_at": "2026-01-01T00:00:00+00:00",
-        "head_id": head,
-        **values,
-    }
+    numbers: dict[str, Any] = {name: 1 if name in WHOLE else 0.5 for name in VALUES[1:]}
+    return (
+        numbers
+        | dict.fromkeys(TEXT, "x")
+        | {
+            "hardware_type": "cpu",
+            "pretrained_model": "resnet18",
+            "classifier_head": "single",
+            "opt_alg": "adam",
+            "accuracy": 21 / 22,
+            "accuracy_with_leaked": 21 / 22,
+            "conf_mat": "[[10, 1], [0, 11]]",
+            "classes": json.dumps(["gel", EVIL]),
+            "stages_ms": "{}",
+            "throughput": "{}",
+            "dataset": "gel/dataset",
+            "test": "gel/test_images",
+            "dataset_fingerprint": "d1",
+            "test_fingerprint": "t1",
+            "n_training": 74,
+            "n_validation": 18,
+            "n_test": 22,
+            "n_test_groups": 22,
+            "cached_difference": 1e-6,
+            "n_leaked": 0,
+            "n_unreadable": 0,
+            "weights": "imagenet",
+            "engine": "torch",
+            "numeric_precision": "fp32",
+            "selected_by": "the only candidate",
+            "mode": "frozen",
+            "also": "-",
+            "seed": 0,
+            "evaluated_at": "2026-01-01T00:00:00+00:00",
+            "head_id": head,
+            **values,
+        }
+    )
 
 
 def reported(root: Path, caches: Iterable[Cache], sweep: Sweep = SWEEP) -> Workspace:

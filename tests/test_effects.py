@@ -40,7 +40,6 @@ ROW: Row = {
     "numeric_precision": "fp32",
     "fit": "stretch",
     "normalization": "weights",
-    "full_scale": "own",
     "classifier_head": "single",
     "opt_alg": "adam",
     "mode": "frozen",

@@ -12,7 +12,8 @@ import pytest
 from cache.errors import ResultsError
 from evaluate.metrics import METRICS
 from evaluate.predictions import Predictions, predictions_path, read_predictions, write_predictions
-from evaluate.results import COLUMNS, TEXT, add_result, matching, read_results
+from evaluate.results import COLUMNS, add_result, matching, read_results
+from tests import reported
 
 REFERENCE = [
     "model_id",
@@ -31,16 +32,10 @@ REFERENCE = [
 
 
 def row(head: str, test: str = "t1", **values: Any) -> dict[str, Any]:
-    return {name: "x" if name in TEXT else 0.5 for name in list(COLUMNS)[1:]} | {
-        "hardware_type": "cpu",
+    return reported.row(head) | {
         "classes": '["gel", "NA"]',
-        "stages_ms": "{}",
-        "throughput": "{}",
-        "conf_mat": "[[7, 4], [0, 11]]",
-        "weights": "imagenet",
-        "engine": "torch",
-        "also": "-",
-        "head_id": head,
+        "accuracy": 0.5,
+        "n_groups": 0,
         "test_fingerprint": test,
         **values,
     }
@@ -90,9 +85,9 @@ def test_another_engine_adds_a_row(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        (",0.5,", ",66%,", "something else than numbers"),
-        ("[[7, 4], [0, 11]]", "[[7, 4", "no JSON"),
-        (",imagenet,", ",,", "weights is empty"),
+        (",0.5,", ",66%,", "line 2: training_time_mins: '66%' is not a number"),
+        ("[[10, 1], [0, 11]]", "[[10, 1", "line 2: conf_mat: Expecting"),
+        (",imagenet,", ",,", "line 2: weights is empty"),
     ],
 )
 def test_what_was_edited_or_cut_short_is_named(path: Path, old: str, new: str, fault: str) -> None:
@@ -136,7 +131,7 @@ def test_no_file_is_an_empty_table(path: Path) -> None:
 def test_a_foreign_or_damaged_file_is_left_alone(path: Path, content: str) -> None:
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(ResultsError, match=r"results.csv.*move it away"):
+    with pytest.raises(ResultsError, match=r"results.csv.*Move it away"):
         add_result(path, row("a"))
     assert path.read_text() == content
 
@@ -179,5 +174,5 @@ class TestPredictions:
         assert found.clean.paths == written[1].paths[:1]
 
     def test_of_other_classes_are_refused(self, written: tuple[Path, Predictions]) -> None:
-        with pytest.raises(ResultsError, match="run evaluate again"):
+        with pytest.raises(ResultsError, match="Run evaluate again"):
             read_predictions(written[0], ("gel", "cat"))

@@ -248,5 +248,5 @@ class TestRun:
         self, content: str, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         (tmp_path / TRIALS).write_text(content, encoding="latin-1")
-        with pytest.raises(HeadError, match=rf"{TRIALS} can't be read .* delete it"):
+        with pytest.raises(HeadError, match=rf"{TRIALS} can't be read .* Delete it"):
             train_heads(caches["cpu"], LABELS, "dataset", Sweep(candidates()), tmp_path)

@@ -63,7 +63,6 @@ def audited(audit: Audit, files: ImageFiles) -> dict[str, Any]:
             ],
             len(audit.odd),
         ),
-        "properties": [printable(each.note) for each in audit.properties],
         "balance": _balance(audit),
     }
 

@@ -54,7 +54,7 @@ def _at_best(row: Row) -> dict[str, Any]:
     """Return how long an image takes in batches of the size that is fastest, and that size."""
     rates = _by_batch(row)
     batch = max(rates, key=lambda size: rates[size], default=None)
-    return {"batch": batch, "batch_ms": 1000 / rates[batch] if batch else None}
+    return {"batch": batch, "batch_ms": 1000 / rates[batch] if batch and rates[batch] else None}
 
 
 def _steps(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -102,7 +102,7 @@ def costs(material: Material) -> dict[str, Any] | None:
                 "stages": spent,
                 "widths": {name: 100 * ms / slowest for name, ms in spent.items()},
                 "rates": [
-                    {"rate": rates.get(batch), "share": rates.get(batch, 0.0) / fastest}
+                    {"rate": rates.get(batch), "share": rates.get(batch, 0.0) / (fastest or 1.0)}
                     for batch in batches
                 ],
             }

@@ -1,0 +1,210 @@
+r"""CSV files: written by one rule, read as written or as a spreadsheet program saved them.
+
+- UTF-8, lines end in \n. A file name that is no valid Unicode is written as its bytes (PEP 383).
+- A cell with a separator, quote, carriage return or newline is quoted, so that every text comes
+  back as it was.
+- Reading accepts what loses nothing: a byte order mark, \r\n, `;` or tabs as separators, empty
+  columns and rows at the end. All else is a `TableError`, with the line.
+- Programs for tables execute a cell that begins with = + - @, a tab or a carriage return.
+  `neutral` and `path_cell` make a cell harmless, `restored` undoes `neutral`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import isnan
+from pathlib import Path
+from typing import IO, Any
+from zlib import crc32
+
+SEPARATORS = (",", ";", "\t")
+LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is less than a large confusion matrix
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+RISKY = "=+-@\t\r"  # what makes a cell a formula, if it begins with it
+QUOTED_RISK = re.compile(rf"'*[{re.escape(RISKY)}]")
+NUMBER = re.compile(r"-?(\d+(\.\d+)?([eE][+-]?\d+)?|inf)", re.ASCII)
+
+
+CHECKSUM = "checksum"  # column of a row's checksum
+CHANGED = "a cell was changed after it was written"
+
+
+class TableError(ValueError):
+    """The text is no such table; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file as text.
+
+    Attributes:
+        columns: Names in the first line.
+        rows: The cells of each row by column; empty rows are left out.
+        lines: The number of each row's last line in the file.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+    lines: tuple[int, ...]
+
+
+def read_table(path: Path, needed: Collection[str]) -> Table:
+    """Read a CSV file that has these columns, and perhaps others.
+
+    Raises:
+        TableError: it can't be read, or is no such table.
+        FileNotFoundError: it does not exist.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TableError(error.strerror or str(error)) from None
+    return parse_table(content, needed)
+
+
+def parse_table(content: bytes, needed: Collection[str]) -> Table:
+    """Read a table as `read_table` does. Raises TableError."""
+    if content.startswith(UTF_16):
+        raise TableError("it is UTF-16 text; CSV files must be UTF-8")
+    if b"\0" in content:
+        raise TableError("it holds NUL bytes, so it is no text")
+    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    if not text.strip():
+        raise TableError("it is empty")
+    separator = max(SEPARATORS, key=lambda it: len(_first_line(text, it).intersection(needed)))
+    rows = _rows(text, separator)
+    _, names = next(rows, (1, []))
+    while names and not names[-1]:
+        names.pop()
+    if missing := [name for name in needed if name not in names]:
+        raise TableError(f"it lacks the columns {', '.join(missing[:5])}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TableError(f"it has two columns {twice[0]!r}")
+    least = 1 + max(map(names.index, needed), default=-1)
+    found, lines = list[dict[str, str]](), list[int]()
+    for line, cells in rows:
+        if not any(cells):
+            continue
+        if len(cells) < least:
+            raise TableError(f"line {line} is cut short")
+        if any(cells[len(names) :]):
+            raise TableError(f"line {line} has more cells than there are columns")
+        cells += [""] * (len(names) - len(cells))
+        found.append(dict(zip(names, cells, strict=False)))
+        lines.append(line)
+    return Table(tuple(names), tuple(found), tuple(lines))
+
+
+def write_table(file: IO[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table. None and NaN are empty cells, other numbers the shortest that comes back.
+
+    file: as of `open_table`.
+    """
+    table = writer(file)
+    table.writerow(columns)
+    table.writerows([as_cell(value) for value in row] for row in rows)
+
+
+def open_table(path: Path) -> IO[str]:
+    """Open a file to write a table into. Raises OSError."""
+    return path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return what `write_table` writes."""
+    text = StringIO(newline="")
+    write_table(text, columns, rows)
+    return text.getvalue()
+
+
+def writer(file: IO[str]) -> Any:
+    r"""Return a csv.writer whose lines end in \n, but which quotes \r as well as \n."""
+    return csv.writer(_Lines(file))
+
+
+def as_cell(value: object) -> str:
+    """Return a value as the text of a cell."""
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def as_number(cell: str) -> float:
+    """Read a number as `as_cell` writes it. Raises ValueError."""
+    if not NUMBER.fullmatch(cell):
+        raise ValueError(f"{cell[:40]!r} is not a number")
+    return float(cell)
+
+
+def as_whole_number(cell: str) -> int:
+    """Read a whole number, up to 2⁵³; `20.0` is one too. Raises ValueError."""
+    number = as_number(cell)
+    if "e" in cell.lower() or abs(number) > 2**53 or not number.is_integer():
+        raise ValueError(f"{cell[:40]!r} is not a whole number")
+    return int(number)
+
+
+def as_flag(cell: str) -> bool:
+    """Read `True` or `False`, in any case as spreadsheet programs write them. Raises ValueError."""
+    if cell.lower() not in ("true", "false"):
+        raise ValueError(f"{cell[:40]!r} is not True or False")
+    return cell.lower() == "true"
+
+
+def checksum(values: object) -> str:
+    """Return a checksum of JSON's values. Its letters keep it text in every spreadsheet program."""
+    return f"crc32:{crc32(json.dumps(values, sort_keys=True).encode()):08x}"
+
+
+def neutral(text: str) -> str:
+    """Put an apostrophe before a text that a spreadsheet program would take for a formula.
+
+    A single `-` is none.
+    """
+    return f"'{text}" if QUOTED_RISK.match(text) and text != "-" else text
+
+
+def restored(text: str) -> str:
+    """Return the text that `neutral` was given."""
+    return text[1:] if text.startswith("'") and QUOTED_RISK.match(text) else text
+
+
+def path_cell(path: str) -> str:
+    """Put `./` before a relative path that a spreadsheet program would take for a formula."""
+    return f"./{path}" if path.startswith(tuple(RISKY)) else path
+
+
+class _Lines:
+    """What csv.writer writes a row into: it quotes the characters of its own line end only."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+
+    def write(self, row: str) -> int:
+        return self.file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each row. Raises TableError."""
+    csv.field_size_limit(LARGEST_CELL)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise TableError(f"line {reader.line_num}: {error}") from None
+
+
+def _first_line(text: str, separator: str) -> set[str]:
+    try:
+        return {*next(_rows(text, separator), (1, []))[1]}
+    except TableError:
+        return set()
