@@ -22,7 +22,7 @@ from cache.errors import UnreadableImageError
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 START_OF_SCAN = b"\xff\xda"  # in a JPEG
 # Encoders write up to about 20. Each costs a pass over the image: a file of 300 kB can hold 20,000.
-# Skia, which Chrome and Android decode with, stops at 100.
+# libjpeg-turbo has a limit for the same reason (TJPARAM_SCANLIMIT).
 MOST_SCANS = 100
 MOST_PAGES = 100  # that are looked at for the first of full resolution
 MOST_SAMPLES = 6  # per pixel, as in Pillow
