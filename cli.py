@@ -26,7 +26,7 @@ from evaluate.options import (
 )
 from evaluate.printable import printable
 from evaluate.recipes import check_recipe, cut_by, invoke
-from evaluate.terminal import say, show_findings, warn
+from evaluate.terminal import quiet_when_unread, say, show_findings, speak_unicode, warn
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
 if TYPE_CHECKING:
@@ -38,12 +38,28 @@ if TYPE_CHECKING:
 class Frostline(click.Group):
     """The one place where our errors become messages, and Ctrl-C a promise."""
 
+    def main(self, *arguments: Any, **extra: Any) -> Any:
+        """Run the command line."""
+        speak_unicode()
+        return super().main(*arguments, **extra)
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Read the options; --help prints meanwhile."""
+        with quiet_when_unread():
+            return super().make_context(*arguments, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; see the class."""
+        with quiet_when_unread():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
         except FrostlineError as error:
-            raise click.ClickException(printable(str(error))) from error
+            raise click.ClickException("\n".join(map(printable, error.lines))) from error
         except OSError as error:  # the disk or its rights; our own faults raise other things
             raise click.ClickException(
                 printable(
@@ -51,7 +67,7 @@ class Frostline(click.Group):
                 )
             ) from error
         except KeyboardInterrupt:
-            say("\nStopped. What was finished is kept: the same command goes on from there.")
+            say("", "Stopped. What was finished is kept: the same command goes on from there.")
             raise click.exceptions.Exit(130) from None
 
 
@@ -119,7 +135,7 @@ def run(
         try:
             invoke(baseline, given, ctx)
         except FrostlineError as error:  # the report tells of what is there
-            failed.append(str(error))
+            failed += error.lines
     invoke(report, (recipe and recipe.report) or {}, ctx)
     _stop_if(failed)
 
@@ -307,7 +323,7 @@ def audit(
     else:
         testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
     found = steps.look_over(training, testing, place, anew=True)
-    say(as_json(found) if audit_format == "json" else "\n".join(in_words(found)))
+    say(*(as_json(found).split("\n") if audit_format == "json" else in_words(found)))
     if html:
         from evaluate.image_files import ImageFiles
         from evaluate.report import write_audit_page
@@ -368,7 +384,7 @@ def _scan(
 def _stop_if(failed: Sequence[str]) -> None:
     """Raise what cost a part only, now that all else is done."""
     if failed:
-        raise FrostlineError("\n".join(dict.fromkeys(failed)))
+        raise FrostlineError(*dict.fromkeys(failed))
 
 
 def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -376,4 +392,11 @@ def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if sys.getfilesystemencoding() != "utf-8":
+        # Such as with LC_ALL=C: names would not be what they are.
+        os.execve(  # noqa: S606 - this very program
+            sys.executable,
+            [sys.executable, "-X", "utf8", *sys.orig_argv[1:]],
+            {**os.environ, "PYTHONUTF8": "1"},
+        )
     cli()

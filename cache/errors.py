@@ -6,7 +6,17 @@ says what happened, with which file or option, and what to do; `cli.py` alone tu
 
 
 class FrostlineError(Exception):
-    """Anything the user can mend: the message says how."""
+    """Anything the user can mend: the message says how.
+
+    lines: of the message. A line break inside one of them is part of a name, and shown as such.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class DatasetError(FrostlineError):

@@ -25,7 +25,7 @@ def ls(workspace: Path) -> None:
     from evaluate.workspace import Workspace
 
     for cache in steps.find(Workspace(workspace)):
-        say("\n".join(describe(cache)))
+        say(*describe(cache))
 
 
 @caches.command()
@@ -66,7 +66,7 @@ def fetch(source: Path, workspace: Path) -> None:
     for each in done:
         say(f"{each.folder}: {each.copied} segment(s) copied, {each.there} whose rows are there")
     if damaged := [str(error) for each in done for error in each.damaged]:
-        raise CacheError("\n".join([*damaged, "all others are there"]))
+        raise CacheError(*damaged, "all others are there")
 
 
 @caches.command()

@@ -10,7 +10,7 @@ from cache.atomic import check_replaceable, replacing
 from cache.errors import CacheError
 from cache.segments import Rows
 from cache.store import Cache, as_keys, read_all
-from evaluate.printable import printable
+from evaluate.printable import valid
 from extract.scan import ImageFile
 
 SUFFIXES = (".npz", ".parquet")
@@ -60,8 +60,8 @@ def _columns(cache: Cache, images: Mapping[bytes, ImageFile]) -> dict[str, Any]:
         "hash": np.array([key.hex() for key in keys], dtype="U64"),
         "view": rows.views,
         "embedding": rows.embeddings,
-        "path": np.array([printable(str(f.path)) if f else "" for f in found], dtype=np.str_),
-        "label": np.array([printable(f.label) if f else "" for f in found], dtype=np.str_),
+        "path": np.array([valid(str(f.path)) if f else "" for f in found], dtype=np.str_),
+        "label": np.array([valid(f.label) if f else "" for f in found], dtype=np.str_),
     }
 
 

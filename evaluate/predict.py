@@ -205,12 +205,17 @@ def listed(given: Iterable[Path]) -> tuple[list[Path], list[str]]:
         notes.unlisted.update(f"{failure.path} ({failure.reason})" for failure in unopened)
         remarks += notes.remarks(folder)
     if not found:
-        raise DatasetError("\n".join(["No image file was given. Give images or folders", *remarks]))
+        raise DatasetError("No image file was given. Give images or folders", *remarks)
     return found, remarks
 
 
-def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
-    """Return a table: path, label, probability, doubt, its score, error, then every class."""
+def as_csv(
+    predictions: Sequence[Prediction], classes: Sequence[str], shown: Callable[[str], str] = str
+) -> str:
+    """Return a table: path, label, probability, doubt, its score, error, then every class.
+
+    shown: makes names fit for where the table goes.
+    """
     names = ["path", "label", "probability", "doubt", "doubt_score", "error"]
     rows = []
     for each in predictions:
@@ -224,8 +229,8 @@ def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
             neutral(each.error or ""),
             *(f"{chances[name]:.6f}" if chances else "" for name in classes),
         ]
-        rows.append(row)
-    return table_text([*names, *(f"p({name})" for name in classes)], rows)
+        rows.append([shown(str(cell)) for cell in row])
+    return table_text([*names, *(shown(f"p({name})") for name in classes)], rows)
 
 
 def check_out(out: Path | None) -> None:

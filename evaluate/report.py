@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from cache.atomic import check_replaceable, replacing
 from evaluate.choice import NO_LIMITS, Limits
@@ -166,10 +167,16 @@ def _render(template: str, **content: Any) -> str:
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**content)
+
+
+def _shown(value: Any) -> Any:
+    """Show text as on the terminal; what is HTML already stays as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _write(path: Path, html: str) -> Path:

@@ -47,8 +47,8 @@ def check_classes(classes: Collection[str], test: ImageSet) -> None:
     if unknown := sorted({file.label for file in test.files} - set(classes)):
         raise DatasetError(
             f"{test.folder} has the class(es) {', '.join(unknown)}, which training has not "
-            f"({', '.join(sorted(classes))}): rename or remove the folder, or give another --test"
-            + "".join(f"\n{line}" for line in between_sets(classes, unknown))
+            f"({', '.join(sorted(classes))}): rename or remove the folder, or give another --test",
+            *between_sets(classes, unknown),
         )
     if not test.unique:
         raise DatasetError(f"{test.folder}: every image there lies in two classes: keep it in one")
@@ -119,15 +119,15 @@ def evaluate(
         try:
             target = reload_target(info, weights, engine, workspace)
         except WeightsError as error:
-            refused.append(str(error))
+            refused += error.lines
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
         for row in _measured(group, target, test, leaked, workspace, within, remark, also, repeats):
             entry = {name: row[name] for name in VALUES[1:]}
             ids.append(add_result(workspace.results, entry))
     if refused:
-        reasons = "\n".join(refused)
-        raise WeightsError(f"{len(heads) - len(ids)} of {len(heads)} models left out:\n{reasons}")
+        left_out = len(heads) - len(ids)
+        raise WeightsError(f"{left_out} of {len(heads)} models left out:", *refused)
     return ids
 
 

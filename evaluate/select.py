@@ -51,7 +51,7 @@ def select_caches(
             complete.append(cache)
     if not complete:
         none = f"{place.cache} has no such cache that holds the images of {training.folder}"
-        raise CacheError("\n".join([*remarks, f"{none}: run extract first, or see --workspace"]))
+        raise CacheError(*remarks, f"{none}: run extract first, or see --workspace")
     return complete, remarks
 
 
@@ -103,7 +103,7 @@ def select_heads(
     ]
     if not found:
         none = f"{place.heads} has no such head trained on {training.folder}"
-        raise HeadError("\n".join([*remarks, f"{none}: run train-heads first"]))
+        raise HeadError(*remarks, f"{none}: run train-heads first")
     for name in sorted({saved.info.identity.device for saved in found}):
         others = [saved for saved in found if saved.info.identity.device != name]
         try:

@@ -20,7 +20,7 @@ from cache.errors import (
     UnreadableImageError,
     WeightsError,
 )
-from evaluate.terminal import bar, say, tell_extractions, warn
+from evaluate.terminal import bar, console, say, tell_extractions, warn
 from evaluate.words import STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
 from extract.class_names import between_sets
@@ -388,8 +388,6 @@ def split(
 
     out: None for a folder of this division in the workspace.
     """
-    from rich.console import Console
-
     from evaluate.divide import (
         Cut,
         divide,
@@ -410,7 +408,7 @@ def split(
             warn(remark)
         with bar(f"Writing {out}", "files") as progress:
             write_division(division, images, out, progress)
-        Console().print(table_of(division))
+        console().print(table_of(division))
     training, testing = sides(out, cut)
     say(f"To train on: {training}; to test on: {testing}")
     return training, testing
@@ -418,8 +416,6 @@ def split(
 
 def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     """Write the report, and show its tables."""
-    from rich.console import Console
-
     from evaluate.current import current_first
     from evaluate.page.constrained import choice_in_words
     from evaluate.report import LEFT_OUT, write_report
@@ -439,9 +435,9 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
         warn(f"Left out of the report: {line}")
     if len(left_out) > LEFT_OUT:
         warn(f"Left out of the report: {len(left_out) - LEFT_OUT} more files.")
-    console = Console(width=None if Console().is_terminal else 160)
+    shown = console()
     for study in reversed(current_first(studies(place.results), place)):
-        console.print(ranked_table(study, console.width))
+        shown.print(ranked_table(study, shown.width))
         for caution in cautions(study):
             warn(caution)
         say(f"Best: {describe_best(study)}")

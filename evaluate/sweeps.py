@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evaluate.terminal import say, warn
+from evaluate.terminal import console, say, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,6 @@ NOTHING: Mapping[Configuration, float] = {}
 
 def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
     """Print what training on a cache did: counts, and the comparison if there was one."""
-    from rich.console import Console
-
     tried = f"{done.tried} tried, " if done.tried else ""
     say(
         f"{name}: {tried}{done.trained} head(s) trained, "
@@ -40,10 +38,10 @@ def tell_heads(name: str, done: HeadsRun, folder: Path, images: int) -> None:
             f"{configuration.learning_rate:g}: left out; give a smaller --lr"
         )
     if done.ranked:
-        console = Console(width=None if Console().is_terminal else 160)
+        shown = console()
         for table in (best_of_each(done.ranked, done.ungrouped), table_of_effects(done.ranked)):
             if table.row_count:
-                console.print(table)
+                shown.print(table)
 
 
 def best_of_each(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -13,6 +16,7 @@ from evaluate.printable import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import Console
     from rich.table import Table
 
     from cache.progress import Progress
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from extract.doctor import Finding
     from extract.run import Extraction
 
+UNREAD = 141  # exit code of a program whose output nobody reads: 128 + SIGPIPE
 SHOWN_FAILURES = 5
 WIDE = 118  # characters that the whole table of results needs
 # Columns shown below.
@@ -29,20 +34,70 @@ NARROW = ("id", "backbone", "device", "head", "optim", "mode", "val acc", "test 
 NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
-def say(text: str, err: bool = False) -> None:
+def say(*lines: str, err: bool = False) -> None:
     """Print a result. err: on standard error, where standard output is for a program."""
-    click.echo(printable(text), err=err)
+    click.echo("\n".join(map(printable, lines)), err=err)
 
 
-def warn(text: str) -> None:
+def warn(*lines: str) -> None:
     """Print what the user should know, on standard error."""
-    click.secho(printable(text), fg="yellow", err=True)
+    click.secho("\n".join(map(printable, lines)), fg="yellow", err=True)
+
+
+def console(stderr: bool = False) -> Console:
+    """Return what prints tables and bars; into a file or pipe, 160 characters wide."""
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # as everything else that prints; see `quiet_when_unread`
+
+    found = Quiet(stderr=stderr)
+    return found if found.is_terminal else Quiet(stderr=stderr, width=160)
+
+
+def speak_unicode() -> None:
+    """Make names of any script printable: UTF-8 into files and pipes, whatever the locale says; a
+    terminal shows what it can, and question marks for the rest.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            encoding = None if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
+
+
+@contextmanager
+def quiet_when_unread() -> Iterator[None]:
+    """End quietly, as SIGPIPE would, when nobody reads what is printed any more (`… | head`)."""
+    try:
+        yield
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not unread:
+            raise  # another pipe
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:
+            os.dup2(nowhere, stream.fileno())  # for what is flushed at the end
+        raise click.exceptions.Exit(UNREAD) from None
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Tell whether the other end of a pipe is closed."""
+    if sys.platform == "win32":
+        return True
+    import select
+
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Progress]:
     """Show a progress bar with rate and time left while the body works."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -54,8 +109,8 @@ def bar(title: str, unit: str) -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    shown = console(stderr=True)
+    with Bars(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bars:
         task = bars.add_task(escape(printable(title)), total=None, rate="")
 
         def progress(done: int, total: int) -> None:
@@ -93,7 +148,7 @@ def tell_extractions(
 
 def tell_workers(workers: Mapping[str, Mapping[str, float]]) -> None:
     """Print what each worker of a cluster did: its images and seconds, and the latter by stage."""
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from extract.stages import STAGES
@@ -105,9 +160,9 @@ def tell_workers(workers: Mapping[str, Mapping[str, float]]) -> None:
     for name, did in sorted(workers.items()):
         rate = did["images"] / did["seconds"] if did["seconds"] else 0.0
         times = (f"{did[stage]:.1f}" for stage in STAGES)
-        table.add_row(name, f"{did['images']:,.0f}", f"{rate:.1f}", *times)
+        table.add_row(escape(printable(name)), f"{did['images']:,.0f}", f"{rate:.1f}", *times)
     if workers:
-        Console(width=None if Console().is_terminal else 160).print(table)
+        console().print(table)
 
 
 def _tell_stages(done: Sequence[Extraction]) -> None:
@@ -161,7 +216,7 @@ def ranked_table(study: Study, width: int) -> Table:
         )
     for position, cells in enumerate(rows):
         style = "bold" if position == 0 else None
-        table.add_row(*(escape(cells[name]) for name in shown), style=style)
+        table.add_row(*(escape(printable(cells[name])) for name in shown), style=style)
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import HeadError, UnreadableImageError
+from evaluate.printable import printable
 from evaluate.terminal import bar, say, warn
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def predict(
         write_answers(out, found, info, model_id)
         say(f"Written: {out}", err=True)
     else:
-        say(as_csv(found, info.classes).removesuffix("\n"))
+        say(*as_csv(found, info.classes, printable).splitlines())
     answered = [each for each in found if not each.error]
     if not answered:
         raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")

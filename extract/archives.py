@@ -196,7 +196,7 @@ def members_of(
         for filename in left_out:
             notes.takes_name(filename)
         text = f"{archive} has no {inside} in it: at its top there is {there}"
-        raise DatasetError("\n".join([text, *notes.remarks(archive)]))
+        raise DatasetError(text, *notes.remarks(archive))
     return found
 
 

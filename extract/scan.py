@@ -188,7 +188,7 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
         raise DatasetError(_do_not_exist(folder, missing, tried))
     remarks = notes.remarks(folder)
     if empty := sorted(classes - {file.label for file in files}):
-        raise DatasetError(_no_images(folder, empty, bool(files), problems, remarks))
+        raise DatasetError(*_no_images(folder, empty, bool(files), problems, remarks))
     if listed:
         remarks += list_remarks(folder)
     return ImageSet(
@@ -236,7 +236,7 @@ def _do_not_exist(path: Path, missing: Sequence[_Found], tried: int) -> str:
 
 def _no_images(
     folder: Path, empty: Sequence[str], others: bool, problems: dict[str, str], remarks: list[str]
-) -> str:
+) -> list[str]:
     """Say which classes have no image, and why. others: there are classes with images."""
     names = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if empty[SHOWN:] else "")
     reasons = [problems[name] for name in empty if name in problems]
@@ -247,7 +247,7 @@ def _no_images(
     else:
         why = "all files are left out"
     text = f"{folder}: no readable image file in class(es) {names}: {why}"
-    return "\n".join([text, *remarks])
+    return [text, *remarks]
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -141,7 +141,7 @@ def _cut(
         some.append(file)
     if not some:
         text = f"{source}: no image in it: add images, each in the folder of its class"
-        raise DatasetError("\n".join([text, *notes.remarks(source)]))
+        raise DatasetError(text, *notes.remarks(source))
     yield _shard(number, archive, some)
 
 
@@ -175,7 +175,7 @@ def _local(source: Path, notes: ListingNotes) -> Iterator[_Found]:
             f"{source}: no image file in class(es) {', '.join(empty)}: add images or remove the "
             "class"
         )
-        raise DatasetError("\n".join([text, *why.remarks(source)]))
+        raise DatasetError(text, *why.remarks(source))
     for entry in source.iterdir():
         if maker := machine_made(entry.name):
             _count(str(entry), maker, notes)

@@ -109,7 +109,7 @@ def unpacked_tars(
         if not usable:
             why = f": {images[0].name}: {images[0].reason}" if images else ""
             text = f"{path} has no image with a class in it{why}"
-            raise DatasetError("\n".join([text, *notes.remarks(path)]))
+            raise DatasetError(text, *notes.remarks(path))
         progress(len(images), len(images))
         write_rows(temporary / listed, (Row(label, at.as_posix(), None) for label, at in usable))
         write_notes(temporary, remarks)

@@ -96,8 +96,7 @@ def train_whole(
         trained += 1
         yield done.head
     if refused:
-        reasons = "\n".join(refused)
-        raise HeadError(f"{total - trained} of {total} trainings left out:\n{reasons}")
+        raise HeadError(f"{total - trained} of {total} trainings left out:", *refused)
 
 
 def _checked(choices: Mapping[str, Any]) -> dict[str, list[Configuration]]:
