@@ -70,7 +70,7 @@ def row(head: str, **values: Any) -> dict[str, Any]:
             "n_training": 74,
             "n_validation": 18,
             "n_test": 22,
-            "n_test_groups": 22,
+            "n_test_groups": values.get("n_test", 22),
             "cached_difference": 1e-6,
             "n_leaked": 0,
             "n_unreadable": 0,

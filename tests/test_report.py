@@ -42,8 +42,8 @@ def place(tmp_path: Path) -> Workspace:
     """A workspace of which only `results.csv` was handed on."""
     place = Workspace(tmp_path)
     add_result(place.results, row("best-on-test", accuracy=1.0, val_accuracy=0.8))
-    add_result(place.results, row("best-on-validation", val_accuracy=0.9, val_loss=0.1))
-    add_result(place.results, row("less-sure", val_accuracy=0.9, val_loss=0.2))
+    add_result(place.results, row("best-on-validation", val_accuracy=0.9, val_calibrated_loss=0.1))
+    add_result(place.results, row("less-sure", val_accuracy=0.9, val_calibrated_loss=0.2))
     return place
 
 
@@ -308,8 +308,8 @@ def test_predictions_cut_short_are_not_believed(whole: Workspace) -> None:
 @pytest.fixture
 def pictured(place: Workspace) -> Workspace:
     """Add the best model, tested on two images whose names try to be markup."""
-    two = {"n_test": 2, "conf_mat": "[[1, 0], [1, 0]]", "val_accuracy": 0.9, "val_loss": 0.1}
-    add_result(place.results, row("best-on-validation", **two))
+    two = {"n_test": 2, "conf_mat": "[[1, 0], [1, 0]]", "val_accuracy": 0.9}
+    add_result(place.results, row("best-on-validation", val_calibrated_loss=0.1, **two))
     folder = place.root / "images"
     folder.mkdir()
     paths = (folder / f"a{EVIL.replace('/', '')}.png", folder / "b.png")
