@@ -185,7 +185,7 @@ def cautions(study: Study) -> list[str]:
 
 def right_answers(row: Row) -> int:
     """How many test images the model got right, exactly."""
-    return sum(counts[i] for i, counts in enumerate(confusion(row)[1]))
+    return sum(counts[i] for i, counts in enumerate(json.loads(row["conf_mat"])))
 
 
 def confusion(row: Row) -> tuple[list[str], list[list[int]]]:

@@ -224,7 +224,7 @@ class _Run:
         """Return each head as it was when it ended, or at its best epoch if it had patience."""
         heads = self.heads.holding(self.ending.final(self.heads.tensors))
         small = [(tensor.flatten(1).abs() < LARGEST).all(1) for tensor in heads.parameters]
-        sound = torch.stack(small).all(0)
+        sound = torch.stack(small).all(0).cpu()
         curves_of_all = {
             name: torch.stack([point[name] for point in self.points], 1).tolist()
             for name in self.points[0]

@@ -54,7 +54,6 @@ class Ready:
             "n_test_groups": len(clean.labels),
             "accuracy_of_groups": 0.5,
             "conf_mat": json.dumps(confusion_matrix(clean.labels, clean.probabilities)),
-            "classes": json.dumps(["gel", "not_gel"]),
             "n_leaked": 1.0,
             "n_unreadable": 0,
             "n_groups": 3.0,
