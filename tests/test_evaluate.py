@@ -18,7 +18,7 @@ from evaluate.leaderboard import ranked
 from evaluate.measure import measure
 from evaluate.predictions import predictions_path, read_predictions
 from evaluate.reload import reload_backbone
-from evaluate.results import read_results
+from evaluate.results import read_results, read_rows
 from evaluate.run import check_classes, evaluate, in_reference_order
 from evaluate.workspace import Workspace
 from extract.decode import decode_gray
@@ -101,7 +101,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     assert (table["latency_p50_ms"] <= table["latency_p99_ms"]).all()
     assert (table["parameters"] >= 3_371_008).all()  # EfficientNet-Lite0's, but for its last layer
     assert table["ece"].between(0, 1).all()
-    best = ranked(table.to_dict("records"))[0]
+    best = ranked(read_rows(place.results))[0]
     assert [path.name for path in place.heads.glob("*.maps.npz")] == [f"{best['head_id']}.maps.npz"]
     maps = read_maps(maps_path(place.heads, best["head_id"]))
     assert len(maps.hashes) == 8
