@@ -27,6 +27,7 @@ from evaluate.options import (
 from evaluate.printable import printable
 from evaluate.recipes import check_recipe, cut_by, invoke
 from evaluate.terminal import quiet_when_unread, say, show_findings, speak_unicode, warn
+from extract.bit_depth import AUTO
 
 # torch, h5py, pandas and rich are imported where they are used: --help answers at once.
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def cli() -> None:
 @cli.command()
 @takes("recipe", "dataset", "test", "hold_out", "also", *FEWER, "workspace", "arch", "device",
        "head", "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
-       *TRAINING)  # fmt: skip
+       "rehash", *TRAINING)  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context, /, dataset: Path, test: Path, hold_out: float | None, workspace: Path,
@@ -102,7 +103,9 @@ def run(
     elif hold_out is not None:
         if steps.is_given(ctx, "test"):
             raise DatasetError("--test and --test-fraction exclude each other. Give one of them.")
-        how_to_cut = (hold_out, False, choices["seed"], choices["no_group"])
+        how_to_cut = (
+            *(hold_out, False, choices["seed"], choices["no_group"], choices["full_scale"]),
+        )
         dataset, test = steps.split(dataset, place, None, *how_to_cut)
     else:
         steps.check_sets(ctx, ", or --test-fraction 0.2 to hold out a part")
@@ -111,11 +114,12 @@ def run(
     check_trainable(training.labels, sweep.cv)
     for images in (testing, *others.values()):
         check_classes(set(training.labels.values()), images)
+    choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
     views = max(candidate.views for candidate in sweep.candidates)
     every = [training, testing, *others.values()]
     targets = steps.extract(every, place, **_only(choices, _EXTRACT), augmented=views)
     caches = [open_cache(place.cache, target.identity) for target in targets]
-    audit = steps.look_over(training, testing, place)
+    audit = steps.look_over(training, testing, place, white)
     groups = {} if choices["no_group"] else audit.group_of
     repeats = {} if choices["no_group"] else audit.repeat_of
     training_options = choices["train_on"], choices["tensorboard"]
@@ -129,7 +133,7 @@ def run(
     if new:
         steps.evaluate(new, testing, leaked, *how, repeats=repeats)
     steps.learn_to_doubt(heads, training, testing, audit.group_of, *how)
-    failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how)
+    failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how, white)
     ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
     for given in recipe.baselines if recipe else ():
         try:
@@ -143,7 +147,7 @@ def run(
 @cli.command()
 @takes("dataset", "test", *FEWER, "workspace", "arch", "device", "weights", "precision", "engine",
        *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict", "max_pixels",
-       "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
+       "rehash", "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
 @click.pass_context
 def extract(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, on: str,
@@ -169,26 +173,27 @@ def extract(
         name: steps.scan_if_there(ctx, name, folder, place, per_class)
         for name, (folder, per_class) in given.items()
     }
-    for option, value in (("precision", "int8"), ("normalize", "dataset")):
+    for option, value in (("precision", "int8"), ("normalize", "dataset"), ("full_scale", AUTO)):
         if choices[option] == value and not found["dataset"]:
             raise DatasetError(
-                f"--{option} {value} goes by training images, and {dataset} is not there: "
-                "test images take no part in any choice"
+                f"--{option.replace('_', '-')} {value} goes by training images, and {dataset} is "
+                "not there: test images take no part in any choice"
             )
     sets = [images for images in found.values() if images]
+    choices["full_scale"] = steps.white_value(choices["full_scale"], sets[0], place)
     steps.extract(sets, place, root=cache_at, **choices)
 
 
 @cli.command("train-heads")
 @takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
-       *TRAINING, "on", *RAY)  # fmt: skip
+       *TRAINING, "rehash", "on", *RAY)  # fmt: skip
 @click.pass_context
 def train_heads(
     ctx: click.Context, /, dataset: Path, workspace: Path, arch: list[str], device: list[str],
     on: str, address: str | None, resources: str, **choices: Any,
 ) -> None:  # fmt: skip
     """Train every head with every optimizer on every cache found."""
-    from evaluate.select import Wanted, select_caches
+    from evaluate.select import Wanted, select_caches, smallest_full_scale
     from evaluate.workspace import Workspace
     from heads.grid import asked
 
@@ -199,7 +204,10 @@ def train_heads(
     caches, remarks = select_caches(training, place, Wanted(arch, device))
     for remark in remarks:
         warn(remark)
-    groups = {} if choices["no_group"] else steps.look_over(training, None, place).group_of
+    groups = dict[bytes, int]()
+    if not choices["no_group"]:
+        white = smallest_full_scale(cache.identity for cache in caches)
+        groups = {**steps.look_over(training, None, place, white).group_of}
     training_options = choices["train_on"], choices["tensorboard"]
     if on == "ray":
         from evaluate.at_scale import train_at_scale
@@ -213,14 +221,14 @@ def train_heads(
 
 @cli.command()
 @takes("dataset", "test", "also", *FEWER, "workspace", "only_arch", "only_device", "head",
-       "optimizer", "weights", "engine", "no_group", "max_pixels")  # fmt: skip
+       "optimizer", "weights", "engine", "no_group", "max_pixels", "rehash")  # fmt: skip
 @click.pass_context
 def evaluate(
     ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
     **choices: Any,
 ) -> None:  # fmt: skip
     """Put backbone and head together again, test and time each whole model."""
-    from evaluate.select import Wanted, select_heads
+    from evaluate.select import Wanted, select_heads, smallest_full_scale
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
@@ -234,21 +242,25 @@ def evaluate(
     for remark in remarks:
         warn(remark)
     leaked, groups = training.labels.keys() & testing.labels.keys(), dict[bytes, int]()
+    white = smallest_full_scale(saved.info.identity for saved in heads)
     repeats = dict[bytes, int]()
     if not choices["no_group"]:
-        audit = steps.look_over(training, testing, place)
+        audit = steps.look_over(training, testing, place, white)
         leaked, groups, repeats = {*audit.leaked}, {**audit.group_of}, {**audit.repeat_of}
     how = place, choices["engine"], choices["weights"]
     steps.set_current(place, (training, testing), (dataset, test), choices)
     steps.evaluate(heads, testing, leaked, *how, repeats=repeats)
     steps.learn_to_doubt(heads, training, testing, groups, *how)
-    _stop_if(steps.evaluate_also(heads, others, training, choices["no_group"], *how, anew=True))
+    _stop_if(
+        steps.evaluate_also(heads, others, training, choices["no_group"], *how, white, anew=True)
+    )
 
 
 @cli.command()
 @takes("dataset", "test", "also", *FEWER, "workspace", "mode", "some_arch", "training_device",
        "head", "optimizer", "weights", "training_precision", "engine", "fit", "normalize",
-       "augment_or_none", "max_pixels", *FIELD_OPTIONS, "seed", "no_group")  # fmt: skip
+       "full_scale", "augment_or_none", "max_pixels", "rehash", *FIELD_OPTIONS, "seed",
+       "no_group")  # fmt: skip
 @click.pass_context
 def baseline(
     ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
@@ -266,7 +278,8 @@ def baseline(
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
     for images in (testing, *others.values()):
         check_classes(set(training.labels.values()), images)
-    audit = steps.look_over(training, testing, place)
+    choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
+    audit = steps.look_over(training, testing, place, white)
     groups = {} if choices["no_group"] else audit.group_of
     repeats = {} if choices["no_group"] else audit.repeat_of
     leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
@@ -276,7 +289,7 @@ def baseline(
         how = place, choices["engine"], choices["weights"]
         if unmeasured([saved], testing, place, choices["engine"], leaked, repeats=repeats):
             steps.evaluate([saved], testing, leaked, *how, repeats=repeats)
-        failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how)
+        failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how, white)
     _stop_if(failed)
 
 
@@ -292,7 +305,8 @@ def report(workspace: Path, baseline: Path | None, **limits: float | None) -> No
 
 @cli.command()
 @click.argument("source", type=IMAGES)
-@takes("split_out", "test_fraction", "copy", "seed", "no_group", "workspace", "max_pixels")
+@takes("split_out", "test_fraction", "copy", "seed", "no_group", "full_scale", "workspace",
+       "max_pixels", "rehash")  # fmt: skip
 def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
     """Cut one folder of images into a training and a test set: by class, copies on one side."""
     from evaluate.workspace import Workspace
@@ -301,11 +315,13 @@ def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
 
 
 @cli.command()
-@takes("dataset", "test", *FEWER, "workspace", "html", "audit_format", "fail_on", "max_pixels")
+@takes("dataset", "test", *FEWER, "workspace", "full_scale", "html", "audit_format", "fail_on",
+       "max_pixels", "rehash")  # fmt: skip
 @click.pass_context
 def audit(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,
     audit_format: str, fail_on: list[str], per_class: int | None, test_per_class: int | None,
+    full_scale: int | str | None,
 ) -> None:  # fmt: skip
     """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
     from evaluate.findings import FINDINGS, as_json, in_words
@@ -322,7 +338,8 @@ def audit(
         testing: ImageSet | None = steps.scan(test, place, test_per_class)
     else:
         testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
-    found = steps.look_over(training, testing, place, anew=True)
+    white = steps.white_value(full_scale, training, place)
+    found = steps.look_over(training, testing, place, white, anew=True)
     say(*(as_json(found).split("\n") if audit_format == "json" else in_words(found)))
     if html:
         from evaluate.image_files import ImageFiles

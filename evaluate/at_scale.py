@@ -16,9 +16,10 @@ from cache.cluster import connected, resources
 from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
 from cache.sharing import sharing
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
+from extract.bit_depth import AUTO, FULL_SCALE
 from extract.class_names import between_sets, check_class_names
 from extract.file_names import ListingNotes
-from extract.hashes import known_among, remember
+from extract.hashes import Hashed, known_among, remember
 from extract.lists import SUFFIX, Row, adding_to, is_list, list_remarks
 from extract.looks import Looks
 from extract.places import is_remote
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from heads.train import Trainer
 
 SHOWN = 5  # failed shards named
-OF_ALL = (("normalize", "dataset"), ("precision", "int8"))  # choices that go by all images
+# Choices that go by all images.
+OF_ALL = (("normalize", "dataset"), ("precision", "int8"), ("full_scale", AUTO))
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def extract_at_scale(
     own = device_of(resources(cluster.resources))
     devices = choices["device"] or [own]
     engines = {name: usable_engines(name, choices["engine"], precision) for name in devices}
-    decoding = Decoding(*(choices[name] for name in ("fast_decode", "fit", "augment")))
+    white = choices["full_scale"] or FULL_SCALE
+    decoding = Decoding(choices["fast_decode"], choices["fit"], choices["augment"], white)
     place.prepare()
     targets = targets_of(arch, engines, weights, precision, decoding, seed, place)
     job = Job(
@@ -285,6 +288,7 @@ def device_of(wanted: Mapping[str, Any]) -> str:
 
 def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:
     """List the sources, a shard at a time, with what is known of its files."""
+    from evaluate.steps import rehash_asked
     from extract.shards import shards
     from extract.worker import Part
 
@@ -293,8 +297,10 @@ def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int)
         for remark in list_remarks(path) if is_list(path) else ():
             warn(remark)
         for shard in shards(path, size, notes):
-            with _usable(place.scan_table):
-                known = known_among(place.scan_table, shard.names)
+            known = dict[str, Hashed]()
+            if not rehash_asked():
+                with _usable(place.scan_table):
+                    known = known_among(place.scan_table, shard.names)
             yield Part(source, shard, views if source == "dataset" else 0, known)
         for remark in notes.remarks(path):
             warn(remark)

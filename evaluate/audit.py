@@ -24,9 +24,12 @@ from evaluate.findings import (
     write_audit,
 )
 from evaluate.odd import odd_ones
+from evaluate.properties import Shown, properties
 from evaluate.words import TRAINED
 from evaluate.workspace import Workspace
 from extract.batches import decoded
+from extract.bit_depth import FULL_SCALE
+from extract.decoding import Decoding
 from extract.devices import usable_cores
 from extract.look import SMALL, reduced
 from extract.looks import AHEAD, looks_of
@@ -39,12 +42,13 @@ def audit(
     testing: ImageSet | None,
     workspace: Workspace,
     progress: Progress = silent,
+    full_scale: int = FULL_SCALE,
 ) -> Audit:
     """Look at all images, and keep what was found.
 
     Near duplicates are found by perceptual hash, and confirmed by their details, and by the
     embeddings of a cache of trained weights that holds the training images; without one, hashes
-    must differ less. progress counts images.
+    must differ less. progress counts images. full_scale: see `Decoding`.
 
     Raises:
         CacheError: a cache or the table of looks is damaged.
@@ -52,7 +56,7 @@ def audit(
     """
     sets = _sets(training, testing)
     files = [(part, file) for part, images in sets.items() for file in images.files]
-    looks, reasons = looks_of([file for _, file in files], workspace.looks, progress)
+    looks, reasons = looks_of([file for _, file in files], workspace.looks, progress, full_scale)
     first = dict[bytes, int]()  # of each image, the place of its first file
     alike = list[Alike]()
     for place, (_, file) in enumerate(files):
@@ -63,7 +67,7 @@ def audit(
     rows = _rows_of(cache, keys) if cache else None
     seen = [looks[key] for key in keys]
     places = [first[key] for key in keys]
-    pictures = partial(_pictures, [files[place][1].path for place in places])
+    pictures = partial(_pictures, [files[place][1].path for place in places], full_scale)
     pairs = near_duplicates(seen, rows, pictures, progress)
     for pair in _telling(pairs, [files[place][0] for place in places]):
         cosine = None if pair.cosine is None else round(pair.cosine, 4)
@@ -73,6 +77,11 @@ def audit(
         (a.first, a.second) for a in alike if files[a.first][0] == files[a.second][0] == TRAINING
     ]
     number = groups(of_training, len(files))
+    odd, common = odd_ones(seen)
+    shown = [
+        Shown(files[p][1].path, files[p][1].label, files[p][0], look)
+        for p, look in zip(places, seen, strict=True)
+    ]
     found = Audit(
         dataset=training.name,
         test=testing.name if testing else None,
@@ -83,15 +92,22 @@ def audit(
         ),
         alike=tuple(alike),
         unreadable=tuple(_unreadable(sets, reasons)),
-        odd=tuple(Odd(places[place], what, note) for place, what, note in odd_ones(seen)),
+        odd=tuple(Odd(places[place], what, note) for place, what, note in odd),
+        properties=tuple(properties(shown, common)),
+        full_scale=full_scale,
     )
     write_audit(audit_path(workspace, *_fingerprints(training, testing)), found)
     return found
 
 
-def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspace) -> Audit | None:
-    """Return what was found in these very files before; None if nobody has looked, or if a trained
-    backbone has seen them since.
+def kept_audit(
+    training: ImageSet,
+    testing: ImageSet | None,
+    workspace: Workspace,
+    full_scale: int = FULL_SCALE,
+) -> Audit | None:
+    """Return what was found in these very files before; None if nobody has looked, with this full
+    scale, or if a trained backbone has seen them since.
 
     Raises:
         ResultsError: the audit's file is damaged.
@@ -101,6 +117,8 @@ def kept_audit(training: ImageSet, testing: ImageSet | None, workspace: Workspac
     if not path.exists():
         return None
     found = read_audit(path)
+    if found.full_scale != full_scale:
+        return None
     now = [
         (str(file.path), file.sha256.hex(), file.label, part)
         for part, images in _sets(training, testing).items()
@@ -161,8 +179,11 @@ def _rows_of(
     return rows
 
 
-def _pictures(paths: Sequence[Path], places: NDArray[np.int64]) -> NDArray[np.float32]:
-    images = decoded([paths[place] for place in places], usable_cores(), AHEAD)
+def _pictures(
+    paths: Sequence[Path], full_scale: int, places: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    decoding = Decoding(full_scale=full_scale)
+    images = decoded([paths[place] for place in places], usable_cores(), AHEAD, decoding)
     # One that has become unreadable meanwhile is blank, which is like nothing.
     blank = np.zeros((SMALL, SMALL), np.float32)
     pictures = (image.picture for image in images)

@@ -84,7 +84,7 @@ def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
 
 
 @caches.command()
-@takes("dataset", "test", "workspace", "arch", "only_device", "yes")
+@takes("dataset", "test", "workspace", "arch", "only_device", "yes", "rehash")
 @click.pass_context
 def prune(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
@@ -112,7 +112,7 @@ def prune(
 
 
 @caches.command("export")
-@takes("out", "dataset", "test", "workspace", "arch", "only_device")
+@takes("out", "dataset", "test", "workspace", "arch", "only_device", "rehash")
 @click.pass_context
 def export_rows(
     ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path,

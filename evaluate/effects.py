@@ -28,7 +28,7 @@ TUNED = (
     *("patience", "balance", "views", "augmentation", "epochs", "batch_size"),
 )
 SPLIT = ("n_groups", "n_validation", "seed")
-IMAGES = ("fit", "normalization")
+IMAGES = ("fit", "normalization", "full_scale")
 SETTINGS = (*FACTORS, "weights", "engine", "numeric_precision", *IMAGES, *SPLIT, *TUNED)
 IMAGENET = "imagenet"  # the weights that go without saying
 

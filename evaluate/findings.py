@@ -58,10 +58,21 @@ class Odd:
 
 
 @dataclass(frozen=True)
+class Property:
+    """What is so of many images, or of the whole set. what: a rule of evaluate/odd.py, or one of
+    evaluate/properties.py. note: a sentence.
+    """
+
+    what: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Audit:
     """What was found. dataset, test: names of the folders. cache: which embeddings were compared;
     None: pictures alone. alike: enough pairs to connect each group, and of each test image the most
-    alike training image. unreadable: paths and reasons.
+    alike training image. unreadable: paths and reasons. full_scale: of the decoding; 0: an earlier
+    version made it, which had no properties.
     """
 
     dataset: str
@@ -71,6 +82,8 @@ class Audit:
     alike: tuple[Alike, ...]
     unreadable: tuple[tuple[str, str], ...]
     odd: tuple[Odd, ...]
+    properties: tuple[Property, ...] = ()
+    full_scale: int = 0
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
@@ -168,6 +181,9 @@ FINDINGS: dict[str, Finding] = {
         "images unlike the others in size, storage or light",
         lambda a: len({o.image for o in a.odd}),
     ),
+    "property": Finding(
+        "properties of the data set that concern many images", lambda a: len(a.properties)
+    ),
     "imbalance": Finding(
         "classes with less than a third of the largest one's images", lambda a: len(a.imbalanced)
     ),
@@ -232,6 +248,7 @@ def as_json(found: Audit) -> str:
         "conflicts": [pair(alike) for alike in found.conflicts],
         "unreadable": [{"path": path, "reason": reason} for path, reason in found.unreadable],
         "odd": [{"path": path(o.image), "what": o.what, "note": o.note} for o in found.odd],
+        "properties": [{"what": p.what, "note": p.note} for p in found.properties],
         "balance": found.balance,
     }
     return json.dumps(content, indent=1)
@@ -266,6 +283,7 @@ def in_words(found: Audit) -> list[str]:
         "conflict": [pair(alike) for alike in found.conflicts],
         "unreadable": [f"{path}: {reason}" for path, reason in found.unreadable],
         "odd": [f"{path(odd.image)}: {odd.what}: {odd.note}" for odd in found.odd],
+        "property": [p.note for p in found.properties],
         "imbalance": list(found.imbalanced),
     }
     for name, finding in FINDINGS.items():

@@ -1,7 +1,7 @@
 """Backbone and head as one model again, measured from the image file to the label."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
-from extract.batches import BATCHES_AHEAD, Batch, batches, decoded
+from extract.batches import BATCHES_AHEAD, NOTHING, Batch, batches, decoded
 from extract.decoding import Decoding
 from extract.devices import usable_cores
 from extract.engines import build_engine
@@ -64,8 +64,11 @@ def measure(
     paths: Sequence[Path],
     progress: Progress = silent,
     shelf: Shelf | None = None,
+    hashes: Mapping[Path, bytes] = NOTHING,
 ) -> Measurement:
     """Run a target's backbone over image files, decoding each, and every head behind it.
+
+    hashes: SHA-256 by path; a file with other bytes is among those that failed.
 
     Heads compute in fp32, as they were trained, whatever the backbone's precision.
 
@@ -77,14 +80,14 @@ def measure(
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
     batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
     built = build_engine(target, batch_size, shelf)
-    for first in _batches(paths[:WARM_UP], batch_size, target.decoding):
+    for first in _batches(paths[:WARM_UP], batch_size, target.decoding, hashes):
         if len(first.pixels):
             embeddings = built.forward(first.pixels)
             for head in heads:
                 _answer(head, [embeddings])
     warm = time.perf_counter()
     done, rows = list[Batch](), list[NDArray[np.float32]]()
-    for batch in _batches(paths, batch_size, target.decoding):
+    for batch in _batches(paths, batch_size, target.decoding, hashes):
         if len(batch.pixels):
             rows.append(built.forward(batch.pixels))
         done.append(batch)
@@ -113,6 +116,9 @@ def _answer(head: nn.Module, batches: Sequence[NDArray[np.float32]]) -> Answers:
     return Answers(np.concatenate(logits), time.perf_counter() - started)
 
 
-def _batches(paths: Sequence[Path], batch_size: int, decoding: Decoding) -> Iterator[Batch]:
+def _batches(
+    paths: Sequence[Path], batch_size: int, decoding: Decoding, hashes: Mapping[Path, bytes]
+) -> Iterator[Batch]:
     ahead = BATCHES_AHEAD * batch_size
-    return batches(decoded(paths, usable_cores(), ahead, decoding), batch_size)
+    images = decoded(paths, usable_cores(), ahead, decoding, expected=hashes)
+    return batches(images, batch_size)

@@ -1,4 +1,7 @@
-"""Images that are not like the others of their folder: by size, storage and light."""
+"""Images that are not like the others of their folder: by size, storage and light.
+
+What a rule finds in many images is no outlier but a property of the data set: see `odd_ones`.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +15,7 @@ from extract.look import FLAT, Look
 # (looks of all images) → the place of each odd one, and what is odd about it
 Rule = Callable[[Sequence[Look]], Iterator[tuple[int, str]]]
 FEW = 10  # images, below which nothing is usual
+MANY, AT_LEAST = 0.25, 3  # share and number of images, from which a rule has found no outliers
 SMALL_PX = 32
 SIZES, SHAPES = 10.0, 3.0  # times the median, beyond which an area or an aspect ratio is odd
 RARE = 0.05  # share of the images, below which a mode is odd
@@ -21,10 +25,21 @@ MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 @dataclass(frozen=True)
 class OddRule:
-    """summary: what is odd, in words. find: see `Rule`."""
+    """summary: what is odd, in words. find: see `Rule`. of_many: what many images are or have, of
+    which the rule has found nothing odd, but a property of the data set.
+    """
 
     summary: str
     find: Rule
+    of_many: str
+
+
+@dataclass(frozen=True)
+class Common:
+    """A rule that finds many images, by their places."""
+
+    what: str
+    images: tuple[int, ...]
 
 
 def _blank(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
@@ -81,16 +96,49 @@ def _brightness(looks: Sequence[Look]) -> Iterator[tuple[int, str]]:
 
 
 ODD: dict[str, OddRule] = {
-    "blank": OddRule("next to no contrast", _blank),
-    "small": OddRule("fewer than 32 pixels in a direction, where that is unusual", _small),
-    "size": OddRule("ten times larger or smaller than the median", _size),
-    "shape": OddRule("three times wider or higher than the median's shape", _shape),
-    "mode": OddRule("stored otherwise than 95 % of the images", _mode),
-    "brightness": OddRule("much lighter or darker than the others", _brightness),
+    "blank": OddRule(
+        "next to no contrast",
+        _blank,
+        f"have next to no contrast: the standard deviation of their gray levels is below {FLAT:g}",
+    ),
+    "small": OddRule(
+        "fewer than 32 pixels in a direction, where that is unusual",
+        _small,
+        "have fewer than 32 pixels in a direction, the others have more",
+    ),
+    "size": OddRule(
+        "ten times larger or smaller than the median",
+        _size,
+        "have an area ten times larger or smaller than the median",
+    ),
+    "shape": OddRule(
+        "three times wider or higher than the median's shape",
+        _shape,
+        "are three times wider or higher than the median's shape",
+    ),
+    "mode": OddRule(
+        "stored otherwise than 95 % of the images", _mode, "are each stored in a rare mode"
+    ),
+    "brightness": OddRule(
+        "much lighter or darker than the others",
+        _brightness,
+        "are much lighter or darker than the others",
+    ),
 }
 
 
-def odd_ones(looks: Sequence[Look]) -> list[tuple[int, str, str]]:
-    """Return place, rule and note of every odd image; of few images, none but the blank is odd."""
+def odd_ones(looks: Sequence[Look]) -> tuple[list[tuple[int, str, str]], list[Common]]:
+    """Return place, rule and note of every odd image; of few images, none but the blank is odd.
+
+    A rule that finds more than a quarter of the images (and at least three) is returned once, with
+    all that it found.
+    """
     rules = ODD if len(looks) >= FEW else {"blank": ODD["blank"]}
-    return [(place, name, note) for name, rule in rules.items() for place, note in rule.find(looks)]
+    odd, common = list[tuple[int, str, str]](), list[Common]()
+    for name, rule in rules.items():
+        found = list(rule.find(looks))
+        if len(found) >= AT_LEAST and len(found) > MANY * len(looks):
+            common.append(Common(name, tuple(place for place, _ in found)))
+        else:
+            odd += [(place, name, note) for place, note in found]
+    return odd, common

@@ -12,8 +12,9 @@ import click
 from evaluate.conventional.modes import MODES
 from evaluate.findings import FINDINGS
 from evaluate.formats import FORMATS
-from evaluate.words import STUDYS_OWN
+from evaluate.words import REHASH, STUDYS_OWN
 from extract.backbones import ALIASES, BACKBONES, STANDARD
+from extract.bit_depth import AUTO, FULL_SCALE
 from extract.decoding import AS_USUAL, FITS
 from extract.devices import DEVICES
 from extract.engines import ENGINES, PRECISIONS
@@ -114,6 +115,12 @@ def _limit_pixels(ctx: click.Context, parameter: click.Parameter, limit: int) ->
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
+def _rehash(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Tell whoever reads images in this command, and in those of a recipe."""
+    if value:
+        ctx.meta[REHASH] = True
+
+
 def _with_ray(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Refuse what would have no effect."""
     given = ctx.get_parameter_source(str(parameter.name)) != click.core.ParameterSource.DEFAULT
@@ -131,6 +138,16 @@ class Finite(click.FloatRange):
         if not isfinite(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", parameter, ctx)
         return number
+
+
+class FullScale(click.IntRange):
+    """A number of 1 to 65535, or `auto`."""
+
+    name = "full scale"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> Any:
+        """See the class."""
+        return value if value == AUTO else super().convert(value, parameter, ctx)
 
 
 def _number(name: str) -> click.ParamType[Any]:
@@ -257,6 +274,10 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "strict": click.option(
         "--strict", is_flag=True, help="Stop at the first image that can't be read."
     ),
+    "rehash": click.option(
+        "--rehash", is_flag=True, expose_value=False, callback=_rehash,
+        help="Read every image file again, also those that seem unchanged.",
+    ),
     "max_pixels": click.option(
         "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, show_default=True,
         expose_value=False, callback=_limit_pixels,
@@ -302,6 +323,11 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "normalize": click.option(
         "--normalize", type=click.Choice(list(NORMALIZATIONS)), default="weights",
         show_default=True, help="Whose mean and standard deviation images are normalised by.",
+    ),
+    "full_scale": click.option(
+        "--full-scale", type=FullScale(1, FULL_SCALE), metavar="N|auto",
+        help="Value that is white, of images with 9 to 16 bits; auto: the smallest 2^b - 1 that "
+        "holds all training images [default: the file's own full scale].",
     ),
     "augment": click.option(
         "--augment", type=click.Choice(list(POLICIES)), default=AS_USUAL.augmentation,
@@ -383,11 +409,13 @@ OPTIONS: dict[str, Callable[..., Any]] = {
 FIELD_OPTIONS = tuple(name for name in FIELDS if name not in ("head", "optimizer"))
 PLAN = ("seed", "seeds", "cv", "repeats")
 FEWER = ("per_class", "test_per_class")
-PICTURES = ("fast_decode", "fit", "normalize", "augment")  # how files become what a backbone sees
+PICTURES = ("fast_decode", "fit", "normalize", "full_scale", "augment")
 # What a command of a recipe takes from `run`: always, and where its table says nothing.
 ALWAYS = {"split": ("workspace",), "baseline": ("dataset", "test", "workspace"),
           "report": ("workspace",)}  # fmt: skip
-ELSE = {"split": (), "baseline": (*FEWER, "fit", "normalize", "seed", "no_group"), "report": ()}
+ELSE = {"split": ("full_scale",),
+        "baseline": (*FEWER, "fit", "normalize", "full_scale", "seed", "no_group"),
+        "report": ()}  # fmt: skip
 RAY = ("address", "resources")  # who computes, if not this process
 RECIPE = "recipe"
 TRAINING = (*FIELD_OPTIONS, *PLAN, "grid", "no_group", "train_on", "tensorboard")

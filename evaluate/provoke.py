@@ -161,7 +161,9 @@ def _asked(
     yield trial.asked(CLEAN, trial.rows[validation], trial.labels[validation])
     paths = {file.sha256: file.path for file in training.unique}
     wanted = [paths[trial.parts.validation[i]] for i in _evenly(len(validation), CORRUPTED)]
-    images = batch(decoded(wanted, usable_cores(), CORRUPTED, target.decoding))
+    hashes = {file.path: file.sha256 for file in training.unique}
+    stream = decoded(wanted, usable_cores(), CORRUPTED, target.decoding, expected=hashes)
+    images = batch(stream)
     random = np.random.default_rng(0)
     pixels = np.stack(
         [c.apply(image[0], random)[None] for c in CORRUPTIONS.values() for image in images.pixels]

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from cache.errors import GridError
-from evaluate.options import ALWAYS, ELSE
+from evaluate.options import ALWAYS, ELSE, FullScale
+from extract.bit_depth import AUTO
 
 Values = dict[str, Any]  # of a command's options, by parameter name
 
@@ -157,6 +158,8 @@ def _is_of_kind(value: Any, parameter: click.Parameter) -> bool:
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
+    if isinstance(parameter.type, FullScale) and value == AUTO:
+        return True
     if isinstance(parameter.type, click.types.IntParamType):
         return isinstance(value, int)
     if isinstance(parameter.type, click.types.FloatParamType):

@@ -137,7 +137,10 @@ def _study(material: Material, name: str) -> dict[str, Any]:
         "guessing": 1 / len(material.classes),
         "undecided": _undecided(content.get("evidence")),
         "confused": printable(describe_confusions(study.best)),
-        "cautions": [printable(line) for line in (*cautions(study), *_left_out(material))],
+        "cautions": [
+            printable(line)
+            for line in (*cautions(study), *_properties(material.audit), *_left_out(material))
+        ],
         "sections": sections,
     }
 
@@ -148,6 +151,10 @@ def _left_out(material: Material) -> list[str]:
     told = [line.replace(f"{material.workspace.root}/", "") for line in lines[:LEFT_OUT]]
     more = len(lines) - len(told)
     return [f"Left out: {line}" for line in told] + [f"Left out: {more} more files."] * bool(more)
+
+
+def _properties(audit: Audit | None) -> list[str]:
+    return [each.note for each in audit.properties] if audit else []
 
 
 def _undecided(evidence: dict[str, Any] | None) -> str:

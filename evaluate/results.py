@@ -90,6 +90,8 @@ COLUMNS: dict[str, str] = {
     "numeric_precision": "fp32, bf16 or int8",
     "fit": "how an image of any shape becomes a square: stretch, pad",
     "normalization": "whose mean and deviation images are normalised by: weights, dataset",
+    "full_scale": "stored value that is white in images of 9 to 16 bits; own: each file's full "
+    "scale",
     "learning_rate": "of the optimizer; like the others of training empty for a fitted head",
     "momentum": "0 where the optimizer has none",
     "nesterov": "1: Nesterov's momentum",
@@ -129,10 +131,14 @@ TEXT = (
     *("dataset_fingerprint", "test", "test_fingerprint", "classes", "weights", "engine"),
     *("numeric_precision", "head_id", "evaluated_at", "selected_by", "schedule", "balance"),
     *("stages_ms", "throughput", "mode", "also", "fit", "normalization", "augmentation"),
+    "full_scale",
 )
+OWN = "own"  # of `full_scale`
+ADDED = {"full_scale": OWN}  # columns that files of earlier versions lack, and what held then
+
 VALUES = tuple(name for name in COLUMNS if name != CHECKSUM)
 # Columns that earlier versions did not write.
-LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups", CHECKSUM)
+LATER = ("val_calibrated_loss", "n_test_groups", "accuracy_of_groups", *ADDED, CHECKSUM)
 NEEDED = tuple(name for name in COLUMNS if name not in LATER)
 WHOLE = (
     *("model_id", "n_training", "n_validation", "n_groups", "n_test", "n_leaked", "n_unreadable"),
@@ -257,7 +263,7 @@ def _read(path: Path) -> tuple[list[str], list[Row]]:
 def _row(cells: Mapping[str, str]) -> Row:
     """Return a row of typed values. Raises ValueError: a cell is not what its column holds."""
     row: Row = {name: _value(name, cell) for name, cell in cells.items()}
-    row = dict.fromkeys(VALUES) | {CHECKSUM: ""} | row
+    row = dict.fromkeys(VALUES) | ADDED | {CHECKSUM: ""} | row
     parts = {name: _json(name, row[name]) for name in JSON}
     classes, matrix = parts["classes"], parts["conf_mat"]
     sides = {len(classes), len(matrix), *map(len, matrix)}
@@ -314,7 +320,8 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _checksum(row: Row) -> str:
-    return checksum({name: row[name] for name in VALUES if row[name] is not None})
+    """Leave out what a row need not say: a row without a later column keeps its checksum."""
+    return checksum({name: row[name] for name in VALUES if row[name] != ADDED.get(name)})
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -14,8 +14,10 @@ from evaluate.calibration import calibrated, ece
 from evaluate.measure import Answers, Measurement
 from evaluate.metrics import METRICS, confusion_matrix, cross_entropy
 from evaluate.predictions import Predictions
+from evaluate.results import OWN
 from evaluate.timing import Timing, size_of
 from evaluate.words import STUDYS_OWN
+from extract.bit_depth import FULL_SCALE
 from extract.scan import ImageSet
 from extract.target import decoding_of, normalization_of
 from heads.architectures import HEADS
@@ -100,6 +102,7 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "numeric_precision": info.identity.precision,
         "fit": decoding_of(info.identity).fit,
         "normalization": normalization_of(info.identity),
+        "full_scale": _full_scale(info),
         "augmentation": _augmentation(info),
         **{name: getattr(configuration, name) for name in SETTINGS},
         **dict.fromkeys(NUMBERS if HEADS[configuration.head].fitted else ()),
@@ -112,6 +115,11 @@ def origin(info: HeadInfo) -> dict[str, Any]:
 
 def _rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 6)
+
+
+def _full_scale(info: HeadInfo) -> str:
+    white = decoding_of(info.identity).full_scale
+    return OWN if white == FULL_SCALE else str(white)
 
 
 def _augmentation(info: HeadInfo) -> str:

@@ -22,7 +22,7 @@ from evaluate.timing import time_models
 from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
 from extract.backbones import BACKBONES
-from extract.batches import batch, decoded
+from extract.batches import CHANGED, batch, decoded
 from extract.class_names import between_sets
 from extract.devices import DEVICES, usable_cores
 from extract.engines import usable_engines
@@ -190,8 +190,11 @@ def _measured(
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
-    paths = [file.path for file in test.unique]
-    measured = measure(target, modules, paths, progress, shelf)
+    hashes = {file.path: file.sha256 for file in test.unique}
+    measured = measure(target, modules, list(hashes), progress, shelf, hashes)
+    for failure in measured.failed:
+        if failure.reason == CHANGED:
+            remark(f"{failure.path} is left out: {failure.reason}")
     if all(key in leaked for key in measured.hashes):
         raise DatasetError(f"{test.folder}: all that can be read there is in training too")
     for trouble in measured.trouble:

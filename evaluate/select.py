@@ -1,6 +1,6 @@
 """What of a workspace belongs to a data set, and can be used on this machine."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from cache.errors import CacheError, DeviceError, HeadError, WeightsError
@@ -11,7 +11,7 @@ from evaluate.workspace import Workspace
 from extract.backbones import find_backbone
 from extract.devices import require_device
 from extract.scan import ImageSet
-from extract.target import renewed
+from extract.target import decoding_of, renewed
 from heads.configuration import fingerprint
 from heads.files import SavedHead, find_heads
 
@@ -114,6 +114,11 @@ def select_heads(
             remarks.append(f"{error}: its heads are left out")
             found = others
     return found, remarks
+
+
+def smallest_full_scale(identities: Iterable[Identity]) -> int:
+    """Return the smallest of the values that become white: see `Decoding`."""
+    return min(decoding_of(identity).full_scale for identity in identities)
 
 
 def _asked(name: str, names: Collection[str]) -> bool:

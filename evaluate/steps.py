@@ -21,8 +21,9 @@ from cache.errors import (
     WeightsError,
 )
 from evaluate.terminal import bar, console, say, tell_extractions, warn
-from evaluate.words import STUDYS_OWN
+from evaluate.words import REHASH, STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
+from extract.bit_depth import AUTO, FULL_SCALE
 from extract.class_names import between_sets
 from extract.devices import present_devices, require_device
 from extract.engines import usable_engines
@@ -129,10 +130,18 @@ def set_current(
     )
 
 
+def rehash_asked() -> bool:
+    """Tell whether the command has --rehash."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(REHASH))
+
+
 def scan(
     folder: Path, place: Workspace, per_class: int | None = None, opened: bool = True
 ) -> ImageSet:
     """List and hash the images of a folder, list, or archive, which is unpacked; or of a URL.
+
+    With --rehash, files that were read before are read, fetched and unpacked again.
 
     per_class: take so many of each class, chosen by their content. opened: the images will be;
     else those behind a URL, whose SHA-256 a list says, are not fetched.
@@ -140,10 +149,11 @@ def scan(
     from extract.archives import unpacked
     from extract.scan import scan
 
+    rehash = rehash_asked()
     with bar(f"Unpacking {folder}", "files") as progress:
-        folder = unpacked(folder, place.images, progress, warn, opened)
+        folder = unpacked(folder, place.images, progress, warn, opened, rehash)
     with bar(f"Reading {folder}", "files") as progress:
-        images = scan(folder, progress, place.scan_table)
+        images = scan(folder, progress, place.scan_table, rehash)
     for remark in images.remarks:
         warn(remark)
     return images.at_most(per_class) if per_class else images
@@ -152,7 +162,7 @@ def scan(
 def extract(
     sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
     weights: str, precision: str, engine: str | None, fast_decode: bool, fit: str, normalize: str,
-    augment: str, seed: int, strict: bool, workers: int | None = None,
+    full_scale: int, augment: str, seed: int, strict: bool, workers: int | None = None,
     images_at_once: int | None = None, augmented: int = 0, root: Path | None = None,
 ) -> list[Target]:  # fmt: skip
     """Fill the caches of every backbone and device asked for.
@@ -175,8 +185,9 @@ def extract(
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    shelf, decoding = engines_folder(place.cache), Decoding(fast_decode, fit, augment)
-    mean_and_std = normalization(normalize, sets[0], place)
+    decoding = Decoding(fast_decode, fit, augment, full_scale)
+    shelf = engines_folder(place.cache)
+    mean_and_std = normalization(normalize, sets[0], place, full_scale)
     targets = targets_of(arch, engines, weights, precision, decoding, seed, place, mean_and_std)
     if precision == "int8":
         from extract.int8 import calibrated
@@ -231,7 +242,30 @@ def targets_of(
     return targets
 
 
-def normalization(normalize: str, training: ImageSet, place: Workspace) -> Normalization | None:
+def white_value(full_scale: int | str | None, training: ImageSet, place: Workspace) -> int:
+    """Return the value of 9 to 16 bits that becomes white: see `Decoding`.
+
+    full_scale: of the option; `auto` goes by the training images.
+    """
+    from extract.bit_depth import smallest_white
+    from extract.looks import looks_of
+
+    if full_scale != AUTO:
+        return FULL_SCALE if full_scale is None else int(full_scale)
+    with bar("Measuring bit depth", "images") as progress:
+        looks, _ = looks_of(training.unique, place.looks, progress, None)
+    white = smallest_white(looks.values())
+    if white == FULL_SCALE:
+        say(f"--full-scale auto: {training.name} uses the full scale of its files")
+    else:
+        largest = max(look.largest for look in looks.values() if look.full_scale > 255)
+        say(f"--full-scale auto: {white}, as the largest value in {training.name} is {largest}")
+    return white
+
+
+def normalization(
+    normalize: str, training: ImageSet, place: Workspace, white: int = FULL_SCALE
+) -> Normalization | None:
     """Return mean and standard deviation of the training images, or None for the weights' own."""
     from extract.looks import looks_of
     from extract.normalization import of_images
@@ -239,36 +273,42 @@ def normalization(normalize: str, training: ImageSet, place: Workspace) -> Norma
     if normalize != "dataset":
         return None
     with bar("Looking at gray levels", "images") as progress:
-        looks, _ = looks_of(training.unique, place.looks, progress)
+        looks, _ = looks_of(training.unique, place.looks, progress, white)
     found = of_images(looks.values())
     say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
     return found
 
 
 def look_over(
-    training: ImageSet, testing: ImageSet | None, place: Workspace, anew: bool = False
-) -> Audit:
-    """Audit the images, or read what was found before, and say in a line what is wrong."""
+    training: ImageSet, testing: ImageSet | None, place: Workspace, full_scale: int,
+    anew: bool = False,
+) -> Audit:  # fmt: skip
+    """Audit the images, or read what was found before, and say in a line what is wrong.
+
+    full_scale: of the decoding.
+    """
     from evaluate.audit import audit, kept_audit
     from evaluate.findings import FINDINGS
 
     found = None
     if not anew:
         try:
-            found = kept_audit(training, testing, place)
+            found = kept_audit(training, testing, place, full_scale)
         except ResultsError as error:
             warn(f"Audited again: {error}")
     if found is None:
         with bar("Looking for copies", "images") as progress:
-            found = audit(training, testing, place, progress)
+            found = audit(training, testing, place, progress, full_scale)
     if testing:
         mine, others = ({file.label for file in images.files} for images in (training, testing))
         for line in between_sets(mine, others):
             warn(f"{testing.folder}: {line}")
-    counts = {name: finding.count(found) for name, finding in FINDINGS.items()}
+    counts = {name: f.count(found) for name, f in FINDINGS.items() if name != "property"}
     if any(counts.values()) and not anew:
         told = [f"{n} {FINDINGS[name].summary}" for name, n in counts.items() if n]
         warn(f"{training.name}: {'; '.join(told)} (`cli.py audit` shows them)")
+    for each in found.properties:
+        warn(each.note)
     return found
 
 
@@ -357,7 +397,7 @@ def learn_to_doubt(
 
 def evaluate_also(
     heads: Sequence[SavedHead], others: Mapping[str, ImageSet], training: ImageSet, no_group: bool,
-    place: Workspace, engine: str | None, weights: str, anew: bool = False,
+    place: Workspace, engine: str | None, weights: str, full_scale: int, anew: bool = False,
 ) -> list[str]:  # fmt: skip
     """Measure whole models on independent sets by name; unless anew, those that were not yet.
 
@@ -367,7 +407,7 @@ def evaluate_also(
 
     failed = []
     for name, images in others.items():
-        audit = look_over(training, images, place)
+        audit = look_over(training, images, place, full_scale)
         leaked = audit.exactly_leaked if no_group else audit.leaked
         repeats = {} if no_group else audit.repeat_of
         how = place, engine, leaked, name, repeats
@@ -382,7 +422,7 @@ def evaluate_also(
 
 def split(
     source: Path, place: Workspace, out: Path | None, test_fraction: float, copy: bool, seed: int,
-    no_group: bool,
+    no_group: bool, full_scale: int | str | None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Cut one set of images into two, and return where they are.
 
@@ -403,7 +443,8 @@ def split(
     if divided_before(images, cut, out):
         say(f"{out}: divided before, the same way")
     else:
-        division = divide(images, look_over(images, None, place), cut)
+        white = white_value(full_scale, images, place)
+        division = divide(images, look_over(images, None, place, white), cut)
         for remark in division.remarks:
             warn(remark)
         with bar(f"Writing {out}", "files") as progress:
@@ -418,6 +459,7 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     """Write the report, and show its tables."""
     from evaluate.current import current_first
     from evaluate.page.constrained import choice_in_words
+    from evaluate.page.material import properties_of
     from evaluate.report import LEFT_OUT, write_report
     from evaluate.study import (
         cautions,
@@ -440,6 +482,8 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
         shown.print(ranked_table(study, shown.width))
         for caution in cautions(study):
             warn(caution)
+        for note in properties_of(study, place):
+            warn(note)
         say(f"Best: {describe_best(study)}")
         if confused := describe_confusions(study.best):
             say(confused)

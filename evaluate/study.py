@@ -43,6 +43,7 @@ SETTINGS = {
     "numeric_precision": "at",
     "fit": "fit",
     "normalization": "normalised by",
+    "full_scale": "full scale",
 }
 KIND = ("pretrained_model", "hardware_type", "classifier_head", "opt_alg", "mode")
 TOLD = 3  # confusions

@@ -43,6 +43,7 @@ def unpacked(
     progress: Progress = silent,
     tell: Callable[[str], None] | None = None,
     opened: bool = True,
+    rehash: bool = False,
 ) -> Path:
     """Return the local folder, or `.csv` list, that a path means: itself, or what is in it.
 
@@ -51,24 +52,39 @@ def unpacked(
     own below `root`, whole or not at all, unless it is there for the archive as it is now. It may
     lie behind a URL; of a folder or list with URLs, see `extract/mirror.py`. Images alone are
     unpacked; what is left out is counted, and told. opened: a list's images will be; else those
-    whose SHA-256 it says are not fetched. progress counts files.
+    whose SHA-256 it says are not fetched. rehash: unpack and fetch again what is there. progress
+    counts files.
 
     Raises:
         DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
             a URL names can't be had.
         OSError: it can't be read, or the disk is full.
     """
-    from extract.mirror import is_of_urls, mirrored, with_files_here
+    from extract.mirror import folder_of, is_of_urls, mirrored, with_files_here
     from extract.tars import tars_of, unpacked_tars
 
     if found := in_zip(path):
-        return _unpacked_zip(path, *found, root, progress, tell)
+        whole = root / (version([found[0]], found[1]) + UNPACKED)
+        _remove_if(rehash, whole)
+        return _unpacked_zip(path, *found, whole, progress, tell)
     if is_list(path):
-        elsewhere = is_of_urls(path, opened)
-        return with_files_here(path, root, progress, tell, opened) if elsewhere else path
+        if not is_of_urls(path, opened):
+            return path
+        _remove_if(rehash, folder_of(path, root))
+        return with_files_here(path, root, progress, tell, opened)
     if tars := tars_of(path):
+        _remove_if(rehash, root / (version(tars, ()) + UNPACKED))
         return unpacked_tars(path, tars, root, progress, tell)
-    return mirrored(path, root, progress, tell) if is_remote(path) else path
+    if not is_remote(path):
+        return path
+    _remove_if(rehash, folder_of(path, root))
+    return mirrored(path, root, progress, tell)
+
+
+def _remove_if(rehash: bool, whole: Path) -> None:
+    """Remove a folder of ours, so that it is made again. Raises OSError."""
+    if rehash and whole.exists():
+        shutil.rmtree(whole)
 
 
 def in_zip(path: Path) -> tuple[Path, tuple[str, ...]] | None:
@@ -86,11 +102,10 @@ def _unpacked_zip(
     path: Path,
     archive: Path,
     inner: tuple[str, ...],
-    root: Path,
+    whole: Path,
     progress: Progress,
     tell: Callable[[str], None] | None,
 ) -> Path:
-    whole = root / (version([archive], inner) + UNPACKED)
     folder = Path(whole, archive.stem, *inner)
     if whole.is_dir():
         tell_notes(whole, tell)
@@ -103,7 +118,7 @@ def _unpacked_zip(
         unread = {p[:-1] for p, m in members.items() if unsupported_suffix(m.filename)}
         size = sum(member.file_size for member in images.values())
         check_size(archive, size, about(archive).size)
-        check_room(archive, size, root)
+        check_room(archive, size, whole.parent)
         check_member_classes(path, members, inner)
         with appearing(whole) as temporary:
             _unpack(file, archive, images, temporary, progress)
@@ -151,14 +166,30 @@ def opened_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def version(archives: Sequence[Path], inner: tuple[str, ...]) -> str:
-    """Name archives as they are now, as the table of hashes knows files: by place, size, time."""
-    known = [
-        (archive if is_remote(path) else str(path.resolve()), size, mtime_ns)
-        for path in archives
-        for archive, size, mtime_ns in [about(path)]
-    ]
+    """Name archives as they are now: by place, size and time (see `remote.about`).
+
+    A local zip archive also by its members' names, sizes and CRCs.
+    """
+    known = [_identity(path) for path in archives]
     identity = (*known[0], inner) if len(known) == 1 else (known, inner)
     return sha256(repr(identity).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _identity(archive: Path) -> tuple[str | int, ...]:
+    place, size, mtime_ns = about(archive)
+    if is_remote(archive):
+        return place, size, mtime_ns
+    place = str(archive.resolve())
+    if archive.suffix.lower() != SUFFIX:
+        return place, size, mtime_ns
+    with opened_zip(archive) as file:
+        members = [(member.filename, member.file_size, member.CRC) for member in file.infolist()]
+    return (
+        place,
+        size,
+        mtime_ns,
+        sha256(repr(members).encode("utf-8", "surrogateescape")).hexdigest(),
+    )
 
 
 def members_of(

@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,20 @@ from extract.decoding import AS_USUAL, Decoding
 from extract.file_names import check_regular
 from extract.look import Look, look_of
 
+CHANGED = "its content has changed since it was hashed. Run the same command again, with --rehash"
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images
+
+
+NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One file: SHA-256 of its bytes (b"" if there were none to read), and the picture they hold,
-    or why there is none. look: what it looks like. read_seconds, decode_seconds: of one thread.
+    """One file, read and decoded.
+
+    sha256: of its bytes; b"" if there were none to read; of a file that has changed, the expected
+    one. picture: what they hold, or why there is none. look: what it looks like. read_seconds,
+    decode_seconds: of one thread.
     """
 
     path: Path
@@ -69,16 +77,18 @@ def decoded(
     ahead: int,
     decoding: Decoding = AS_USUAL,
     numbers: Sequence[int] = (),
+    expected: Mapping[Path, bytes] = NOTHING,
 ) -> Generator[Decoded]:
     """Read and decode files in `workers` threads, at most `ahead` of the caller; yield in order.
 
-    Each path is taken as late as possible. numbers: see `decode_gray`.
+    Each path is taken as late as possible. numbers: see `decode_gray`. expected: SHA-256 by path; a
+    file with other bytes has no picture, so that nobody takes it for the image that it was.
     """
     queue: deque[Future[Decoded]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL
     try:
         for path in paths:
-            queue.append(pool.submit(_decode, path, decoding, numbers))
+            queue.append(pool.submit(_decode, path, decoding, numbers, expected.get(path)))
             if len(queue) > ahead:
                 yield queue.popleft().result()
         while queue:
@@ -113,7 +123,9 @@ def batch(images: Iterable[Decoded]) -> Batch:
     )
 
 
-def _decode(path: Path, decoding: Decoding, numbers: Sequence[int]) -> Decoded:
+def _decode(
+    path: Path, decoding: Decoding, numbers: Sequence[int], expected: bytes | None
+) -> Decoded:
     started = time.perf_counter()
     try:
         check_regular(path.stat())
@@ -130,4 +142,6 @@ def _decode(path: Path, decoding: Decoding, numbers: Sequence[int]) -> Decoded:
     except UnreadableImageError as error:
         picture = str(error)
     key = sha256(data).digest()
+    if expected not in (None, key):
+        key, picture, look = expected, CHANGED, None
     return Decoded(path, key, picture, look, read - started, time.perf_counter() - read)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
 from extract import tiff
+from extract.bit_depth import EIGHT_BITS, Depth
 from extract.decoding import AS_USUAL, Decoding
 from extract.views import border_level, rendered
 
@@ -49,13 +50,15 @@ JPEG_START, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # those that begin a segment, or end it all
 SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # in JPEG 2000: its codestream's start, then the marker SIZ
 BAND = 2**18  # pixels that are converted at once
+PRECISION_AT = 42  # bytes after SIZE_OF_IMAGE: bits of the first component, less one
+STRETCHED = Depth(0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Picture:
     """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this.
     width, height: as stored, in pixels; mode: Pillow's name of how. views: augmented ones, of the
-    shape of `pixels`.
+    shape of `pixels`. depth: of the samples stored.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,6 +67,7 @@ class Picture:
     height: int
     mode: str
     views: tuple[NDArray[np.uint8], ...] = ()
+    depth: Depth = EIGHT_BITS
 
 
 def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[int] = ()) -> Picture:
@@ -78,7 +82,7 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        gray, several_pages, stored = _opened(data, decoding.fast)
+        gray, depth, several_pages, stored = _opened(data, decoding)
         if decoding.fit == "pad":
             gray = _padded(gray)
         key = sha256(data).digest() if numbers else b""
@@ -94,7 +98,7 @@ def decode_gray(data: bytes, decoding: Decoding = AS_USUAL, numbers: Sequence[in
     # Pillow's decoders raise whatever they like on broken files; none of it may end a run.
     except Exception as error:
         raise UnreadableImageError(f"{error}" or type(error).__name__) from error
-    return Picture(np.array(gray)[np.newaxis], several_pages, *stored, augmented)
+    return Picture(np.array(gray)[np.newaxis], several_pages, *stored, augmented, depth)
 
 
 def _check_size(width: int, height: int, what: str = "") -> None:
@@ -107,20 +111,22 @@ def _too_large(size: str) -> UnreadableImageError:
     return UnreadableImageError(f"refused undecoded, being too large: {size} (see --max-pixels)")
 
 
-def _opened(data: bytes, fast: bool) -> tuple[Image.Image, bool, tuple[int, int, str]]:
-    """Return the gray image of the first page that counts, whether there are more, and how it is
-    stored: width, height, mode.
+def _opened(
+    data: bytes, decoding: Decoding
+) -> tuple[Image.Image, Depth, bool, tuple[int, int, str]]:
+    """Return the gray image of the first page that counts, its depth, whether there are more, and
+    how it is stored: width, height, mode.
     """
     if data.startswith(tiff.STARTS):
         with tiff.first_page(data) as (page, several_pages):
-            if not isinstance(page, Image.Image):
+            if not isinstance(page, ImageFile.ImageFile):
                 _check_size(page.imagewidth, page.imagelength)
                 numbers = tiff.numbers(page)
-                gray = _gray_of_numbers(numbers)
-                return gray, several_pages, (gray.width, gray.height, numbers.mode)
+                gray, depth = _gray_of_numbers(numbers, decoding.full_scale)
+                return gray, depth, several_pages, (gray.width, gray.height, numbers.mode)
             _check_size(page.width, page.height)
             stored = page.width, page.height, page.mode
-            return _to_gray(page, fast), several_pages, stored
+            return *_to_gray(page, data, decoding), several_pages, stored
     if data.startswith(JPEG_START):
         _check_jpeg(data)
     with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
@@ -131,7 +137,7 @@ def _opened(data: bytes, fast: bool) -> tuple[Image.Image, bool, tuple[int, int,
             _check_jpeg2000(data, image.mode)
         stored = image.width, image.height, image.mode
         several_pages = _has_several_pages(image)
-        return _to_gray(image, fast), several_pages, stored
+        return *_to_gray(image, data, decoding), several_pages, stored
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -183,21 +189,24 @@ def _has_several_pages(image: Image.Image) -> bool:
         return False
 
 
-def _to_gray(image: Image.Image, fast: bool) -> Image.Image:
+def _to_gray(
+    image: ImageFile.ImageFile, data: bytes, decoding: Decoding
+) -> tuple[Image.Image, Depth]:
+    depth = EIGHT_BITS
     if image.format in ("JPEG", "MPO"):  # MPO: what many cameras write, a JPEG with more behind it
         # At full size this is the stored luma, without a detour through RGB (and 1.5x faster).
         # A smaller size is only a lower bound: the decoder halves as long as it stays above.
-        image.draft("L", (2 * SIZE, 2 * SIZE) if fast else image.size)
+        image.draft("L", (2 * SIZE, 2 * SIZE) if decoding.fast else image.size)
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-        gray = _gray_full_scale(image)
+        gray, depth = _gray_full_scale(image, _full_scale(image, data), decoding.full_scale)
     elif image.mode in ("I", "F"):
-        gray = _gray_stretched(_samples(image))
+        gray, depth = _gray_stretched(_samples(image)), STRETCHED
     elif image.has_transparency_data:
         image.load()
         gray = _in_bands(image.height, image.width, lambda *rows: _on_white(_rows_of(image, *rows)))
     else:
         gray = image.convert("L")
-    return _turned(gray, image.getexif().get(ExifTags.Base.Orientation, 1))
+    return _turned(gray, image.getexif().get(ExifTags.Base.Orientation, 1)), depth
 
 
 def _turned(gray: Image.Image, orientation: int) -> Image.Image:
@@ -259,6 +268,17 @@ class Samples:
             levels[top : top + len(band)] = level_of(band)
         return Image.fromarray(levels)
 
+    def gray_by(self, levels: NDArray[np.uint8]) -> tuple[Image.Image, int]:
+        """Return the image of mode L, and the largest number. levels: by number."""
+        largest = 0
+
+        def level_of(numbers: NDArray[Any]) -> NDArray[np.uint8]:
+            nonlocal largest
+            largest = max(largest, int(numbers.max()))
+            return np.take(levels, numbers)
+
+        return self.gray(level_of), largest
+
 
 def _samples(image: Image.Image) -> Samples:
     image.load()
@@ -279,14 +299,34 @@ def gray_levels(full: int, white_is_zero: bool = False) -> NDArray[np.uint8]:
     return levels
 
 
-def _gray_full_scale(image: Image.Image) -> Image.Image:
-    """Scale 0…65535 to 0…255."""
-    levels = gray_levels(2**16 - 1)
+def _gray_full_scale(image: ImageFile.ImageFile, own: int, limit: int) -> tuple[Image.Image, Depth]:
+    """Scale 0…own, or 0…limit if that is smaller, to 0…255.
+
+    own: the file's full scale. Of PGM and JPEG 2000, Pillow has scaled its values to 16 bits.
+    """
+    stored = np.arange(2**16)  # by Pillow's value
+    if image.format == "JPEG2000":
+        stored >>= 16 - own.bit_length()
+    elif own != 2**16 - 1:
+        stored = np.rint(stored * (own / (2**16 - 1))).astype(np.int64)
+    levels = gray_levels(2**16 - 1) if limit >= own else gray_levels(limit)[stored]
     transparent = image.info.get("transparency")  # of a PNG: the one value that is
     if isinstance(transparent, int):
         levels = levels.copy()
         levels[transparent] = 255
-    return _samples(image).gray(lambda numbers: levels[numbers])
+    gray, largest = _samples(image).gray_by(levels)
+    return gray, Depth(own, int(stored[largest]), min(own, limit))
+
+
+def _full_scale(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return the largest value that a sample can have. The image is not loaded yet."""
+    if image.format == "JPEG2000":
+        size = data.index(SIZE_OF_IMAGE)
+        return int(2 ** ((data[size + PRECISION_AT] & 0x7F) + 1)) - 1
+    args = image.tile[0].args if image.tile else ""
+    if image.format == "PPM" and isinstance(args, tuple) and isinstance(args[-1], int):
+        return args[-1]
+    return 2**16 - 1
 
 
 def _gray_stretched(samples: Samples) -> Image.Image:
@@ -307,35 +347,44 @@ def _gray_stretched(samples: Samples) -> Image.Image:
     return samples.gray(level_of)
 
 
-def _gray_of_numbers(page: tiff.Numbers) -> Image.Image:
+def _gray_of_numbers(page: tiff.Numbers, limit: int) -> tuple[Image.Image, Depth]:
     """Convert what tifffile read by the rules that hold for what Pillow reads."""
     height, width, _ = page.values.shape
     full = 2**page.bits - 1
+    depth = EIGHT_BITS
     if page.photometric in (tiff.RGB, tiff.CMYK):
+        colours = min(3, page.values.shape[2]) if page.photometric == tiff.RGB else 0
+        if colours and page.bits > 8:
+            depth = Depth(full, int(page.values[..., :colours].max()), min(full, limit))
 
         def luma(top: int, bottom: int) -> NDArray[np.uint8]:
-            band = page.values[top:bottom] >> (page.bits - 8)
-            return _luma(band.astype(np.uint8), page)
+            stored = page.values[top:bottom]
+            band = (stored >> (page.bits - 8)).astype(np.uint8)
+            if limit < full and colours:
+                band[..., :colours] = gray_levels(limit)[stored[..., :colours]]
+            return _luma(band, page)
 
-        return _turned(_in_bands(height, width, luma), page.orientation)
+        return _turned(_in_bands(height, width, luma), page.orientation), depth
 
     def samples(number: int, white_is_zero: bool = False) -> Samples:
         return Samples(height, width, lambda a, b: page.values[a:b, :, number], white_is_zero)
 
     first = samples(0, page.photometric == tiff.WHITE_IS_ZERO)
     if page.palette is not None:
-        colours = (page.palette.T[np.newaxis] >> 8).astype(np.uint8)
-        levels = np.asarray(Image.fromarray(colours).convert("L"))[0]
+        table = (page.palette.T[np.newaxis] >> 8).astype(np.uint8)
+        levels = np.asarray(Image.fromarray(table).convert("L"))[0]
         gray = first.gray(lambda numbers: levels[numbers])
     elif page.unsigned:
-        gray = first.gray(lambda numbers: gray_levels(full, first.white_is_zero)[numbers])
+        white = min(full, limit) if page.bits > 8 else full
+        gray, largest = first.gray_by(gray_levels(white, first.white_is_zero))
+        depth = Depth(full, largest, white) if page.bits > 8 else EIGHT_BITS
     else:
-        gray = _gray_stretched(first)
+        gray, depth = _gray_stretched(first), STRETCHED
     if page.alpha:
         alpha = samples(1).gray(lambda numbers: gray_levels(full)[numbers])
         both = Image.merge("La" if page.alpha == tiff.PREMULTIPLIED else "LA", (gray, alpha))
         gray = _in_bands(height, width, lambda *rows: _on_white(_rows_of(both, *rows)))
-    return _turned(gray, page.orientation)
+    return _turned(gray, page.orientation), depth
 
 
 def _luma(colours: NDArray[np.uint8], page: tiff.Numbers) -> NDArray[np.uint8]:

@@ -1,6 +1,8 @@
 """The choices of how a file becomes pixels. Without numpy: the command line shows them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from extract.bit_depth import FULL_SCALE
 
 # By name: how an image of any shape becomes a square.
 FITS: dict[str, str] = {
@@ -13,12 +15,15 @@ FITS: dict[str, str] = {
 class Decoding:
     """How a file becomes pixels. fast: large JPEG files are decoded at a fraction of their size,
     which changes their pixels (3 levels on average at hard edges). fit: one of FITS. augmentation:
-    the policy of `extract.views` that augmented views are drawn by.
+    the policy of `extract.views` that augmented views are drawn by. full_scale: the value of 9 to
+    16 bits that becomes white, where the file's own full scale is not smaller.
     """
 
     fast: bool = False
     fit: str = "stretch"
     augmentation: str = "gentle"
+    # Not shown: keys of kept calibrations contain this text as it was before there was a choice.
+    full_scale: int = field(default=FULL_SCALE, repr=False)
 
 
 AS_USUAL = Decoding()

@@ -12,7 +12,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import translate
 from itertools import islice
 from typing import Any
@@ -238,7 +238,7 @@ class ListingNotes:
 
     def as_record(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return asdict(self)
+        return dict(vars(self))  # asdict would count pairs: it builds a Counter of them
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ListingNotes:

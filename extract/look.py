@@ -25,7 +25,7 @@ WAVES = np.cos(
 class Look:
     """bits: the perceptual hash, 8 bytes. width, height: of the file, in pixels. mode: Pillow's
     name of how it stores them. brightness, contrast: mean and standard deviation of the gray
-    levels.
+    levels. full_scale, largest, white: see `Depth`.
     """
 
     bits: bytes
@@ -34,6 +34,9 @@ class Look:
     mode: str
     brightness: float
     contrast: float
+    full_scale: int = 255
+    largest: int = 255
+    white: int = 255
 
 
 def look_of(picture: Picture) -> Look:
@@ -44,7 +47,7 @@ def look_of(picture: Picture) -> Look:
     mean = counts @ levels / pixels.size
     variance = counts @ (levels - mean) ** 2 / pixels.size
     stored = (picture.width, picture.height, picture.mode)
-    return Look(perceptual_hash(pixels), *stored, float(mean), float(variance**0.5))
+    return Look(perceptual_hash(pixels), *stored, float(mean), float(variance**0.5), *picture.depth)
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> bytes:

@@ -44,7 +44,7 @@ def mirrored(
         DatasetError: it is no such folder, or a file can't be had. Those that could be had stay.
         OSError: the disk is full.
     """
-    whole = _whole(str(path), root)
+    whole = folder_of(path, root)
     folder = whole / _end_of(path)
     notes = ListingNotes()
     classes, loose = top(path, notes)
@@ -109,7 +109,7 @@ def with_files_here(
     """
     path = path if is_remote(path) else path.resolve()
     check_listed_classes(path)
-    whole = _whole(str(path), root)
+    whole = folder_of(path, root)
     target = whole / _end_of(path).with_suffix(SUFFIX)
     here = {row.path: _of_url(whole, row.path) for row in rows_of(path) if _is_wanted(row, opened)}
     lost = dict[str, str]()
@@ -196,8 +196,9 @@ def _moved(row: Row, path: Path | None) -> Row:
     return row._replace(path=str(path.absolute())) if path else row
 
 
-def _whole(name: str, root: Path) -> Path:
+def folder_of(path: Path, root: Path) -> Path:
     """Return the folder of ours that holds what a URL or list means."""
+    name = str(path if is_remote(path) else path.resolve())
     return root / (sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8] + UNPACKED)
 
 

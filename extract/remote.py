@@ -30,7 +30,11 @@ Entry = tuple[str, Mapping[str, Any]]  # path below what is listed, and what the
 
 
 class Listed(NamedTuple):
-    """A file as listed. path: as given, below the folder listed. size: bytes; -1: not said."""
+    """A file as listed.
+
+    path: as given, below the folder listed. size: bytes; -1: not said. mtime_ns: time of change in
+    whole seconds; below, what else would change with the file (`stamped`); -1: not said.
+    """
 
     path: str
     size: int
@@ -70,7 +74,8 @@ def about(path: Path) -> Listed:
     """Return what is known of one file, here or behind a URL. Raises DatasetError, OSError."""
     if not is_remote(path):
         now = path.stat()
-        return Listed(str(path), now.st_size, now.st_mtime_ns)
+        changed = stamped(now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+        return Listed(str(path), now.st_size, changed)
     with told(path):
         files, name = _system(path)
         info = files.info(name)
@@ -219,18 +224,33 @@ def _size(info: Mapping[str, Any]) -> int:
 
 
 def _time(info: Mapping[str, Any]) -> int:
-    """Return when a file was changed, in ns; a time made from its ETag where none is said."""
+    """Return when a file was changed, in ns, `stamped` with all that the listing says of versions.
+
+    Where no time is said, one is made from these; where they are not said either, UNKNOWN.
+    """
+    versions = [str(info[name]) for name in VERSIONS if info.get(name)]
     for name in TIMES:
         when = info.get(name)
         if isinstance(when, datetime):
             when = when.timestamp()
         if isinstance(when, int | float):
-            return int(when * 10**9)
-    for name in VERSIONS:
-        if version := info.get(name):
-            digest = sha256(str(version).encode()).digest()
-            return (int.from_bytes(digest[:4], "big") >> (32 - SECONDS_BITS)) * 10**9
-    return UNKNOWN
+            return stamped(int(when * 10**9), *versions)
+    return _number_of(versions, 2**SECONDS_BITS) * 10**9 if versions else UNKNOWN
+
+
+def stamped(mtime_ns: int, *versions: object) -> int:
+    """Return a time with a number made from it and these in place of what is below a second.
+
+    So a file is known by one number, that a file system keeps as a time. Without versions: as it
+    is.
+    """
+    if not versions:
+        return mtime_ns
+    return mtime_ns // 10**9 * 10**9 + _number_of([mtime_ns, *versions], 10**9)
+
+
+def _number_of(values: Sequence[object], below: int) -> int:
+    return int.from_bytes(sha256(repr(values).encode()).digest()[:16], "big") % below
 
 
 def _entries(folder: Path, inner: str) -> Iterator[Entry]:

@@ -221,7 +221,8 @@ class Extractor:
 
         ahead = BATCHES_AHEAD * max(lane.batch_size for lane in self.lanes)
         decoding, numbers = self.targets[0].decoding, range(1, views + 1)
-        with closing(decoded(paths(), self.workers, ahead, decoding, numbers)) as source:
+        hashes = {file.path: file.sha256 for file in files}
+        with closing(decoded(paths(), self.workers, ahead, decoding, numbers, hashes)) as source:
             started = time.perf_counter()
             for image in source:
                 waited = time.perf_counter() - started

@@ -24,8 +24,9 @@ from extract.lists import (
     listed_rows,
     rows_of,
 )
-from extract.places import place
+from extract.places import is_url, place
 
+OTHER_HASH = "its SHA-256 is not the one that the list gives"
 SHOWN = 5  # files that can't be opened, named in remarks
 PROGRESS_FILES = 500  # between two words about progress
 
@@ -136,13 +137,16 @@ class ImageSet:
         return replace(self, files=tuple(f for f in self.unique if f.sha256 in chosen))
 
 
-def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -> ImageSet:
+def scan(
+    folder: Path, progress: Progress = silent, table: Path | None = None, rehash: bool = False
+) -> ImageSet:
     """List and hash the images in `folder/<class>/**`, or those that a `.csv` file lists.
 
     Machine-made files and folders (`extract/file_names.py`) are left out. For lists, see
     `extract/lists.py`; an image whose SHA-256 a list says is believed to be there, and is neither
     opened nor looked at. table: where hashes are remembered (`extract/hashes.py`), so that only
-    files whose path, size or time of change is new are read. progress counts files.
+    new and changed files are read. rehash: read every file, also those whose SHA-256 a list says; a
+    file with another one can't be opened. progress counts files.
 
     Raises:
         DatasetError: the folder or list is missing, has no class, or a class has no image; names of
@@ -164,7 +168,7 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
         parts = Path(failure.path).relative_to(folder).parts
         problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
     files, ignored, missing, tried = list[ImageFile](), list[Path](), list[_Found](), 0
-    with Hasher(None if listed else folder, table) as hasher:
+    with Hasher(None if listed else folder, table, rehash) as hasher:
         for done, found in enumerate(rows, start=1):
             if done % PROGRESS_FILES == 0 or done == count:
                 progress(done, count)
@@ -177,7 +181,11 @@ def scan(folder: Path, progress: Progress = silent, table: Path | None = None) -
             label = notes.class_of(found.label)
             tried += found.sha256 is None
             try:
-                sha256 = found.sha256 or hasher.sha256(found.path)
+                sha256 = found.sha256
+                if sha256 is None or (rehash and not is_url(found.path)):
+                    sha256 = hasher.sha256(found.path)
+                if sha256 != (found.sha256 or sha256):
+                    raise OSError(OTHER_HASH)
                 files.append(ImageFile(place(found.path), label, sha256))
             except OSError as error:
                 unopened.append(_unopened(found.path, error, found.line))

@@ -5,7 +5,7 @@ Memory does not grow with the number of files: they are neither sorted nor held.
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +21,19 @@ from extract.archives import (
 )
 from extract.class_names import check_class_names, class_name
 from extract.file_names import ListingNotes, check_regular, machine_made
+from extract.hashes import stamp_of
 from extract.lists import check_listed_classes, is_list, listed_rows
 from extract.places import is_remote, is_url, place
-from extract.remote import UNKNOWN, about, below, check_remote_classes, get_all, parts_below, top
+from extract.remote import (
+    UNKNOWN,
+    about,
+    below,
+    check_remote_classes,
+    get_all,
+    parts_below,
+    stamped,
+    top,
+)
 from extract.scan import class_folders
 from extract.tars import images_of, tars_of
 
@@ -69,6 +79,8 @@ class Fetched:
     size: int
     mtime_ns: int
     reason: str = ""
+    ctime_ns: int = 0
+    inode: int = 0
 
 
 class _Found(NamedTuple):
@@ -247,7 +259,8 @@ def _in_zip(
         below = parts[len(inner) :]
         if not member.is_dir() and notes.takes(member.filename, below):
             label = notes.class_of(below[0])
-            yield _Found(member.filename, label, member.file_size, changed)
+            when = stamped(changed, member.CRC)
+            yield _Found(member.filename, label, member.file_size, when)
 
 
 def _files(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]:
@@ -280,7 +293,9 @@ def _looked_at(shard: Shard, number: int) -> Fetched:
         check_regular(now)
     except OSError as error:
         return _fetched(shard, number, None, UNKNOWN, UNKNOWN, error.strerror or str(error))
-    return _fetched(shard, number, path, now.st_size, now.st_mtime_ns, "")
+    size, mtime_ns, ctime_ns, inode = stamp_of(now)
+    found = _fetched(shard, number, path, size, mtime_ns, "")
+    return replace(found, ctime_ns=ctime_ns, inode=inode)
 
 
 def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from cache.identity import Identity, file_name
 from extract import decode
 from extract.backbones import find_backbone
+from extract.bit_depth import FULL_SCALE, rule_of, white_of
 from extract.decode import SIZE
 from extract.decoding import AS_USUAL, FITS, Decoding
 from extract.devices import DEVICES
@@ -60,7 +61,9 @@ class Target:
 
     def slot_of_calibration(self, shelf: Shelf) -> Slot:
         """Return where it is kept which images int8's ranges are taken from in this workspace."""
-        return self._slot(shelf, "calibration", decoding=self.decoding)
+        white = self.decoding.full_scale
+        more = {} if white == FULL_SCALE else {"full_scale": white}
+        return self._slot(shelf, "calibration", decoding=self.decoding, **more)
 
     def _slot(self, shelf: Shelf, kind: str, **more: object) -> Slot:
         identity = self.identity
@@ -85,12 +88,13 @@ def identity_of(
 ) -> Identity:
     """Return the identity of the cache that a backbone with these weights fills; see `Target`."""
     mean, std = normalization
+    white = decoding.full_scale
     return Identity(
         backbone=name,
         weights_sha256=weights_sha256,
         embedding_dim=find_backbone(name).dim,
         gray=decode.GRAY_RULE,
-        bit_depth=decode.BIT_DEPTH_RULE,
+        bit_depth=decode.BIT_DEPTH_RULE if white == FULL_SCALE else rule_of(white),
         fit=FITS[decoding.fit],
         interpolation=INTERPOLATIONS[decoding.fast],
         size=SIZE,
@@ -123,6 +127,7 @@ def decoding_of(identity: Identity) -> Decoding:
         fast=identity.interpolation == INTERPOLATIONS[True],
         fit={rule: name for name, rule in FITS.items()}.get(identity.fit, AS_USUAL.fit),
         augmentation=policies.get(identity.views, AS_USUAL.augmentation),
+        full_scale=white_of(identity.bit_depth),
     )
 
 

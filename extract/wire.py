@@ -82,13 +82,13 @@ def _extraction_from(cache: Cache, values: Mapping[str, Any]) -> Extraction:
     return Extraction(**{**fields, "cache": cache, "failed": _failures_from(values["failed"])})
 
 
-def _hashed(hashed: Hashed) -> tuple[int, int, str]:
-    return hashed.size, hashed.mtime_ns, hashed.sha256.hex()
+def _hashed(hashed: Hashed) -> tuple[str | int, ...]:
+    return hashed.sha256.hex(), *hashed.stamp
 
 
 def _hashed_from(name: str, values: Sequence[Any]) -> Hashed:
-    size, mtime_ns, digits = values
-    return Hashed(key_of(name), size, mtime_ns, bytes.fromhex(digits))
+    digits, size, mtime_ns, ctime_ns, inode = values
+    return Hashed(key_of(name), size, mtime_ns, bytes.fromhex(digits), ctime_ns, inode)
 
 
 def _failures(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:

@@ -141,10 +141,11 @@ class Worker:
                 if file.path is None:
                     raise OSError(file.reason)
                 hashed = part.known.get(file.name)
-                if not hashed or not _is_as(hashed, file.size, file.mtime_ns):
+                stamp = (file.size, file.mtime_ns, file.ctime_ns, file.inode)
+                if not hashed or not _is_as(hashed, stamp):
                     with file.path.open("rb") as opened:
                         sha256 = file_digest(opened, "sha256").digest()
-                    hashed = Hashed(key_of(file.name), file.size, file.mtime_ns, sha256)
+                    hashed = Hashed(key_of(file.name), *stamp[:2], sha256, *stamp[2:])
             except OSError as error:
                 unopened.append(Failure(b"", file.name, error.strerror or str(error)))
             else:
@@ -162,7 +163,7 @@ class Worker:
         listed = zip(shard.names, shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
         for name, label, size, mtime_ns in listed:
             hashed = part.known.get(name)
-            same = hashed and _is_as(hashed, size, mtime_ns)
+            same = hashed and _is_as(hashed, (size, mtime_ns, 0, 0))
             if hashed and same and not extractor.lacks(hashed.sha256, part.views):
                 found[name] = Member(name, label, hashed)
         return found
@@ -199,6 +200,6 @@ class Worker:
         return Shelf(Path(folder))
 
 
-def _is_as(hashed: Hashed, size: int, mtime_ns: int) -> bool:
+def _is_as(hashed: Hashed, stamp: tuple[int, int, int, int]) -> bool:
     """Tell whether a file is as it was hashed; of one without a time nobody knows."""
-    return mtime_ns != UNKNOWN and (hashed.size, hashed.mtime_ns) == (size, mtime_ns)
+    return stamp[1] != UNKNOWN and hashed.stamp == stamp

@@ -11,6 +11,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,38 @@ def test_an_archive_without_images(tmp_path: Path, root: Path) -> None:
         pass
     with pytest.raises(DatasetError, match=r"x\.zip has no images in it: at its top there is noth"):
         unpacked(tmp_path / "x.zip", root)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_of_the_same_size_and_time_is_unpacked_again(
+    kind: str, images: Path, root: Path
+) -> None:
+    """Two images lay in the wrong class; corrected, the archive looks as before."""
+    one, other = images / "a" / "0.png", images / "b" / "1.png"
+    one.write_bytes(b"1"), other.write_bytes(b"2")
+    packed = images.with_suffix(f".{kind}")
+
+    def labels() -> dict[bytes, str]:
+        shutil.make_archive(str(images), kind, images)
+        os.utime(packed, ns=(10**18, 10**18))
+        return scan(unpacked(packed, root)).labels
+
+    first, size = labels(), packed.stat().st_size
+    one.write_bytes(b"2"), other.write_bytes(b"1")
+    second = labels()
+    assert packed.stat().st_size == size
+    key = sha256(b"1").digest()
+    assert (first[key], second[key]) == ("a", "b")
+
+
+def test_rehash_unpacks_again(zipped: Zipped, root: Path) -> None:
+    """As where somebody has written into what was unpacked."""
+    archive = zipped()
+    folder = unpacked(archive / "train", root)
+    whole = files(folder)
+    next(folder.glob("a/*")).unlink()
+    assert files(unpacked(archive / "train", root)) < whole
+    assert files(unpacked(archive / "train", root, rehash=True)) == whole
 
 
 def test_damage_anywhere_is_an_error_that_says_so(zipped: Zipped, root: Path) -> None:

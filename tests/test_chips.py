@@ -96,7 +96,7 @@ def test_four_processes_give_the_rows_of_one(
     assert study.stored == Counter(image.sha256 for image in images)
     assert len(done.cache.segments) == 4
     with closing(sqlite3.connect(looks)) as table:
-        assert table.execute("SELECT count(*) FROM looks").fetchone() == (42,)
+        assert table.execute("SELECT count(*) FROM image_stats").fetchone() == (42,)
 
     (alone,) = extract([study.target], images, tmp_path / "alone", **SETTINGS)
     assert (read(done.cache) == read(alone.cache)).all()

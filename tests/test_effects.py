@@ -40,6 +40,7 @@ ROW: Row = {
     "numeric_precision": "fp32",
     "fit": "stretch",
     "normalization": "weights",
+    "full_scale": "own",
     "classifier_head": "single",
     "opt_alg": "adam",
     "mode": "frozen",

@@ -162,6 +162,22 @@ def test_nothing_readable_is_an_error(
         measure(target, [load_head(workspace[1][0])], [tmp_path / "a.png"])
 
 
+def test_a_file_that_changed_since_it_was_scanned_is_left_out_and_named(
+    workspace: tuple[Workspace, list[SavedHead]], few: Few
+) -> None:
+    """Its new bytes show another class: under its old label it would count as a mistake."""
+    place, heads = workspace
+    test = scan(few(1, 2) / "test_images")
+    (victim,) = {file.path for file in test.files if file.path == test.files[0].path}
+    shutil.copy(next(path for path in victim.parent.parent.glob("not_gel/*")), victim)
+    said = list[str]()
+    (number,) = evaluate(heads[:1], test, (), place, remark=said.append)
+    rows = read_results(place.results)
+    row = rows[rows["model_id"] == number].iloc[0]
+    assert (row["n_test"], row["n_unreadable"]) == (3, 1)
+    assert [line for line in said if line.startswith(f"{victim} is left out: its content has")]
+
+
 def test_an_engine_that_gives_way_is_told_and_entered(
     workspace: tuple[Workspace, list[SavedHead]],
     few: Few,

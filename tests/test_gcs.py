@@ -69,4 +69,4 @@ def test_all_pages_of_a_folder(bucket: str) -> None:
     found = list(below(place(f"{bucket}/train"), "a"))
     assert [file.path for file in found] == [f"gs://gels/train/a/{n}.png" for n in range(5)]
     assert {file.size for file in found} == {len("train/a/0.png")}
-    assert {file.mtime_ns for file in found} == {1_706_933_106_500_000_000}
+    assert {file.mtime_ns // 10**9 for file in found} == {1_706_933_106}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from extract import hashes
-from extract.hashes import Hasher
-from extract.scan import scan
+from extract.hashes import Hasher, known_files
+from extract.lists import Row, write_rows
+from extract.scan import OTHER_HASH, scan
 from tests.killing import draw_images
 
 OLD = 10**18  # a time of change long ago, in ns
@@ -23,9 +24,19 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
+@pytest.fixture(autouse=True)
+def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can set back the ctime of a file that was written just now."""
+    monkeypatch.setattr(hashes, "SETTLED_NS", -1)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "scan.sqlite"
+
+
+def known_hashes(table: Path) -> set[bytes]:
+    return {file.sha256 for file in known_files(table).values()}
 
 
 class Opened:
@@ -78,35 +89,85 @@ def test_a_file_changed_just_now_is_read_again(
     folder: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next change could fall into the same tick of the file system's clock."""
+    monkeypatch.setattr(hashes, "SETTLED_NS", 2_000_000_000)
     (folder / "a" / "0.png").write_bytes(b"new")
     opened = Opened(monkeypatch)
     for _ in range(2):
         scan(folder, table=table)
-    assert opened.count == 6 + 1
+    assert opened.count == 2 * 6
+
+
+def test_files_that_were_swapped_are_read_again(folder: Path, table: Path) -> None:
+    """Of equal size and time of change: the corrected labels count, not the old hashes."""
+    one, other = folder / "a" / "0.png", folder / "b" / "1.png"
+    for path, content in ((one, b"one"), (other, b"two")):
+        path.write_bytes(content)
+        os.utime(path, ns=(OLD, OLD))
+    scan(folder, table=table)
+    one.rename(folder / "x"), other.rename(one), (folder / "x").rename(other)
+    swapped = {file.path: file.sha256 for file in scan(folder, table=table).files}
+    assert swapped[one] == hashlib.sha256(b"two").digest()
+    assert swapped[other] == hashlib.sha256(b"one").digest()
+
+
+def test_folders_that_were_swapped_are_read_again(folder: Path, table: Path) -> None:
+    """The files in them have not changed at all: their inodes tell."""
+    for path in folder.glob("*/*"):
+        path.rename(path.with_name(str(int(path.stem) // 2)))
+    for number, path in enumerate(sorted(folder.glob("*/*"))):
+        path.rename(path.with_suffix(".png")).write_bytes(bytes([number]))
+        os.utime(path.with_suffix(".png"), ns=(OLD, OLD))
+    scan(folder, table=table)
+    a, b = folder / "a", folder / "b"
+    a.rename(folder / "x"), b.rename(a), (folder / "x").rename(b)
+    assert scan(folder, table=table).labels == scan(folder).labels
+
+
+def test_a_change_whose_times_were_put_back_is_read(folder: Path, table: Path) -> None:
+    scan(folder, table=table)
+    path = folder / "a" / "0.png"
+    content = path.read_bytes()[:-1] + b"?"
+    path.write_bytes(content)
+    os.utime(path, ns=(OLD, OLD))
+    assert hashlib.sha256(content).digest() in scan(folder, table=table).labels
+
+
+def test_rehash_reads_every_file(
+    folder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scan(folder, table=table)
+    opened = Opened(monkeypatch)
+    assert scan(folder, table=table, rehash=True).files == first.files
+    assert opened.count == 6
+    listed = tmp_path / "list.csv"
+    wrong, *others = first.files
+    rows = [Row(wrong.label, str(wrong.path), bytes(32))]
+    write_rows(listed, rows + [Row(f.label, str(f.path), f.sha256) for f in others])
+    assert len(scan(listed).files) == 6  # it is believed
+    (named,) = scan(listed, rehash=True).unopened
+    assert named.path == str(wrong.path) and named.reason.startswith(OTHER_HASH)
+
+
+def test_the_table_of_earlier_versions_is_replaced(folder: Path, table: Path) -> None:
+    """It knew files by size and time alone."""
+    table.parent.mkdir()
+    with sqlite3.connect(table) as database:
+        database.execute("CREATE TABLE files (path, size, mtime_ns, sha256)")
+        for path in folder.glob("*/*"):
+            row = (os.fsencode(path), path.stat().st_size, OLD, bytes(32))
+            database.execute("INSERT INTO files VALUES (?, ?, ?, ?)", row)
+    database.close()
+    found = scan(folder, table=table)
+    assert found.files == scan(folder).files and not found.remarks
+    assert len(known_files(table)) == 6
 
 
 def test_what_is_gone_is_forgotten(folder: Path, table: Path) -> None:
     before = scan(folder, table=table)
     (folder / "a" / "0.png").unlink()
     scan(folder, table=table)
-    assert len(hashes.still_there(table)) == 5
-    assert hashes.still_there(table) < {file.sha256 for file in before.files}
-
-
-def test_what_clusters_hashed_elsewhere_counts_as_there(tmp_path: Path, table: Path) -> None:
-    """Behind URLs nobody is asked; an archive is as it was, or all that lay in it is gone."""
-    archive = tmp_path / "images.zip"
-    archive.write_bytes(b"1")
-    os.utime(archive, ns=(OLD, OLD))
-    names = ("s3://bucket/a/0.png", f"{archive}/a/0.png", f"{tmp_path}/gone.zip/a/0.png")
-    hashed = [
-        hashes.Hashed(hashes.key_of(name), 1, OLD, bytes([number]) * 32)
-        for number, name in enumerate(names)
-    ]
-    hashes.remember(table, hashed)
-    assert hashes.still_there(table) == {bytes(32), b"\1" * 32}
-    os.utime(archive, ns=(OLD + 1, OLD + 1))
-    assert hashes.still_there(table) == {bytes(32)}
+    assert known_hashes(table) < {file.sha256 for file in before.files}
+    assert len(known_hashes(table)) == 5
 
 
 def test_other_folders_are_remembered_beside_it(folder: Path, table: Path, tmp_path: Path) -> None:
@@ -115,7 +176,7 @@ def test_other_folders_are_remembered_beside_it(folder: Path, table: Path, tmp_p
         os.utime(path, ns=(OLD, OLD))
     scan(other, table=table)
     scan(folder, table=table)
-    assert len(hashes.still_there(table)) == 10
+    assert len(known_hashes(table)) == 10
 
 
 def test_the_folder_may_be_named_in_any_way(
@@ -138,7 +199,7 @@ def test_a_damaged_table_costs_time_only_and_says_so(
         table.write_bytes(b"not a database, but long enough to be looked at" * 100)
     else:
         with sqlite3.connect(table) as database:
-            database.execute("CREATE TABLE files (name TEXT)")
+            database.execute("CREATE TABLE hashes (name TEXT)")
         database.close()
     images = scan(folder, table=table)
     assert images.files == scan(folder).files
@@ -150,7 +211,7 @@ def test_what_was_hashed_before_an_interruption_is_kept(folder: Path, table: Pat
     with pytest.raises(KeyboardInterrupt), Hasher(folder, table) as hasher:
         hasher.sha256(str(folder / "a" / "0.png"))
         raise KeyboardInterrupt
-    assert len(hashes.still_there(table)) == 1
+    assert len(known_hashes(table)) == 1
 
 
 def test_names_that_are_no_unicode(tmp_path: Path, table: Path) -> None:
@@ -159,4 +220,4 @@ def test_names_that_are_no_unicode(tmp_path: Path, table: Path) -> None:
     (label / os.fsdecode(b"n\xe9.png")).write_bytes(b"1")
     os.utime(label / os.fsdecode(b"n\xe9.png"), ns=(OLD, OLD))
     scan(tmp_path / "images", table=table)
-    assert len(hashes.still_there(table)) == 1
+    assert len(known_hashes(table)) == 1

@@ -254,7 +254,11 @@ class TestAnyFileSystem:
         assert first != second
         assert {first % 10**9, second % 10**9} == {0}
         assert 0 < max(first, second) < OLD * 1.1  # long past
-        assert _time({"name": "x", "ETag": "one", "mtime": 2.5}) == 2_500_000_000
+        assert _time({"name": "x", "mtime": 2.5}) == 2_500_000_000
+
+    def test_two_versions_of_one_time_differ(self) -> None:
+        one, two = (_time({"name": "x", "ETag": tag, "mtime": 2.5}) for tag in ("one", "two"))
+        assert one != two and one // 10**9 == two // 10**9 == 2
         assert _time({"name": "x"}) == -1
 
 

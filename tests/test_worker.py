@@ -13,6 +13,8 @@ import pytest
 from cache.errors import WeightsError
 from cache.segments import Failure
 from cache.store import Cache, contents, find_caches, read_headers
+from evaluate.at_scale import Sums, _fault
+from extract.file_names import ListingNotes
 from extract.hashes import Hashed, key_of, known_among, remember
 from extract.kept import Shelf
 from extract.load import LoadedBackbone
@@ -23,7 +25,7 @@ from extract.scan import scan
 from extract.shards import Shard, shards
 from extract.target import Target
 from extract.wire import done_from_json, done_to_json, part_from_json, part_to_json
-from extract.worker import Done, Job, Part, Worker
+from extract.worker import Done, Job, Member, Part, Worker
 
 Few = Callable[[int, int], Path]
 
@@ -224,3 +226,30 @@ def test_rows_are_counted_once(worker: Worker, few: Few) -> None:
         worker.do(part)
     stored = sum(len(header.hashes) for _, header in read_headers(cache_of(worker)))
     assert stored == 4
+
+
+def test_what_a_tar_holds_besides_images_comes_back_and_stops_or_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notes = ListingNotes()
+    assert not notes.takes("x.tar/@eaDir/x.png", ("@eaDir", "x.png"))
+    names = {label: f"x.tar/{label}.png" for label in ("gel", "Gel")}
+    files = tuple(
+        Member(name, label, Hashed(key_of(name), 1, 1, bytes(32))) for label, name in names.items()
+    )
+    done = Done("dataset", 0, "host:1", 0.5, files, notes=notes)
+    assert done_from_json(done_to_json(done), []) == done
+    sums = Sums()
+    sums.add(done)
+    fault = _fault(sums, {"dataset": Path("x.tar")})
+    assert "'Gel' (1 image(s)) and 'gel' (1 image(s), first: x.tar/gel.png) differ" in str(fault)
+    assert "x.tar: 1 file(s) ignored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gone", "stops"), [(1, False), (2, True)])
+def test_a_source_that_is_mostly_gone_stops(gone: int, stops: bool) -> None:
+    member = Member("a.png", "gel", Hashed(key_of("a.png"), 1, 1, bytes(32)))
+    sums, lost = Sums(), Failure(b"", "q.png", "No such file")
+    sums.add(Done("dataset", 0, "host:1", 0.5, (member,), unopened=(lost,) * gone))
+    fault = _fault(sums, {"dataset": Path("d")})
+    assert ("2 of 3 file(s) can't be opened. The first: q.png" in str(fault)) is stops

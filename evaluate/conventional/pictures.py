@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 
 from cache.errors import DatasetError
 from cache.segments import Failure
-from extract.batches import Decoded, decoded
+from extract.batches import CHANGED, Decoded, decoded
 from extract.decode import Picture
 from extract.decoding import Decoding
 from extract.devices import usable_cores
 from extract.scan import ImageFile, ImageSet
 
 AHEAD = 64  # images that are decoded, or being decoded, before they are needed: 3 MB
-CHANGED = "it has changed since it was listed"
 
 
 @dataclass(frozen=True)

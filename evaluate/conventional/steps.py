@@ -72,7 +72,8 @@ def train_whole(
     require_device(device)
     place.prepare()
     engines = usable_engines(device, choices["engine"], choices["precision"])
-    how = device, engines, choices["precision"], Decoding(fit=choices["fit"])
+    decoding = Decoding(fit=choices["fit"], full_scale=choices["full_scale"])
+    how = device, engines, choices["precision"], decoding
     load = _loader(training, place, choices)
     starts, refused = _starts(choices, load)
     total = len(choices["arch"]) * sum(map(len, wanted.values()))
@@ -120,7 +121,7 @@ def _loader(training: ImageSet, place: Workspace, choices: Mapping[str, Any]) ->
     from extract.load import load_backbone
     from extract.target import engines_folder
 
-    mean_and_std = steps.normalization(choices["normalize"], training, place)
+    mean_and_std = steps.normalization(choices["normalize"], training, place, choices["full_scale"])
     shelf, seed = engines_folder(place.cache), choices["seed"]
     return lru_cache(1)(
         lambda name, weights: load_backbone(name, weights, seed, shelf, mean_and_std)

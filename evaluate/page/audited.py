@@ -63,6 +63,7 @@ def audited(audit: Audit, files: ImageFiles) -> dict[str, Any]:
             ],
             len(audit.odd),
         ),
+        "properties": [printable(each.note) for each in audit.properties],
         "balance": _balance(audit),
     }
 

@@ -15,7 +15,7 @@ from heads.files import FROZEN, head_path, read_info
 
 PLACE = (  # of a cache
     *("pretrained_model", "hardware_type", "numeric_precision", "weights"),
-    *("fit", "normalization"),
+    *("fit", "normalization", "full_scale"),
 )
 # In what two models are equal that differ in nothing but the device.
 MATCHED = (

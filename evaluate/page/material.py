@@ -96,7 +96,7 @@ def gather(
         workspace,
         {key: found for key, found in answers.items() if found},
         {key: info for key, info in infos.items() if info},
-        _attempt(partial(_audit, study.best, workspace), left_out),
+        _attempt(partial(audit_of, study, workspace), left_out),
         published,
         limits,
         left_out,
@@ -135,6 +135,14 @@ def _info(row: Row, workspace: Workspace) -> HeadInfo | None:
     return read_info(path) if path.exists() else None
 
 
-def _audit(row: Row, workspace: Workspace) -> Audit | None:
+def audit_of(study: Study, workspace: Workspace) -> Audit | None:
+    """Return the audit of a study's images, if there is one. Raises ResultsError on damage."""
+    row = study.best
     path = audit_path(workspace, row["dataset_fingerprint"], row["test_fingerprint"])
     return read_audit(path) if path.exists() else None
+
+
+def properties_of(study: Study, workspace: Workspace) -> list[str]:
+    """Return what the audit says of the whole data set; nothing if its file can't be used."""
+    audit = _attempt(partial(audit_of, study, workspace), [])
+    return [each.note for each in audit.properties] if audit else []

@@ -1,0 +1,273 @@
+"""12-bit data in 16-bit files: measured, said, and decoded by one white value for the data set."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.identity import Identity
+from evaluate.audit import audit, kept_audit
+from evaluate.findings import Audit, as_json, in_words
+from evaluate.odd import odd_ones
+from evaluate.workspace import Workspace
+from extract.bit_depth import FULL_SCALE, Depth, rule_of, smallest_white, white_of
+from extract.decode import BIT_DEPTH_RULE, decode_gray
+from extract.decoding import Decoding
+from extract.load import LoadedBackbone
+from extract.look import Look
+from extract.looks import looks_of
+from extract.scan import scan
+from extract.target import Target, decoding_of
+from tests.conftest import ROOT
+from tests.test_audit import look
+
+sys.path.insert(0, str(ROOT.parent / "shared" / "cases"))
+
+TWELVE = np.linspace(180, 1000, 224 * 224).reshape(224, 224).astype(np.uint16)
+
+
+def of_pillow(kind: str) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(TWELVE).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def of_tifffile(**settings: Any) -> bytes:
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, TWELVE, **settings)
+    return buffer.getvalue()
+
+
+def pgm(maxval: int) -> bytes:
+    return b"P5 224 224 %d\n" % maxval + TWELVE.astype(">u2").tobytes()
+
+
+# Each with its own full scale.
+FILES: dict[str, tuple[bytes, int]] = {
+    "PNG": (of_pillow("PNG"), 65535),
+    "TIFF": (of_pillow("TIFF"), 65535),
+    "big-endian TIFF": (of_tifffile(byteorder=">"), 65535),
+    "deflated TIFF": (of_tifffile(compression="zlib"), 65535),
+    "TIFF of 12 bits": (of_tifffile(bitspersample=12), 4095),
+    "JPEG 2000": (of_pillow("JPEG2000"), 65535),
+    "JPEG 2000 of 12 bits": (
+        bytes(imagecodecs.jpeg2k_encode(TWELVE, bitspersample=12, level=0, reversible=True)),
+        4095,
+    ),
+    "PGM": (pgm(65535), 65535),
+    "PGM up to 4095": (pgm(4095), 4095),
+    "plain PGM": (b"P2 224 224 65535\n" + " ".join(map(str, TWELVE.ravel())).encode(), 65535),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_format_is_scaled_to_the_white_value(kind: str) -> None:
+    data, own = FILES[kind]
+    picture = decode_gray(data, Decoding(full_scale=1023))
+    assert picture.depth == Depth(own, 1000, 1023)
+    assert np.array_equal(picture.pixels[0], np.rint(TWELVE * (255 / 1023)))
+    assert decode_gray(data).depth == Depth(own, 1000, own)
+
+
+def test_a_file_with_a_smaller_full_scale_keeps_its_own() -> None:
+    data = FILES["TIFF of 12 bits"][0]
+    usual = decode_gray(data)
+    assert np.array_equal(decode_gray(data, Decoding(full_scale=16383)).pixels, usual.pixels)
+    photo = (ROOT / "dataset" / "gel").iterdir().__next__().read_bytes()
+    assert np.array_equal(
+        decode_gray(photo, Decoding(full_scale=300)).pixels, decode_gray(photo).pixels
+    )
+
+
+def test_white_is_zero_is_inverted_about_the_white_value() -> None:
+    picture = decode_gray(of_tifffile(photometric="miniswhite"), Decoding(full_scale=1023))
+    assert np.array_equal(picture.pixels[0], np.rint((1023 - TWELVE.astype(float)) * (255 / 1023)))
+
+
+def test_larger_values_are_clipped_and_known() -> None:
+    picture = decode_gray(FILES["PNG"][0], Decoding(full_scale=511))
+    assert picture.pixels.max() == 255
+    assert picture.depth == Depth(65535, 1000, 511)
+
+
+def test_the_default_is_the_identity_of_before(toy: LoadedBackbone) -> None:
+    def identity(decoding: Decoding) -> Identity:
+        return Target(toy, "cpu", ("torch",), "fp32", decoding).identity
+
+    usual, chosen = identity(Decoding()), identity(Decoding(full_scale=4095))
+    assert usual.bit_depth == BIT_DEPTH_RULE
+    assert chosen.differences(usual) == [f"bit_depth: {rule_of(4095)!r}, not {BIT_DEPTH_RULE!r}"]
+    assert decoding_of(chosen).full_scale == white_of(rule_of(4095)) == 4095
+    assert decoding_of(usual).full_scale == white_of("another rule") == FULL_SCALE
+    # In the keys of kept calibrations.
+    assert repr(Decoding()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
+
+
+def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> Look:
+    return look(full_scale=full_scale, largest=largest, white=white)
+
+
+@pytest.mark.parametrize(
+    ("looks", "white"),
+    [
+        ([deep(1000), deep(4095)], 4095),
+        ([deep(4096)], 8191),
+        ([deep(200)], 255),
+        ([deep(65535)], FULL_SCALE),
+        ([look()], FULL_SCALE),
+        ([look(), deep(1000)], 1023),
+        ([deep(3000, 4095, 4095)], FULL_SCALE),  # it is their own already
+    ],
+)
+def test_auto_is_the_smallest_that_holds_all(looks: list[Look], white: int) -> None:
+    assert smallest_white(looks) == white
+
+
+def test_looks_are_of_the_white_value_and_depth_is_of_any(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    (folder / "12.png").write_bytes(FILES["PNG"][0])
+    (folder / "8.png").write_bytes(min((ROOT / "dataset" / "gel").iterdir()).read_bytes())
+    files, table = scan(folder.parent).files, tmp_path / "looks.sqlite"
+    asked: list[int] = []
+
+    def found(full_scale: int | None) -> set[tuple[int, int]]:
+        looks, _ = looks_of(files, table, lambda done, total: asked.append(total), full_scale)
+        return {(look.largest, look.white) for look in looks.values()}
+
+    assert found(FULL_SCALE) == {(1000, 65535), (255, 255)}
+    assert (found(1023), asked) == ({(1000, 1023), (255, 255)}, [2, 2, 1])  # one of 16 bits again
+    assert (found(None), asked) == ({(1000, 1023), (255, 255)}, [2, 2, 1])
+
+
+Save = Callable[[Path, NDArray[np.uint16]], None]
+
+
+def as_png(path: Path, values: NDArray[np.uint16]) -> None:
+    Image.fromarray(values).save(path)
+
+
+def as_photo(path: Path, values: NDArray[np.uint16]) -> None:
+    Image.fromarray(np.rint(values * (255 / 1023)).clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Callable[[Save], Path]:
+    """Gels of 12 bits, faint; written by whoever is given."""
+    make = import_module("gen2").make
+
+    def made(save: Save) -> Path:
+        make(tmp_path / "data", save, n=8, nt=3, ext=".png")
+        return tmp_path / "data"
+
+    return made
+
+
+def notes(found: Audit) -> list[str]:
+    return [each.note for each in found.properties]
+
+
+class TestAudit:
+    def test_it_names_the_depth_once_and_no_image(
+        self, rendered: Callable[[Save], Path], tmp_path: Path
+    ) -> None:
+        data, place = rendered(as_png), Workspace(tmp_path / "out")
+        training, testing = scan(data / "train"), scan(data / "test")
+        found = audit(training, testing, place)
+        assert found.odd == ()
+        depth, blank = notes(found)
+        assert "so 16 of 16 images use 10 of 16 bits, and at most 3 of 256 gray levels" in depth
+        assert "Use --full-scale auto (1023 for these), or --full-scale N" in depth
+        assert blank.startswith("22 of 22 images have next to no contrast")
+        assert {p["note"] for p in json.loads(as_json(found))["properties"]} == {depth, blank}
+        assert f"  {depth}" in in_words(found)
+
+        assert kept_audit(training, testing, place) == found
+        assert kept_audit(training, testing, place, 1023) is None
+        chosen = audit(training, testing, place, full_scale=1023)
+        assert (chosen.odd, notes(chosen)) == ((), [])
+
+    def test_classes_of_different_depth_are_confounded(
+        self, rendered: Callable[[Save], Path], tmp_path: Path
+    ) -> None:
+        def by_class(path: Path, values: NDArray[np.uint16]) -> None:
+            (as_png if path.parent.name == "ladder" else as_photo)(path, values)
+
+        data = rendered(by_class)
+        found = audit(scan(data / "train"), None, Workspace(tmp_path / "out"), full_scale=1023)
+        assert notes(found) == [
+            "the images are stored with different bit depths (8 bits or fewer: 0 of 8 ladder, 8 of "
+            "8 smear; 16 bits: 8 of 8 ladder, 0 of 8 smear): classes differ in it, and a model can "
+            "tell them apart by it alone"
+        ]
+
+    def test_two_imagers_in_files_of_one_depth(
+        self, rendered: Callable[[Save], Path], tmp_path: Path
+    ) -> None:
+        def by_class(path: Path, values: NDArray[np.uint16]) -> None:
+            as_png(path, values * 60 if path.parent.name == "ladder" else values)
+
+        found = audit(scan(rendered(by_class) / "train"), None, Workspace(tmp_path / "out"))
+        (note,) = [note for note in notes(found) if "use at most" in note]
+        assert "16 bits use at most 10 of them (0 of 8 ladder, 8 of 8 smear): classes" in note
+
+    def test_clipped_images_are_named(
+        self, rendered: Callable[[Save], Path], tmp_path: Path
+    ) -> None:
+        data = rendered(as_png)
+        path = data / "test" / "smear" / "smear_00.png"
+        as_png(path, np.asarray(Image.open(path)) * 5)
+        place = Workspace(tmp_path / "out")
+        found = audit(scan(data / "train"), scan(data / "test"), place, full_scale=1023)
+        (note,) = notes(found)
+        assert "1 of 22 images have values above --full-scale, which are clipped: " in note
+        assert f"{path} (largest value " in note
+
+
+def many(**of_some: Any) -> Iterator[Look]:
+    random = np.random.default_rng(0)
+    for number in range(40):
+        values: dict[str, Any] = {"brightness": 100 + float(random.normal(0, 1))}
+        yield look(**values | (of_some if number % 3 == 0 else {}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        ("blank", {"contrast": 0.5}),
+        ("small", {"width": 20, "height": 15}),
+        ("size", {"width": 4000, "height": 3000}),
+        ("shape", {"width": 1600, "height": 75}),
+        ("brightness", {"brightness": 250.0}),
+    ],
+)
+def test_what_a_third_of_the_images_have_is_no_outlier(
+    rule: str, values: dict[str, object]
+) -> None:
+    odd, common = odd_ones(list(many(**values)))
+    assert odd == []
+    assert (rule, 14) in {(each.what, len(each.images)) for each in common}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"brightness": 250.0, "contrast": 4.0},
+        {"brightness": 3.0, "contrast": 4.0},
+        {"width": 16, "height": 16},
+        {"width": 3000, "height": 60},
+        {"mode": "I;16"},
+    ],
+)
+def test_a_uniform_data_set_of_any_kind_has_no_outliers(values: dict[str, object]) -> None:
+    assert odd_ones([look(**values)] * 40) == ([], [])
