@@ -16,9 +16,10 @@ from cache.errors import DatasetError
 from cache.progress import Progress, silent
 from cache.segments import Failure
 from extract.batches import BATCHES_AHEAD, NOTHING, Batch, batches, decoded
+from extract.check import verified_engine
 from extract.decoding import Decoding
 from extract.devices import usable_cores
-from extract.engines import build_engine
+from extract.engines import Built
 from extract.kept import Shelf
 from extract.target import Target
 
@@ -79,9 +80,10 @@ def measure(
     started = time.perf_counter()
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
     batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
-    built = build_engine(target, batch_size, shelf)
+    built: Built | None = None
     for first in _batches(paths[:WARM_UP], batch_size, target.decoding, hashes):
         if len(first.pixels):
+            built, _ = verified_engine(target, batch_size, first.pixels, shelf)
             embeddings = built.forward(first.pixels)
             for head in heads:
                 _answer(head, [embeddings])
@@ -89,11 +91,13 @@ def measure(
     done, rows = list[Batch](), list[NDArray[np.float32]]()
     for batch in _batches(paths, batch_size, target.decoding, hashes):
         if len(batch.pixels):
+            if built is None:  # none of the first images can be read
+                built, _ = verified_engine(target, batch_size, batch.pixels, shelf)
             rows.append(built.forward(batch.pixels))
         done.append(batch)
         progress(min(len(done) * batch_size, len(paths)), len(paths))
     seconds = time.perf_counter() - warm
-    if not rows:
+    if built is None:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     return Measurement(
         engine=built.name,

@@ -24,8 +24,8 @@ from evaluate.doubt import (
 )
 from evaluate.workspace import Workspace
 from extract.batches import batch, decoded
+from extract.check import verified_engine
 from extract.devices import usable_cores
-from extract.engines import build_engine
 from extract.scan import ImageSet
 from extract.target import Target, engines_folder
 from heads.answer import answer, probabilities
@@ -170,7 +170,8 @@ def _asked(
     )
     labels = np.tile(trial.labels[trial.places(images.hashes)], len(CORRUPTIONS))
     size = target.batch_size
-    forward = build_engine(target, size, engines_folder(workspace.cache)).forward
+    built, _ = verified_engine(target, size, images.pixels, engines_folder(workspace.cache))
+    forward = built.forward
     parts = [forward(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     yield trial.asked(CHANGED, np.concatenate(parts), labels)
     for held in _held_out(trial):

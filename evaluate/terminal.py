@@ -133,7 +133,8 @@ def tell_extractions(
         identity = each.cache.identity
         for trouble in each.trouble:
             warn(f"{trouble}; {each.engine} computed instead")
-        far = f", within {each.deviation:.1g} of torch's at fp32" if each.deviation else ""
+        when = "verified earlier: " if each.verified_earlier else ""
+        far = f", {when}within {each.deviation:.1g} of torch's at fp32" if each.deviation else ""
         what = f"row(s) of {each.views + 1} views" if each.views else "image(s)"
         by = f" (computed by {each.engine}{far})" if each.engine else ""
         say(

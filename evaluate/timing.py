@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from cache.errors import DatasetError
 from extract.backbones import find_backbone
 from extract.batches import batch, decoded
+from extract.check import verified_engine
 from extract.decode import SIZE, decode_gray
 from extract.devices import usable_cores
-from extract.engines import build_engine
+from extract.engines import Built
 from extract.families import skeleton
 from extract.kept import Shelf
 from extract.target import Target
@@ -99,8 +100,9 @@ def time_models(
     sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), target.decoding))
     if not sample.paths:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
+    built, _ = verified_engine(target, 1, sample.pixels, shelf)
     peak_is_known = _forget_peak(target.device)
-    singles = _single_images(target, sample.paths, shelf, budget_s)
+    singles = _single_images(target, built, sample.paths, budget_s)
     fastest, batches = float(np.median(singles.seconds[:, 2])), dict[int, _Embedded]()
     for size in BATCHES:
         if 2 * size * fastest > budget_s:
@@ -126,10 +128,8 @@ def size_of(backbone_name: str, head: nn.Module) -> Size:
 
 
 def _single_images(
-    target: Target, paths: Sequence[Path], shelf: Shelf | None, budget_s: float
+    target: Target, built: Built, paths: Sequence[Path], budget_s: float
 ) -> _Embedded:
-    built = build_engine(target, 1, shelf)
-
     def embed(number: int) -> tuple[NDArray[np.float32], tuple[float, ...]]:
         started = time.perf_counter()
         data = paths[number % len(paths)].read_bytes()
@@ -146,7 +146,7 @@ def _single_images(
 def _batch(
     target: Target, pixels: NDArray[np.uint8], shelf: Shelf | None, budget_s: float
 ) -> _Embedded:
-    built = build_engine(target, len(pixels), shelf)
+    built, _ = verified_engine(target, len(pixels), pixels, shelf)
 
     def embed(number: int) -> tuple[NDArray[np.float32], float]:
         started = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import DeviceError, FrostlineError
 from extract.devices import DEVICES
+from extract.kept import Note
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +40,18 @@ class Engine:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine ready to run. trouble: why those that were to be preferred could not be built."""
+    """An engine ready to run.
+
+    trouble: why those that were to be preferred could not be built. at_once: images that it
+    computes at once; with others, its arithmetic may differ. graph: digest of the stored graph that
+    it was built from; "" if there is none.
+    """
 
     name: str
     forward: Forward
-    trouble: tuple[str, ...]
+    trouble: tuple[str, ...] = ()
+    at_once: int = 1
+    graph: str = ""
 
 
 def _build_torch(
@@ -198,5 +206,11 @@ def build_engine(target: Target, batch_size: int, shelf: Shelf | None = None) ->
         except Exception as error:  # noqa: BLE001 - engines raise whatever they like
             trouble.append(f"the engine {name} can't be built on {device}: {error}")
         else:
-            return Built(name, forward, tuple(trouble))
+            if name != "openvino":
+                return Built(name, forward, tuple(trouble), batch_size)
+            from extract.openvino_graph import chunk_of
+
+            note = slot.read(Note) if slot else None
+            graph = note.digest if note else ""
+            return Built(name, forward, tuple(trouble), chunk_of(batch_size), graph)
     raise DeviceError("; ".join([*trouble, "choose another --engine or --device"]))

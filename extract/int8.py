@@ -6,12 +6,11 @@ import io
 import logging
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import islice
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from cache.errors import DatasetError, DeviceError
 from extract.batches import batch, decoded
 from extract.devices import usable_cores
-from extract.kept import Shelf
+from extract.kept import Note, Shelf
 from extract.openvino_graph import convert, import_openvino, kept_graph, save
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from extract.decoding import Decoding
     from extract.scan import ImageFile
     from extract.target import Target
+
+log = logging.getLogger(__name__)
 
 SAMPLE = 128  # images that the ranges are taken from
 
@@ -43,11 +44,15 @@ def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Tar
         DatasetError: no image can be read.
     """
     pointer = target.slot_of_calibration(shelf)
-    if note := pointer.read():
-        known = replace(target, calibration=note["calibration"])
-        if (slot := known.slot(shelf)) and slot.read():
-            return known
-        rmtree(pointer.folder)
+    if note := pointer.read(_Calibration):
+        known = replace(target, calibration=note.calibration)
+        slot = known.slot(shelf)
+        if slot and (graph := slot.read(Note)):
+            if graph.digest == note.graph:
+                return known
+            log.warning("%s is not the graph that was calibrated. It is made again.", slot.folder)
+            slot.remove()
+        pointer.remove()
     if find_spec("nncf") is None:
         raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
     pixels, name = _sample(images, target.decoding)
@@ -56,8 +61,17 @@ def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Tar
     assert slot  # noqa: S101 - a shelf has a slot for every target
     graph = kept_graph(import_openvino().Core(), fp32) or convert(target.backbone.module)
     slot.fill(partial(save, _quantised(graph, pixels)))
-    pointer.fill(lambda folder: None, calibration=name)
+    filled = slot.read(Note)
+    pointer.fill(lambda folder: None, calibration=name, graph=filled.digest if filled else "")
     return new
+
+
+@dataclass(frozen=True)
+class _Calibration(Note):
+    """calibration: the images, as `Target` names them. graph: digest of the quantised graph."""
+
+    calibration: str
+    graph: str
 
 
 def _sample(images: Sequence[ImageFile], decoding: Decoding) -> tuple[NDArray[np.uint8], str]:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cache.segments import Failure
 from cache.store import Cache, row_key
 from extract.batches import Decoded, batch
-from extract.check import deviation_from_torch
-from extract.engines import ENGINES, Built, build_engine
+from extract.check import Deviation, verified_engine
+from extract.engines import ENGINES, Built
 from extract.kept import Shelf
 from extract.target import Target
 from extract.writer import SEGMENT_SECONDS, SegmentWriter
@@ -45,7 +45,7 @@ class Lane:
         self.writer = SegmentWriter(cache, note, pool, segment_seconds)
         self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
         self.built: Built | None = None
-        self.deviation: float | None = None
+        self.deviation: Deviation | None = None
         self.begin((), 0, {})
 
     def __enter__(self) -> "Lane":
@@ -131,8 +131,7 @@ class Lane:
 
     def _build(self, pixels: NDArray[np.uint8]) -> Built:
         target = self.target
-        built = build_engine(target, self.batch_size, self.shelf)
-        self.deviation = deviation_from_torch(target, built.name, built.forward, pixels, self.shelf)
+        built, self.deviation = verified_engine(target, self.batch_size, pixels, self.shelf)
         package = ENGINES[built.name].package
         libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}
         self.writer.note |= {
@@ -140,8 +139,9 @@ class Lane:
             "host": node(),
             "versions": {name: version(name) for name in sorted(libraries)},
         }
-        if self.deviation is not None:
-            self.writer.note["deviation from torch fp32"] = f"{self.deviation:.1g}"
+        if self.deviation:
+            when = ", verified earlier" if self.deviation.earlier else ""
+            self.writer.note["deviation from torch fp32"] = f"{self.deviation.share:.1g}{when}"
         return built
 
     def _spend(self, **seconds: float) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cache.errors import WeightsError
 from cache.identity import file_name
 from extract.backbones import find_backbone
-from extract.kept import sha256_of
+from extract.kept import Note, sha256_of
 from extract.sources import Source, find_weights
 
 # torch and the module are loaded only if something is to be computed with them.
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from extract.kept import Shelf, Slot
+
+
+@dataclass(frozen=True)
+class _Weights(Note):
+    """sha256: of the tensors, in hexadecimal."""
+
+    sha256: str
 
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -75,8 +82,8 @@ def load_backbone(
         source=sha256_of(source.file) if source.file else source.label,
         versions=[version(package) for package in ("torch", entry.package)],
     )
-    if slot and (note := slot.read()):
-        digest = note["sha256"]
+    if slot and (note := slot.read(_Weights)):
+        digest = note.sha256
         make = partial(_make_again, build, digest, slot, f"{name}: its weights ({source.label})")
         return LoadedBackbone(name, source.label, digest, source.notice, normalization, make)
     module, digest = build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import deque
 from functools import partial
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from cache.errors import DeviceError
 from extract.decode import SIZE
 from extract.devices import usable_cores
+from extract.kept import Note
 
 # torch is imported only where a graph must be made: with a kept one, it is not needed at all.
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from extract.engines import Forward
     from extract.kept import Slot
     from extract.load import LoadedBackbone
+
+log = logging.getLogger(__name__)
 
 GRAPH = "graph.xml"  # and graph.bin, its weights
 # Images that one core computes at once. Measured on 2 cores for the four backbones: 4 images per
@@ -39,11 +43,19 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
 
     Built for one image at a time, it answers soonest; for more, it computes most in a second.
     """
-    from extract.engines import padded
+    from extract.engines import padded  # which imports this module
 
     core = import_openvino().Core()
-    graph = kept_graph(core, slot)
-    if graph is None:
+    chunk, streams = chunk_of(batch_size), 1 if batch_size == 1 else usable_cores()
+    compiled = None
+    try:
+        if graph := kept_graph(core, slot):
+            compiled = _compiled(core, graph, precision, chunk, streams)
+    except RuntimeError:  # it is not what was stored, though its checksums are right
+        assert slot  # noqa: S101 - it came from there
+        log.warning("%s can't be compiled. The graph is converted again.", slot.folder)
+        slot.remove()
+    if compiled is None:
         if precision == "int8":
             raise DeviceError(
                 "the int8 graph is not among the kept engines any more: run extract "
@@ -53,15 +65,8 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
         if slot:
             # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
             slot.fill(partial(save, graph))
-            graph = core.read_model(slot.folder / GRAPH)
-    chunk, streams = (1, 1) if batch_size == 1 else (CHUNK, usable_cores())
-    graph.reshape([chunk, 1, SIZE, SIZE])
-    settings = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": usable_cores(),
-    }
-    compiled = core.compile_model(graph, "CPU", settings)
+            graph = kept_graph(core, slot) or graph
+        compiled = _compiled(core, graph, precision, chunk, streams)
     # Not an AsyncInferQueue: destroyed while a callback of its ends, it waits for itself for ever.
     requests = [compiled.create_infer_request() for _ in range(2 * streams)]
     dim = compiled.output(0).shape[1]
@@ -89,6 +94,21 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
     return forward
 
 
+def _compiled(core: Any, graph: Any, precision: str, chunk: int, streams: int) -> Any:
+    graph.reshape([chunk, 1, SIZE, SIZE])
+    settings = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": usable_cores(),
+    }
+    return core.compile_model(graph, "CPU", settings)
+
+
+def chunk_of(batch_size: int) -> int:
+    """Return how many images one core computes at once, in an engine built for so many."""
+    return 1 if batch_size == 1 else CHUNK
+
+
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which would report every import and conversion."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -113,7 +133,7 @@ def save(graph: Any, folder: Path) -> None:
 
 def kept_graph(core: Any, slot: Slot | None) -> Any | None:
     """Return the graph that was kept here, or None."""
-    return core.read_model(slot.folder / GRAPH) if slot and slot.read() else None
+    return core.read_model(slot.folder / GRAPH) if slot and slot.read(Note) else None
 
 
 def _traced(module: nn.Module, example: torch.Tensor) -> Any:

@@ -38,7 +38,8 @@ class Extraction:
     process meanwhile; of clean views alone, as many as images. failed: every image of this call
     that has no row, and why. several_pages: files of which one page was used. engine: what
     computed, None if nothing was to be. deviation: its largest distance from torch at fp32, as a
-    share of an embedding's length, where that was measured. trouble: the engines that should have
+    share of an embedding's length, where that was measured; verified_earlier: by an earlier
+    command. trouble: the engines that should have
     been used, and why they were not. views: augmented ones that were asked for. spent: seconds by
     stage; those of reading and decoding, which are of all threads, and of waiting are shared out
     among the targets.
@@ -54,6 +55,7 @@ class Extraction:
     trouble: tuple[str, ...]
     views: int
     spent: dict[str, float]
+    verified_earlier: bool = False
 
 
 def extract(
@@ -97,6 +99,7 @@ def together(one: Extraction, other: Extraction) -> Extraction:
         several_pages=one.several_pages + other.several_pages,
         engine=" and ".join(sorted(engines)) or None,
         deviation=max(deviations, default=None),
+        verified_earlier=one.verified_earlier and other.verified_earlier,
         trouble=tuple(dict.fromkeys(one.trouble + other.trouble)),
         views=max(one.views, other.views),
         spent=summed([one.spent, other.spent]),
@@ -254,7 +257,8 @@ def _summary(lane: Lane, rows: int) -> Extraction:
         failed=tuple(lane.failed),
         several_pages=tuple(lane.several_pages),
         engine=lane.built.name if lane.built else None,
-        deviation=lane.deviation,
+        deviation=lane.deviation.share if lane.deviation else None,
+        verified_earlier=bool(lane.deviation and lane.deviation.earlier),
         trouble=lane.built.trouble if lane.built else (),
         views=len(lane.numbers) - 1,
         spent=dict(lane.spent),

@@ -13,7 +13,7 @@ from cache.store import read
 from extract import int8
 from extract.engines import usable_engines
 from extract.int8 import calibrated
-from extract.kept import Shelf
+from extract.kept import Note, Shelf
 from extract.load import LoadedBackbone
 from extract.run import extract
 from extract.scan import ImageFile, scan
@@ -76,7 +76,25 @@ def test_a_lost_graph_is_made_again(target: Target, images: list[ImageFile], she
     assert slot
     shutil.rmtree(slot.folder)
     assert calibrated(target, images, shelf) == first
-    assert slot.read()
+    assert slot.read(Note)
+
+
+def test_another_graph_than_the_calibrated_one_is_made_again(
+    target: Target, images: list[ImageFile], shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even if its note is right: within what int8 may deviate, no check would find it."""
+    first = calibrated(target, images, shelf)
+    slot = first.slot(shelf)
+    assert slot and (right := slot.read(Note))
+    slot.remove()
+
+    def write(folder: Path) -> None:
+        (folder / "graph.bin").write_bytes(b"other")
+
+    slot.fill(write)
+    assert calibrated(target, images, shelf) == first
+    assert (again := slot.read(Note)) and again.files["graph.bin"] == right.files["graph.bin"]
+    assert "is not the graph that was calibrated. It is made again." in caplog.text
 
 
 def test_evaluating_without_the_graph_is_an_error(target: Target, shelf: Shelf) -> None:

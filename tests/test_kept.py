@@ -1,10 +1,18 @@
 """Built engines are kept whole or not at all, and never believed unseen."""
 
+import json
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from extract.kept import NOTE, Shelf, Slot
+from extract.kept import NOTE, Note, Shelf, Slot
+
+
+@dataclass(frozen=True)
+class Checked(Note):
+    deviation: float
 
 
 @pytest.fixture
@@ -17,10 +25,10 @@ def write(folder: Path) -> None:
 
 
 def test_what_is_kept_is_found(slot: Slot) -> None:
-    assert slot.read() is None
+    assert slot.read(Checked) is None
     slot.fill(write, deviation=0.5)
-    note = slot.read()
-    assert note and note["deviation"] == 0.5
+    note = slot.read(Checked)
+    assert note and note.deviation == 0.5
     assert (slot.folder / "graph.bin").read_bytes() == b"weights"
 
 
@@ -35,10 +43,10 @@ def test_any_difference_is_another_place(tmp_path: Path) -> None:
 def test_what_is_damaged_is_removed_and_made_again(slot: Slot, name: str, damage: bytes) -> None:
     slot.fill(write)
     (slot.folder / name).write_bytes(damage)
-    assert slot.read() is None
+    assert slot.read(Note) is None
     assert not slot.folder.exists()
     slot.fill(write)
-    assert slot.read() is not None
+    assert slot.read(Note) is not None
 
 
 def test_an_interrupted_builder_leaves_nothing(slot: Slot) -> None:
@@ -48,7 +56,7 @@ def test_an_interrupted_builder_leaves_nothing(slot: Slot) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         slot.fill(interrupted)
-    assert slot.read() is None
+    assert slot.read(Note) is None
     assert [path.name for path in slot.folder.parent.iterdir()] == [".lock"]
 
 
@@ -61,7 +69,56 @@ def test_a_killed_builder_is_cleaned_up_after(slot: Slot) -> None:
 
 
 def test_of_two_builders_the_first_stays(slot: Slot) -> None:
-    slot.fill(write, who=1)
-    slot.fill(write, who=2)
-    note = slot.read()
-    assert note and note["who"] == 1
+    slot.fill(write, deviation=1)
+    slot.fill(write, deviation=2)
+    note = slot.read(Checked)
+    assert note and note.deviation == 1
+
+
+def test_every_flipped_bit_of_a_note_is_noticed(slot: Slot) -> None:
+    slot.fill(write, deviation=3e-06)
+    path = slot.folder / NOTE
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        slot.remove()
+        slot.fill(write, deviation=3e-06)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert slot.read(Checked) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"files": 1}',
+        '{"files": {"graph.bin": 2}}',
+        '{"files": {"a\\u0000b": "x"}, "deviation": 1}',
+        '{"files": {}, "deviation": "small"}',
+        "null",
+        "\udc80",
+    ],
+)
+def test_a_note_of_any_content_is_made_again_and_told(
+    text: str, slot: Slot, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.fill(write, deviation=1)
+    (slot.folder / NOTE).write_text(text, errors="surrogateescape")
+    assert slot.read(Checked) is None and not slot.folder.exists()
+    assert f"{slot.folder} is damaged, or of an earlier version. It is made again." in caplog.text
+
+
+def test_a_graph_whose_note_is_missing_is_not_used(slot: Slot) -> None:
+    slot.fill(write, deviation=1)
+    (slot.folder / NOTE).unlink()
+    assert slot.read(Checked) is None
+    slot.fill(write, deviation=2)
+    assert (note := slot.read(Checked)) and note.deviation == 2
+
+
+def test_a_note_with_the_new_hash_of_another_file_is_not_believed(slot: Slot) -> None:
+    slot.fill(write, deviation=1)
+    (slot.folder / "graph.bin").write_bytes(b"others")
+    note = json.loads((slot.folder / NOTE).read_text())
+    note["files"]["graph.bin"] = sha256(b"others").hexdigest()
+    (slot.folder / NOTE).write_text(json.dumps(note))
+    assert slot.read(Checked) is None
