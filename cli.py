@@ -182,6 +182,8 @@ def extract(
     sets = [images for images in found.values() if images]
     choices["full_scale"] = steps.white_value(choices["full_scale"], sets[0], place)
     steps.extract(sets, place, root=cache_at, **choices)
+    parts = {"training": found["dataset"], "test": found["test"]}
+    steps.tell_depth({k: v for k, v in parts.items() if v}, place, choices["full_scale"])
 
 
 @cli.command("train-heads")

@@ -22,6 +22,7 @@ from cache.tables import neutral, path_cell, table_text
 from evaluate.current import read_current
 from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
 from evaluate.leaderboard import ranked
+from evaluate.properties import of_new_images
 from evaluate.results import Row, read_rows
 from evaluate.words import STUDYS_OWN
 from evaluate.workspace import Workspace
@@ -155,10 +156,12 @@ def predict(
     progress: Progress = silent,
     shelf: Shelf | None = None,
     remark: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Prediction]:
     """Answer for each file, in their order; what is no image has an error instead.
 
     remark: is told why there are no review marks, if a file with the review score can't be used.
+    note: is told of images whose bit depth is not what the model decodes.
 
     Raises:
         CacheError, DeviceError, OSError: as `extract`.
@@ -176,10 +179,13 @@ def predict(
         except (OSError, ValueError) as error:  # a name that no file can have
             errors[path] = getattr(error, "strerror", None) or str(error)
     files = [ImageFile(path, "", key) for path, key in hashes.items()]
-    (done,) = extract([target], files, place.cache, progress, shelf=shelf)
+    (done,) = extract([target], files, place.cache, progress, shelf=shelf, looks=place.looks)
     reasons = {failure.sha256: failure.reason for failure in done.failed}
     errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
     good = [path for path in hashes if path not in errors]
+    readable = [file for file in files if file.path not in errors]
+    for line in of_new_images(readable, place, target.decoding):
+        note(line)
     answers = dict(zip(good, _answers(good, hashes, saved, done.cache, remark), strict=True))
     return [
         answers[path] if path in answers else Prediction(str(path), error=errors[path])

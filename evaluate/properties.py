@@ -8,16 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.errors import CacheError
 from evaluate.findings import Property
 from evaluate.odd import ODD, Common
-from extract.bit_depth import smallest_white
+from evaluate.workspace import Workspace
+from extract.bit_depth import FULL_SCALE, smallest_white
+from extract.decoding import Decoding
 from extract.look import Look
+from extract.looks import looks_of
+from extract.scan import ImageFile
 
 LITTLE_USED = 4  # times larger than every value, a white value leaves 64 gray levels or fewer
 DIFFERENT = 0.5  # of the images: two classes of which one has so much more differ
 RARE = 0.05  # of the images: a bit depth that fewer have is no property
 NAMED = 3  # images
 CLASSES = 6  # shown
+STORED = ("small", "size", "shape", "mode")  # rules that go by the file, not by what it shows
 CONFOUNDED = ": classes differ in it, and a model can tell them apart by it alone"
 
 
@@ -33,17 +39,44 @@ class Shown:
 
 def properties(images: Sequence[Shown], common: Sequence[Common]) -> Iterator[Property]:
     """Say what is so of many images. common: what rules found in many of them, by their places."""
+    yield from of_depth(images)
+    for each in common:
+        found = [images[place] for place in each.images]
+        note = f"{len(found):,} of {len(images):,} images {ODD[each.what].of_many}"
+        if _differ(found, images):
+            note += f" ({_classes(found, images)})" + (CONFOUNDED if each.what in STORED else "")
+        yield Property(each.what, note)
+
+
+def of_depth(images: Sequence[Shown]) -> Iterator[Property]:
+    """Say what is so of many images' bit depth."""
     parts = dict.fromkeys(image.part for image in images)
     depths = (_little_used(part, [i for i in images if i.part == part]) for part in parts)
     yield from next((each for each in map(list, depths) if each), [])
     yield from _clipped(images)
     yield from _different_depths(images)
-    for each in common:
-        found = [images[place] for place in each.images]
-        note = f"{len(found):,} of {len(images):,} images {ODD[each.what].of_many}"
-        if _differ(found, images):
-            note += f" ({_classes(found, images)}){CONFOUNDED}"
-        yield Property(each.what, note)
+
+
+def of_new_images(
+    files: Sequence[ImageFile], place: Workspace, decoding: Decoding
+) -> Iterator[str]:
+    """Say which new images have values that are clipped, or decoded nearly black."""
+    white = decoding.full_scale
+    try:
+        looks, _ = looks_of(files, place.looks, full_scale=white)
+    except CacheError as error:
+        yield f"The bit depth of the images is not known: {error}"
+        return
+    images = [Shown(f.path, "", "", looks[f.sha256]) for f in files if f.sha256 in looks]
+    yield from (each.note for each in _clipped(images))
+    low = [i for i in images if i.look.full_scale > 255 and _is_low(i.look)]
+    if low and white == FULL_SCALE:
+        yield (
+            f"{len(low):,} of {len(images):,} images use a quarter of their bit depth or less, so "
+            f"64 gray levels or fewer remain: {named((i.path, i.look) for i in low)}. If the "
+            "training images are scaled otherwise, scale these in the same way; if they are not, "
+            "train with --full-scale auto"
+        )
 
 
 def _little_used(part: str, images: Sequence[Shown]) -> Iterator[Property]:

@@ -263,6 +263,27 @@ def white_value(full_scale: int | str | None, training: ImageSet, place: Workspa
     return white
 
 
+def tell_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) -> None:
+    """Say what of the images' bit depth is worth knowing, as far as they were decoded before.
+
+    sets: by what they are for. white: see `white_value`.
+    """
+    from evaluate.properties import Shown, of_depth
+    from extract.looks import known_looks
+
+    files = [(part, file) for part, images in sets.items() for file in images.unique]
+    try:
+        looks = known_looks({file.sha256 for _, file in files}, place.looks, white)
+    except CacheError as error:
+        warn(f"The bit depth of the images is not known: {error}")
+        return
+    known = [(part, file) for part, file in files if file.sha256 in looks]
+    for each in of_depth(
+        [Shown(file.path, file.label, part, looks[file.sha256]) for part, file in known]
+    ):
+        warn(each.note)
+
+
 def normalization(
     normalize: str, training: ImageSet, place: Workspace, white: int = FULL_SCALE
 ) -> Normalization | None:

@@ -42,10 +42,10 @@ def predict(
         warn(remark)
     say(_told(row, saved), err=True)
     target = reload_target(info, weights, engine, place)
-    remarks = list[str]()
+    remarks, notes = list[str](), list[str]()
     with bar("Embedding", "rows") as progress:
-        found = predict(paths, saved, target, place, progress, shelf, remarks.append)
-    for remark in remarks:
+        found = predict(paths, saved, target, place, progress, shelf, remarks.append, notes.append)
+    for remark in (*notes, *remarks):
         warn(remark)
     for each in found:
         if each.error:

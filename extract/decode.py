@@ -50,6 +50,7 @@ JPEG_START, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # those that begin a segment, or end it all
 SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # in JPEG 2000: its codestream's start, then the marker SIZ
 BAND = 2**18  # pixels that are converted at once
+COMMENT = re.compile(rb"#[^\r\n]*")  # in a plain PPM
 PRECISION_AT = 42  # bytes after SIZE_OF_IMAGE: bits of the first component, less one
 STRETCHED = Depth(0, 0, 0)
 
@@ -193,6 +194,12 @@ def _to_gray(
     image: ImageFile.ImageFile, data: bytes, decoding: Decoding
 ) -> tuple[Image.Image, Depth]:
     depth = EIGHT_BITS
+    if deep := _deep_colour(image, data):  # of which Pillow keeps the high bytes only
+        numbers, own = deep
+        gray, depth = _gray_of_numbers(numbers, decoding.full_scale)
+        depth = Depth(own, depth.largest, min(own, decoding.full_scale))
+        if depth.white < own:
+            return gray, depth
     if image.format in ("JPEG", "MPO"):  # MPO: what many cameras write, a JPEG with more behind it
         # At full size this is the stored luma, without a detour through RGB (and 1.5x faster).
         # A smaller size is only a lower bound: the decoder halves as long as it stays above.
@@ -207,6 +214,40 @@ def _to_gray(
     else:
         gray = image.convert("L")
     return _turned(gray, image.getexif().get(ExifTags.Base.Orientation, 1)), depth
+
+
+def _deep_colour(image: Any, data: bytes) -> tuple[tiff.Numbers, int] | None:
+    """Return the numbers of a colour image of 9 to 16 bits, and their full scale; None of another
+    image, and where only Pillow reads it. The image is not loaded yet.
+    """
+    if image.mode not in ("RGB", "RGBA") or not image.tile:
+        return None
+    codec, _, offset, args = image.tile[0]
+    last = args if isinstance(args, str) else args[-1] if args else None
+    if image.format == "TIFF" and 16 in image.tag_v2.get(tiff.BITS, ()):
+        try:
+            return tiff.numbers_of(data, image.tell()), 2**16 - 1
+        except UnreadableImageError:
+            return None
+    values: NDArray[Any]
+    photometric, alpha = tiff.RGB, None
+    if image.format == "PNG" and ";16" in str(last):
+        from imagecodecs import png_decode
+
+        values, own = np.atleast_3d(png_decode(data)), 2**16 - 1
+        photometric = tiff.RGB if values.shape[2] > 2 else tiff.BLACK_IS_ZERO
+        alpha = tiff.STRAIGHT if values.shape[2] in (2, 4) else None
+    elif image.format == "PPM" and isinstance(last, int) and last > 255:
+        count, own = image.height * image.width * 3, last
+        if codec == "ppm":
+            values = np.frombuffer(data, ">u2", count, offset)
+        else:
+            values = np.array(COMMENT.sub(b"", data[offset:]).split()[:count], dtype=int)
+        values = values.astype(np.uint16).reshape(image.height, image.width, 3)
+    else:
+        return None
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return tiff.Numbers(values, photometric, 16, alpha, None, orientation), own
 
 
 def _turned(gray: Image.Image, orientation: int) -> Image.Image:

@@ -162,6 +162,19 @@ def numbers(page: Any) -> Numbers:
     )
 
 
+def numbers_of(data: bytes, number: int) -> Numbers:
+    """Decode the page of this number, from 0 on. Raises UnreadableImageError, as `numbers`."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            return numbers(file.pages[number])
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"a damaged TIFF: {error}") from error
+
+
 def _pillow_page(data: bytes) -> Any:
     """Return the first full page as an image; None where Pillow can't read it rightly."""
     try:

@@ -1,10 +1,11 @@
 """12-bit data in 16-bit files: measured, said, and decoded by one white value for the data set."""
 
+import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.identity import Identity
+from cache.store import find_caches
 from evaluate.audit import audit, kept_audit
 from evaluate.findings import Audit, as_json, in_words
 from evaluate.odd import odd_ones
+from evaluate.properties import of_new_images
+from evaluate.results import read_results
 from evaluate.workspace import Workspace
 from extract.bit_depth import FULL_SCALE, Depth, rule_of, smallest_white, white_of
 from extract.decode import BIT_DEPTH_RULE, decode_gray
@@ -29,7 +33,9 @@ from extract.looks import looks_of
 from extract.scan import scan
 from extract.target import Target, decoding_of
 from tests.conftest import ROOT
+from tests.odd_images import png
 from tests.test_audit import look
+from tests.test_predict import frostline
 
 sys.path.insert(0, str(ROOT.parent / "shared" / "cases"))
 
@@ -92,6 +98,51 @@ def test_a_file_with_a_smaller_full_scale_keeps_its_own() -> None:
 def test_white_is_zero_is_inverted_about_the_white_value() -> None:
     picture = decode_gray(of_tifffile(photometric="miniswhite"), Decoding(full_scale=1023))
     assert np.array_equal(picture.pixels[0], np.rint((1023 - TWELVE.astype(float)) * (255 / 1023)))
+
+
+COLOURS = np.stack([TWELVE, TWELVE // 2, TWELVE // 3], axis=-1)
+LEVELS = np.rint(COLOURS * (255 / 1023)).astype(np.uint8)
+
+
+def colour_tiff(values: NDArray[np.uint16] = COLOURS, **settings: Any) -> bytes:
+    buffer = BytesIO()
+    tifffile.imwrite(buffer, values, photometric="rgb", **settings)
+    return buffer.getvalue()
+
+
+COLOUR_FILES: dict[str, tuple[bytes, int]] = {
+    "PNG": (png(COLOURS, 16, 2), 65535),
+    "TIFF": (colour_tiff(), 65535),
+    "big-endian deflated TIFF": (colour_tiff(byteorder=">", compression="zlib"), 65535),
+    "planar TIFF": (
+        colour_tiff(np.moveaxis(COLOURS, -1, 0), planarconfig="separate"),
+        65535,
+    ),
+    "PPM": (b"P6 224 224 65535\n" + COLOURS.astype(">u2").tobytes(), 65535),
+    "PPM up to 4095": (b"P6 224 224 4095\n" + COLOURS.astype(">u2").tobytes(), 4095),
+    "plain PPM": (
+        b"P3 224 224 65535\n# no number 1\n" + " ".join(map(str, COLOURS.ravel())).encode(),
+        65535,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COLOUR_FILES)
+def test_colours_are_scaled_to_the_white_value(kind: str) -> None:
+    data, own = COLOUR_FILES[kind]
+    picture = decode_gray(data, Decoding(full_scale=1023))
+    assert picture.depth == Depth(own, 1000, 1023)
+    assert np.array_equal(picture.pixels[0], np.asarray(Image.fromarray(LEVELS).convert("L")))
+    assert decode_gray(data).depth == Depth(own, 1000, own)
+
+
+def test_alpha_keeps_its_own_scale() -> None:
+    clear = np.full_like(TWELVE, 65535)
+    clear[:112] = 0
+    gray = decode_gray(png(np.stack([TWELVE, clear], -1), 16, 4), Decoding(full_scale=1023))
+    assert (gray.pixels[0, :112] == 255).all()
+    expected = np.rint(TWELVE[112:] * (255 / 1023))
+    assert np.array_equal(gray.pixels[0, 112:], expected)
 
 
 def test_larger_values_are_clipped_and_known() -> None:
@@ -271,3 +322,48 @@ def test_what_a_third_of_the_images_have_is_no_outlier(
 )
 def test_a_uniform_data_set_of_any_kind_has_no_outliers(values: dict[str, object]) -> None:
     assert odd_ones([look(**values)] * 40) == ([], [])
+
+
+def test_predict_decodes_as_evaluate_did_and_names_what_it_clips(
+    rendered: Callable[[Save], Path], tmp_path: Path
+) -> None:
+    data, out = rendered(as_png), tmp_path / "out"
+    images = ("--dataset", data / "train", "--test", data / "test", "--workspace", out)
+    lite = ("--arch", "efficientnet_lite0", "--device", "cpu", "--head", "single", "--seed", 1)
+    done = frostline("run", *images, *lite, "--optimizer", "adam", "--full-scale", "auto")
+    assert done.exit_code == 0, done.output
+    assert "--full-scale auto: 1023, as the largest value in data/train is " in done.output
+    (row,) = read_results(out / "results.csv").to_dict("records")
+    assert row["full_scale"] == "1023"
+    (cache,) = find_caches(out / "cache")
+    assert decoding_of(cache.identity).full_scale == 1023
+
+    (answers,) = out.glob("heads/*.openvino.csv")
+    with answers.open(newline="") as file:
+        known = {
+            row["path"]: max(("ladder", "smear"), key=lambda name: float(row[f"p({name})"]))
+            for row in csv.DictReader(file)
+        }
+    new = tmp_path / "new"
+    new.mkdir()
+    for number, path in enumerate(known):  # other bytes, the same numbers
+        tifffile.imwrite(new / f"{number}.tif", np.asarray(Image.open(path)))
+    bright = np.asarray(Image.open(next(iter(known)))) * 2
+    tifffile.imwrite(new / "bright.tif", bright)
+    for _ in range(2):  # computed, then cached
+        found = frostline("predict", new, "--workspace", out)
+        labels = {row["path"]: row["label"] for row in csv.DictReader(StringIO(found.stdout))}
+        told = [labels[str(new / f"{number}.tif")] for number in range(len(known))]
+        assert told == list(known.values())
+        assert "1 of 7 images have values above --full-scale, which are clipped" in found.stderr
+        assert f"{new / 'bright.tif'} (largest value {bright.max()}, white is 1023)" in found.stderr
+
+
+def test_new_images_of_another_depth_are_named(
+    rendered: Callable[[Save], Path], tmp_path: Path
+) -> None:
+    files = scan(rendered(as_png) / "test").files
+    place = Workspace(tmp_path / "out")
+    (note,) = of_new_images(files, place, Decoding())
+    assert note.startswith("6 of 6 images use a quarter of their bit depth or less, so 64 gray")
+    assert not list(of_new_images(files, place, Decoding(full_scale=1023)))
