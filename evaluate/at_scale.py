@@ -15,6 +15,7 @@ from cache.atomic import commit, temporary_file
 from cache.cluster import connected, resources
 from cache.errors import CacheError, DatasetError, DeviceError, FrostlineError
 from cache.sharing import sharing
+from evaluate.known_sets import record
 from evaluate.terminal import bar, say, tell_extractions, tell_workers, warn
 from extract.bit_depth import AUTO, FULL_SCALE
 from extract.class_names import between_sets, check_class_names
@@ -121,7 +122,7 @@ class Kept:
 
     def __init__(self, place: Workspace, sources: Mapping[str, Path]) -> None:
         self.place, self.stack, self.open = place, ExitStack(), ExitStack()
-        self.finished = False
+        self.finished, self.sources = False, sources
         self.lists = {name: place.lists / f"{_named(path)}.csv" for name, path in sources.items()}
         if len(set(self.lists.values())) < len(self.lists):  # two folders of the same name
             self.lists = {name: place.lists / f"{name}.csv" for name in sources}
@@ -154,6 +155,7 @@ class Kept:
         """
         for sha256, look in done.looks.items():
             self.looks.note(sha256, look)
+        record(self.place.cache, self.sources[done.source], (m.hashed.sha256 for m in done.files))
         self.add_to[done.source](Row(m.label, m.name, m.hashed.sha256) for m in done.files)
         with _usable(self.place.scan_table):
             remember(self.place.scan_table, (member.hashed for member in done.files))
@@ -240,6 +242,8 @@ def _extract(
             nonlocal total
             progress(0, total := files)
 
+        for source in sources.values():
+            record(place.cache, source)
         kept = stack.enter_context(Kept(place, sources))
         parts = _parts(sources, place, cluster.shard_size, views)
         dones = extract_on_ray(parts, job, caches, wanted, cluster.address, listed)

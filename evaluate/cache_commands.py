@@ -57,10 +57,12 @@ def verify(workspace: Path) -> None:
 def fetch(source: Path, workspace: Path) -> None:
     """Copy caches from elsewhere into the workspace, each segment verified."""
     from cache.fetch import fetch
+    from evaluate.known_sets import record
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
     place.prepare()
+    record(place.cache)
     with bar(f"Fetching {source}", "segments") as progress:
         done = fetch(source, place.cache, progress)
     for each in done:
@@ -84,31 +86,35 @@ def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
 
 
 @caches.command()
-@takes("dataset", "test", "workspace", "arch", "only_device", "yes", "rehash")
+@takes("dataset", "test", "workspace", "arch", "only_device", "forget", "yes", "rehash")
 @click.pass_context
 def prune(
     ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
-    device: list[str], yes: bool,
+    device: list[str], forget: tuple[Path, ...], yes: bool,
 ) -> None:  # fmt: skip
-    """Drop the rows of images that are gone: neither in these folders nor in any seen before."""
+    """Drop the rows of images that are gone from every data set that they were found in."""
     from cache.compact import compact
-    from evaluate.prune import gone, images_there
+    from evaluate import known_sets
+    from evaluate.prune import gone_from, images_there
     from evaluate.workspace import Workspace
 
     place = Workspace(workspace)
     found = steps.find(place, arch, device)
-    there = images_there(steps.scan_present(ctx, dataset, test, place), place.scan_table)
-    drop = {cache.folder: gone(cache, there) for cache in found}
+    given = steps.scan_present(ctx, dataset, test, place)
+    known, there = images_there(place.cache, forget, given, lambda root: steps.scan(root, place))
+    drop = {cache.folder: gone_from(cache, known, there) for cache in found}
     for cache in found:
-        say(f"{cache.identity.name}: {len(drop[cache.folder])} image(s) are gone")
-    if not any(drop.values()):
-        return
-    if not yes:
-        click.confirm("Drop their rows?", abort=True)
-    for cache in found:
-        if drop[cache.folder]:
-            with bar(f"Pruning {cache.identity.name}", "rows") as progress:
-                compact(cache, drop[cache.folder], progress)
+        say(f"{cache.identity.name}: {len(drop[cache.folder].gone)} image(s) are gone")
+        if unknown := len(drop[cache.folder].unknown):
+            say(f"{cache.identity.name}: {unknown} image(s) of no known data set are kept")
+    if any(each.gone for each in drop.values()):
+        if not yes:
+            click.confirm("Drop their rows?", abort=True)
+        for cache in found:
+            if drop[cache.folder].gone:
+                with bar(f"Pruning {cache.identity.name}", "rows") as progress:
+                    compact(cache, drop[cache.folder].gone, progress)
+    known_sets.forget(place.cache, map(known_sets.root_of, forget))
 
 
 @caches.command("export")

@@ -270,6 +270,10 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     "heatmap": click.option(
         "--heatmap", type=FOLDER, help="Folder to write activation maps into."
     ),
+    "forget": click.option(
+        "--forget", type=IMAGES, multiple=True,
+        help="A data set that is gone for good: its images count as gone; repeatable.",
+    ),
     "yes": click.option("--yes", is_flag=True, help="Don't ask."),
     "strict": click.option(
         "--strict", is_flag=True, help="Stop at the first image that can't be read."

@@ -6,6 +6,7 @@ Everything heavy is imported where it is used: `cli.py --help` answers at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,11 +150,11 @@ def scan(
     from extract.archives import unpacked
     from extract.scan import scan
 
-    rehash = rehash_asked()
+    rehash, source = rehash_asked(), folder
     with bar(f"Unpacking {folder}", "files") as progress:
         folder = unpacked(folder, place.images, progress, warn, opened, rehash)
     with bar(f"Reading {folder}", "files") as progress:
-        images = scan(folder, progress, place.scan_table, rehash)
+        images = replace(scan(folder, progress, place.scan_table, rehash), source=source)
     for remark in images.remarks:
         warn(remark)
     return images.at_most(per_class) if per_class else images
@@ -169,6 +170,7 @@ def extract(
 
     sets: of training images first. root: where the caches are, unless in the workspace.
     """
+    from evaluate.known_sets import record
     from extract.chips import chips, extract_on_chips
     from extract.decoding import Decoding
     from extract.order import order_of
@@ -181,6 +183,9 @@ def extract(
     check_weights(arch, weights)
     engines = {name: usable_engines(name, engine, precision) for name in devices}
     place.prepare()
+    for images in sets:
+        hashes = (file.sha256 for file in images.files)
+        record(root or place.cache, images.source or images.folder, hashes)
     found = {name: chips(name) for name in devices}
     failed = [failure for images in sets for failure in images.unopened]
     if strict and failed:

@@ -197,29 +197,6 @@ def remember(table: Path, hashed: Iterable[Hashed], gone: Iterable[bytes] = ()) 
         )
 
 
-def still_there(table: Path) -> frozenset[bytes]:
-    """Return the SHA-256 of every file, of whatever data set, that is as it was when hashed.
-
-    What lies behind a URL counts as there: nobody is asked. Raises sqlite3.Error.
-    """
-    if not table.exists():
-        return frozenset()
-    return frozenset(file.sha256 for file in known_files(table).values() if _unchanged(file))
-
-
-def _unchanged(hashed: Hashed) -> bool:
-    if is_url(name := os.fsdecode(hashed.path)):
-        return True
-    try:
-        now = os.stat(hashed.path)  # noqa: PTH116 - bytes
-    except NotADirectoryError:  # it lies in an archive
-        archives = [path for path in Path(name).parents if path.is_file()]
-        return any(path.stat().st_mtime_ns == hashed.mtime_ns for path in archives)
-    except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (hashed.size, hashed.mtime_ns)
-
-
 @contextmanager
 def _open(table: Path) -> Iterator[sqlite3.Connection]:
     """Open the table in one transaction, made if need be; other processes wait for each other."""

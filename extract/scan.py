@@ -57,7 +57,8 @@ class ImageSet:
     apart.
 
     folder: or the list. trouble: what was wrong with the table of hashes, if anything. notes: what
-    was left out or changed, a line each.
+    was left out or changed, a line each. source: what the user named, if the images were unpacked
+    or fetched from there.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class ImageSet:
     unopened: tuple[Failure, ...]
     trouble: str | None = None
     notes: tuple[str, ...] = ()
+    source: Path | None = None
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """`cli.py cache …`, and what extraction says about images and to signals."""
 
 import dataclasses
+import os
 import shutil
 import signal
 import subprocess
@@ -123,16 +124,76 @@ def test_prune_asks_first_and_drops_what_is_gone(place: list[object]) -> None:
     assert [len(contents(cache).stored) for cache in found(place)] == [7, 7]
 
 
-def test_prune_spares_other_data_sets_of_the_workspace(place: list[object]) -> None:
-    """Their images are not named now, but were seen before and are still there."""
-    other = workspace(place).parent / "other"
+def rows_left(place: list[object]) -> list[int]:
+    return [len(contents(cache).stored) for cache in found(place)]
+
+
+@pytest.mark.parametrize("harm", ["future", "table deleted", "table damaged"])
+def test_prune_spares_images_that_exist_whatever_is_remembered(
+    harm: str, place: list[object]
+) -> None:
+    """The table of hashes only saves time: what exists is read."""
+    other, table = workspace(place).parent / "other", workspace(place) / "cache" / "scan.sqlite"
     for label in ("x", "y"):
         (other / label).mkdir(parents=True)
         Image.new("L", (9, 9), ord(label)).save(other / label / "1.png")
-    for path in other.glob("*/*"):  # settled: changed long ago
-        subprocess.run(["touch", "-d", "2020-01-01", path], check=True)
+        if harm == "future":
+            os.utime(other / label / "1.png", ns=(4 * 10**18, 4 * 10**18))
     spoken("extract", *TOY, "--dataset", other, "--workspace", workspace(place), *place[2:4])
-    assert "0 image(s) are gone" in spoken("cache", "prune", *place)
+    before = rows_left(place)
+    if harm == "table deleted":
+        table.unlink(missing_ok=True)
+    elif harm == "table damaged":
+        table.write_bytes(b"no database" * 1000)
+    assert "0 image(s) are gone" in spoken("cache", "prune", "--yes", *place)
+    assert rows_left(place) == before
+
+
+@pytest.mark.parametrize("harm", ["renamed", "a class gone", "a link to nowhere", "not to be read"])
+def test_prune_refuses_where_images_may_exist(harm: str, place: list[object]) -> None:
+    folder = Path(str(place[1]))
+    if harm == "renamed":
+        folder.rename(folder.with_name("elsewhere"))
+    elif harm == "a class gone":  # as where a disk is not mounted
+        shutil.rmtree(folder / "gel")
+        (folder / "gel").mkdir()
+    elif harm == "a link to nowhere":
+        (folder / "gel").rename(folder.with_name("gel"))
+        (folder / "gel").mkdir()
+        next(folder.with_name("gel").iterdir()).rename(folder / "gel" / "1.jpg")
+        (folder / "gel" / "batch2").symlink_to(folder / "not mounted")
+    else:
+        next((folder / "gel").iterdir()).rename(folder / "x")
+        (folder / "gel" / "1.png").symlink_to(folder / "not mounted")
+    text = refused("cache", "prune", "--yes", *place[2:])
+    assert f"{folder} can't be read as a whole (" in text and "no row is dropped" in text
+    assert rows_left(place) == [8, 8]
+
+
+def test_a_data_set_that_is_gone_for_good_is_named_by_hand(place: list[object]) -> None:
+    folder = Path(str(place[1]))
+    forget = ("cache", "prune", "--yes", "--forget", folder, *place[2:])
+    assert "it exists" in refused(*forget)
+    assert "no such data set" in refused(*forget[:4], folder.parent, *place[2:])
+    shutil.rmtree(folder)
+    spoken(*forget)
+    assert rows_left(place) == [2, 2]
+    assert "0 image(s) are gone" in spoken("cache", "prune", *place[2:])
+
+
+@pytest.mark.parametrize("harm", ["record deleted", "record damaged", "of an earlier version"])
+def test_prune_refuses_where_data_sets_are_not_known(harm: str, place: list[object]) -> None:
+    record = workspace(place) / "cache" / "datasets.sqlite"
+    if harm == "record damaged":
+        record.write_bytes(b"no database" * 1000)
+    else:
+        record.unlink()
+    if harm == "of an earlier version":  # then this extract begins the record, too late
+        spoken("extract", *TOY, *place)
+    next(Path(str(place[1]), "gel").iterdir()).unlink()
+    text = refused("cache", "prune", "--yes", *place)
+    assert str(record) in text
+    assert rows_left(place) == [8, 8]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

@@ -24,7 +24,8 @@ from PIL import Image
 from cache.compact import compact
 from cache.store import Cache, as_keys, contents, open_cache, read_all
 from cache.verify import verify
-from evaluate.prune import gone, images_there
+from evaluate.known_sets import record
+from evaluate.prune import gone_from, images_there
 from extract import hashes
 from extract.decode import decode_gray
 from extract.engines import ENGINES, Engine
@@ -63,6 +64,7 @@ class Caches(RuleBasedStateMachine):
         self.rows: dict[bytes, NDArray[np.float32]] = {}  # of every image that ever was
         self.promised: set[bytes] = set()  # images whose rows must be there
         self.clock = 0
+        record(self.root)
         for label in "ab":
             self._write(self.data / label / "first.png", broken=False)
 
@@ -88,6 +90,7 @@ class Caches(RuleBasedStateMachine):
         remembered, anew = scan(self.data, table=self.table), scan(self.data)
         assert remembered.trouble is None
         assert remembered.files == anew.files
+        record(self.root, self.data, (file.sha256 for file in anew.files))
         for file in anew.files:
             if file.path.stat().st_size > 61:
                 pixels = decode_gray(file.path.read_bytes()).pixels
@@ -166,16 +169,17 @@ class Caches(RuleBasedStateMachine):
 
     @rule(death=DEATHS)
     def prune_and_die(self, death: Death) -> None:
-        present = images_there([self._scan()], self.table)
-        self._in_a_child(death, lambda: compact(self.cache, gone(self.cache, present)))
+        known, present = images_there(self.root, (), [], lambda folder: self._scan())
+        gone = gone_from(self.cache, known, present).gone
+        self._in_a_child(death, lambda: compact(self.cache, gone))
         self.promised &= present
 
     @rule()
     def prune(self) -> None:
         images = self._scan()
-        present = images_there([images], self.table)
+        known, present = images_there(self.root, (), [], lambda folder: images)
         assert present == {file.sha256 for file in images.files}
-        compact(self.cache, gone(self.cache, present))
+        compact(self.cache, gone_from(self.cache, known, present).gone)
         self.promised &= present
         assert set(as_keys(read_all(self.cache).hashes)) <= present
         assert contents(self.cache).failures.keys() <= present
