@@ -327,13 +327,15 @@ def audit(
 ) -> None:  # fmt: skip
     """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
     from evaluate.findings import FINDINGS, as_json, in_words
-    from evaluate.workspace import Workspace
+    from evaluate.image_files import ImageFiles
+    from evaluate.workspace import Workspace, writable
 
     place, few = Workspace(workspace), {"per_class": per_class, "test_per_class": test_per_class}
     dataset, test = steps.take_current(ctx, place, few)
     per_class, test_per_class = few.values()
     if steps.is_given(ctx, "test"):
         steps.check_sets(ctx)
+    files, place = ImageFiles(place), ctx.with_resource(writable(place, warn))
     training = steps.scan(dataset, place, per_class)
     if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
         steps.check_sets(ctx)
@@ -344,10 +346,8 @@ def audit(
     found = steps.look_over(training, testing, place, white, anew=True)
     say(*(as_json(found).split("\n") if audit_format == "json" else in_words(found)))
     if html:
-        from evaluate.image_files import ImageFiles
         from evaluate.report import write_audit_page
 
-        files = ImageFiles(place)
         warn(f"Page: {write_audit_page(found, html, files)}")
         if files.remark:
             warn(files.remark)
@@ -359,24 +359,34 @@ def audit(
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @takes("model", "workspace", "answers", "heatmap", "weights", "engine", "max_pixels")
-def predict(paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any) -> None:
+@click.pass_context
+def predict(
+    ctx: click.Context, /, paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
+) -> None:
     """Classify files, folders, or the paths on standard input (-), and say where there is doubt."""
-    from evaluate.workspace import Workspace
+    from evaluate.workspace import Workspace, writable
 
     if paths == (Path("-"),):
         given = sys.stdin.buffer.read().removeprefix(BOM)
         lines = given.split(b"\0" if b"\0" in given else b"\n")
         paths = tuple(Path(os.fsdecode(line.strip(b"\r"))) for line in lines if line.strip())
-    uses.predict(paths, model, Workspace(workspace), **choices)
+    place = ctx.with_resource(writable(Workspace(workspace), warn))
+    uses.predict(paths, model, place, **choices)
 
 
 @cli.command()
 @takes("model", "file_format", "file", "workspace", "weights", "max_pixels")
-def export(model: str, file_format: str, out: Path, workspace: Path, weights: str) -> None:
+@click.pass_context
+def export(
+    ctx: click.Context, /, model: str, file_format: str, out: Path, workspace: Path, weights: str
+) -> None:
     """Write a whole model as one file for other programs, with a model card beside it."""
-    from evaluate.workspace import Workspace
+    from evaluate.image_files import ImageFiles
+    from evaluate.workspace import Workspace, writable
 
-    uses.export(model, file_format, out, Workspace(workspace), weights)
+    files = ImageFiles(Workspace(workspace))
+    place = ctx.with_resource(writable(Workspace(workspace), warn))
+    uses.export(model, file_format, out, place, weights, files)
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from evaluate.printable import printable
 from evaluate.terminal import bar, say, warn
 
 if TYPE_CHECKING:
+    from evaluate.image_files import ImageFiles
     from evaluate.workspace import Workspace
     from heads.files import SavedHead
 
@@ -79,9 +80,13 @@ def predict(
         say(f"{count} activation map(s) in {heatmap}", err=True)
 
 
-def export(model: str, file_format: str, out: Path, place: Workspace, weights: str) -> None:
-    """Write a model as one file, and say how near it answers to the model put together here."""
-    from evaluate.image_files import ImageFiles
+def export(
+    model: str, file_format: str, out: Path, place: Workspace, weights: str, files: ImageFiles
+) -> None:
+    """Write a model as one file, and say how near it answers to the model put together here.
+
+    files: finds the test images.
+    """
     from evaluate.model_file import export_model
     from evaluate.page.material import read_answers
     from evaluate.predict import find_row, load_row
@@ -99,7 +104,7 @@ def export(model: str, file_format: str, out: Path, place: Workspace, weights: s
     if answers is None:
         raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
     backbone = reload_backbone(info.identity, info.weights, weights, place)
-    written = export_model(backbone, saved, row, answers, file_format, out, ImageFiles(place))
+    written = export_model(backbone, saved, row, answers, file_format, out, files)
     say("Written: " + ", ".join(map(str, written.files)))
     say(
         f"Run by itself, it answers {written.check.images} test images within "

@@ -1,10 +1,16 @@
 """Where things lie in a workspace."""
 
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 
 from cache.atomic import check_replaceable
 from cache.errors import CacheError, FrostlineError
+from cache.sharing import LOCK
 from evaluate.failures import check_failures
 
 
@@ -120,6 +126,41 @@ class Workspace:
     def report(self) -> Path:
         """The report."""
         return self.root / "report" / "index.html"
+
+
+@contextmanager
+def writable(place: Workspace, remark: Callable[[str], None]) -> Iterator[Workspace]:
+    """Yield a workspace that can be written: this one, or where it is read-only a temporary one.
+
+    The temporary one holds links to all that is here; what is added there is removed at the end.
+    remark: is told that it is used.
+
+    Raises:
+        OSError: there is no room for a temporary folder.
+    """
+    folders = [place.cache, *(path for path in place.cache.glob("*") if path.is_dir())]
+    if not place.cache.is_dir() or all(os.access(folder, os.W_OK) for folder in folders):
+        yield place
+        return
+    remark(f"The workspace {place.root} is read-only: new embeddings and findings are not saved.")
+    with TemporaryDirectory(prefix="frostline-") as folder:
+        root = Path(folder)
+        inner = [*folders, *filter(Path.is_dir, (place.audits, place.images))]
+        for each in (place.root, *inner):
+            _link_all(each, root / each.relative_to(place.root), but=inner)
+        yield Workspace(root)
+
+
+def _link_all(folder: Path, other: Path, but: Collection[Path] = ()) -> None:
+    """Link what is in a folder from another one. Tables of SQLite are copied: they are written."""
+    other.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        if path in but or path.name == LOCK:
+            continue
+        if path.suffix == ".sqlite":
+            copyfile(path, other / path.name)
+        else:
+            (other / path.name).symlink_to(path.absolute())
 
 
 def _is_program(folder: Path) -> bool:
