@@ -27,7 +27,7 @@ def medians(contenders: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 def machine(*packages: str) -> str:
     """Describe the machine and the libraries in one line."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text("utf-8", "replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     names.append(platform.processor())
     versions = ", ".join(f"{name} {version(name)}" for name in packages)

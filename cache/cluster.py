@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import DeviceError
+from cache.records import RecordError, parse_json
 
 WORDS = ("auto", "local")
 PACKAGES = ("cache", "extract", "heads")  # what tasks and actors import of ours
 OWN = {"memory", "object_store_memory"}  # of every node, but no resources as others are
+LARGEST_AMOUNT = 2**53  # beyond it, sums are no longer exact
 ANSWERS_WITHIN_S = 10  # ray itself waits for minutes, and ends the process then
 
 
@@ -72,10 +74,10 @@ def resources(given: str | Mapping[str, float]) -> dict[str, Any]:
         DeviceError: it is something else.
     """
     try:
-        amounts = json.loads(given) if isinstance(given, str) else dict(given)
-    except json.JSONDecodeError:
-        amounts = None
-    if not isinstance(amounts, dict) or not amounts or not all(map(_is_amount, amounts.values())):
+        amounts = parse_json(given, dict[str, Any]) if isinstance(given, str) else dict(given)
+    except RecordError:
+        amounts = {}
+    if not amounts or not all(map(_is_amount, amounts.values())):
         raise DeviceError(
             f"--resources {given}: it must be JSON with an amount above 0 by name, "
             'as {"CPU": 2} or {"GPU": 1}'
@@ -116,7 +118,9 @@ def workers_that_fit(options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value <= LARGEST_AMOUNT
 
 
 def _environment() -> dict[str, Any]:

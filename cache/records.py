@@ -11,6 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,6 +42,23 @@ def parse_toml(text: str, kind: type[T]) -> T:
     if LONG_KEY.search(text):
         raise RecordError("a key has more than 64 parts")
     return _parse(lambda: tomllib.loads(text), kind)
+
+
+def read_text(path: Path) -> str:
+    """Read a file of text that a person or we wrote: UTF-8, a byte order mark is left out.
+
+    Raises:
+        RecordError: it can't be read, or is not UTF-8.
+        FileNotFoundError: it does not exist.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecordError(error.strerror or str(error)) from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"it is not UTF-8 text ({error})") from None
 
 
 def convert(content: object, kind: type[T]) -> T:

@@ -16,6 +16,7 @@ from unicodedata import normalize
 from cache.atomic import replacing, temporary_file
 from cache.errors import DatasetError, HeadError
 from cache.progress import Progress, silent
+from cache.records import RecordError, parse_json, read_text
 from cache.sharing import sharing
 from evaluate.findings import Audit
 from evaluate.printable import printable
@@ -138,13 +139,13 @@ def divided_before(images: ImageSet, cut: Cut, out: Path) -> bool:
         OSError: what is there can't be read.
     """
     try:
-        note = json.loads((out / NOTE).read_text())
+        note = parse_json(read_text(out / NOTE), dict[str, Any])
     except FileNotFoundError:
         return False
-    except ValueError as error:
-        raise DatasetError(f"{out / NOTE} is damaged ({error}): {ANEW}") from None
+    except RecordError as error:
+        raise DatasetError(f"{out / NOTE} can't be used ({error}): {ANEW}") from None
     wanted = _note(images, cut)
-    if not isinstance(note, dict) or {name: note.get(name) for name in wanted} != wanted:
+    if {name: note.get(name) for name in wanted} != wanted:
         raise DatasetError(f"{out} holds another division, or of other images: {ANEW}")
     there = sides(out, cut)
     if cut.copy:
@@ -175,7 +176,7 @@ def write_division(
             _write_lists(division, out)
         with replacing(out / NOTE) as temporary:
             note = _note(images, division.cut) | {"near_duplicates_by": division.cache}
-            temporary.write_text(json.dumps(note, indent=1))
+            temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
 
 
 def table_of(division: Division) -> Table:

@@ -143,7 +143,7 @@ def write_doubt(path: Path, doubt: Doubt, arrays: Arrays) -> None:
     record = {"format": FORMAT} | asdict(doubt)
     content = record | {"sha256": _sha256(doubt, arrays)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read_doubt(path: Path) -> tuple[Doubt, Arrays]:

@@ -201,7 +201,7 @@ def write_audit(path: Path, found: Audit) -> None:
     record = {"format": FORMAT} | asdict(found)
     text = json.dumps(record | {"sha256": _sha256(record)}, indent=1)
     with replacing(path) as temporary:
-        temporary.write_text(text)  # ASCII: names of any kind are escaped
+        temporary.write_text(text, encoding="utf-8")  # ASCII: names of any kind are escaped
 
 
 def read_audit(path: Path) -> Audit:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import click
 
 from cache.errors import GridError
+from cache.records import RecordError, parse_toml, read_text
 from evaluate.options import ALWAYS, ELSE, FullScale
 from extract.bit_depth import AUTO
 
@@ -43,9 +44,9 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> Recipe:
         GridError: it can't be read, or has a table, an option or a kind of value that there is not.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GridError(f"{path}: {error}") from None
+        content = parse_toml(read_text(path), Values)
+    except (RecordError, FileNotFoundError) as error:
+        raise GridError(f"{path} can't be used: {error}. Correct it.") from None
     if unknown := sorted(content.keys() - TABLES):
         raise GridError(
             f"{path}: {', '.join(unknown)} means nothing in a recipe; its tables are "
@@ -163,5 +164,5 @@ def _is_of_kind(value: Any, parameter: click.Parameter) -> bool:
     if isinstance(parameter.type, click.types.IntParamType):
         return isinstance(value, int)
     if isinstance(parameter.type, click.types.FloatParamType):
-        return isinstance(value, int | float)
-    return isinstance(value, str)
+        return isinstance(value, int | float) and abs(value) <= float_info.max
+    return isinstance(value, str) and "\0" not in value

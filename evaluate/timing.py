@@ -211,7 +211,7 @@ def _forget_peak(device: str) -> bool:
         torch.cuda.reset_peak_memory_stats()
         return True
     try:  # Linux; elsewhere, only the peak of the process's whole life is known
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -220,7 +220,7 @@ def _forget_peak(device: str) -> bool:
 def _peak_mib(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / MIB
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8", "replace").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 

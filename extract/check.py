@@ -121,7 +121,7 @@ def deviation_of(
 def _processor() -> str:
     """Name the kind of processor: kernels are chosen by it."""
     try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
             lines = [line for line in file if line.startswith(("model name", "flags"))]
     except OSError:
         lines = []

@@ -66,7 +66,7 @@ class Slot:
         if not self.folder.exists():
             return None
         try:
-            fields = parse_json((self.folder / NOTE).read_text(), dict[str, Any])
+            fields = parse_json((self.folder / NOTE).read_bytes(), dict[str, Any])
             checksum, note = fields.pop(CHECKSUM, None), convert(fields, kind)
             if checksum == _checksum(fields) and all(
                 sha256_of(self.folder / name) == digest for name, digest in note.files.items()
@@ -96,7 +96,8 @@ class Slot:
             try:
                 write(temporary)
                 note["files"] = {path.name: sha256_of(path) for path in temporary.iterdir()}
-                (temporary / NOTE).write_text(json.dumps(note | {CHECKSUM: _checksum(note)}))
+                text = json.dumps(note | {CHECKSUM: _checksum(note)})
+                (temporary / NOTE).write_text(text, encoding="utf-8")
                 if not self.folder.exists():  # else another process was faster, with the same
                     os.replace(temporary, self.folder)  # noqa: PTH105
             finally:

@@ -5,7 +5,6 @@ The image is the file with an image's suffix. Its class is said by the sample's 
 by "label" or "class" in its `.json`, else by the folder that it lies in.
 """
 
-import json
 import lzma
 import shutil
 import tarfile
@@ -16,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from cache.errors import DatasetError
 from cache.progress import Progress, silent
+from cache.records import parse_json
 from extract.archives import (
     LINK,
     PROGRESS_FILES,
@@ -294,13 +294,15 @@ def _without(image: TarImage, reason: str) -> TarImage:
 def _said(texts: dict[str, bytes]) -> str | None:
     """Return the class that the files of a sample say. Raises ValueError: it can't be read."""
     if ".cls" in texts:
-        return texts[".cls"].decode("utf-8").strip()
+        return texts[".cls"].decode("utf-8-sig").strip()
     if ".json" in texts:
-        content = json.loads(texts[".json"])
+        content = parse_json(texts[".json"], Any)
         for key in KEYS:
             value = content.get(key) if isinstance(content, dict) else None
-            if isinstance(value, str | int):
+            if isinstance(value, str) or type(value) is int:
                 return str(value).strip()
+            if value is not None:
+                raise ValueError(f'"{key}" is no text')
     return None
 
 

@@ -1,13 +1,16 @@
 """What goes to a worker and comes back from it, as JSON text.
 
-JSON, because names of files need not be valid Unicode, which Arrow's text must be.
+JSON, because names of files need not be valid Unicode, which Arrow's text must be. Texts that are
+none of these, such as of another version, are a DeviceError.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
+from cache.errors import DeviceError
+from cache.records import parse_json
 from cache.segments import Failure
 from cache.store import Cache
 from extract.file_names import ListingNotes
@@ -16,6 +19,43 @@ from extract.look import Look
 from extract.run import Extraction
 from extract.shards import Shard
 from extract.worker import Done, Member, Part
+
+T = TypeVar("T")
+HashedFields = tuple[str, int, int, int, int]
+FailureFields = tuple[str, str, str]
+
+
+class _Part(TypedDict):
+    source: str
+    views: int
+    known: list[HashedFields | None]
+    shard: Shard
+
+
+class _Extraction(TypedDict):
+    computed: int
+    present: int
+    failed: list[FailureFields]
+    several_pages: tuple[str, ...]
+    engine: str | None
+    deviation: float | None
+    trouble: tuple[str, ...]
+    views: int
+    spent: dict[str, float]
+
+
+class _Done(TypedDict):
+    source: str
+    number: int
+    worker: str
+    seconds: float
+    error: str
+    files: list[tuple[str, str, HashedFields]]
+    looks: list[tuple[str, str, int, int, str, float, float]]
+    unopened: list[FailureFields]
+    notes: dict[str, Any]
+    extractions: list[_Extraction]
+
 
 PLAIN = ("source", "number", "worker", "seconds", "error")
 
@@ -28,12 +68,12 @@ def part_to_json(part: Part) -> str:
 
 
 def part_from_json(text: str) -> Part:
-    """Read what `part_to_json` wrote."""
-    fields: dict[str, Any] = json.loads(text)
-    listed: dict[str, Any] = {
-        name: v if isinstance(v, int | str) else tuple(v) for name, v in fields["shard"].items()
-    }
-    shard = Shard(**listed)
+    """Read what `part_to_json` wrote. Raises DeviceError."""
+    return _checked(lambda: _part(parse_json(text, _Part)))
+
+
+def _part(fields: _Part) -> Part:
+    shard = fields["shard"]
     pairs = zip(shard.names, fields["known"], strict=True)
     known = {name: _hashed_from(name, values) for name, values in pairs if values}
     return Part(fields["source"], shard, fields["views"], known)
@@ -55,11 +95,25 @@ def done_to_json(done: Done) -> str:
 
 
 def done_from_json(text: str, caches: Sequence[Cache]) -> Done:
-    """Read what `done_to_json` wrote. caches: those that were filled, in the order of targets."""
-    fields = json.loads(text)
-    looks = {bytes.fromhex(k): Look(bytes.fromhex(b), *rest) for k, b, *rest in fields["looks"]}
+    """Read what `done_to_json` wrote. caches: those that were filled, in the order of targets.
+
+    Raises:
+        DeviceError: it is something else.
+    """
+    return _checked(lambda: _done(parse_json(text, _Done), caches))
+
+
+def _done(fields: _Done, caches: Sequence[Cache]) -> Done:
+    looks = {
+        bytes.fromhex(key): Look(bytes.fromhex(bits), width, height, mode, brightness, contrast)
+        for key, bits, width, height, mode, brightness, contrast in fields["looks"]
+    }
     return Done(
-        **{name: fields[name] for name in PLAIN},
+        source=fields["source"],
+        number=fields["number"],
+        worker=fields["worker"],
+        seconds=fields["seconds"],
+        error=fields["error"],
         files=tuple(Member(n, label, _hashed_from(n, it)) for n, label, it in fields["files"]),
         looks=looks,
         unopened=_failures_from(fields["unopened"]),
@@ -77,16 +131,27 @@ def _extraction(extraction: Extraction) -> dict[str, Any]:
     return {**rest, "failed": _failures(extraction.failed)}
 
 
-def _extraction_from(cache: Cache, values: Mapping[str, Any]) -> Extraction:
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-    return Extraction(**{**fields, "cache": cache, "failed": _failures_from(values["failed"])})
+def _extraction_from(cache: Cache, values: _Extraction) -> Extraction:
+    failed = _failures_from(values["failed"])
+    return Extraction(**{**values, "cache": cache, "failed": failed})  # type: ignore[arg-type]
 
 
-def _hashed(hashed: Hashed) -> tuple[str | int, ...]:
-    return hashed.sha256.hex(), *hashed.stamp
+def _checked(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeviceError(
+            f"A worker's message can't be read ({error}). Run the same version of Frostline on all "
+            "machines."
+        ) from None
 
 
-def _hashed_from(name: str, values: Sequence[Any]) -> Hashed:
+def _hashed(hashed: Hashed) -> HashedFields:
+    size, mtime_ns, ctime_ns, inode = hashed.stamp
+    return hashed.sha256.hex(), size, mtime_ns, ctime_ns, inode
+
+
+def _hashed_from(name: str, values: HashedFields) -> Hashed:
     digits, size, mtime_ns, ctime_ns, inode = values
     return Hashed(key_of(name), size, mtime_ns, bytes.fromhex(digits), ctime_ns, inode)
 
@@ -95,5 +160,5 @@ def _failures(failures: Sequence[Failure]) -> list[tuple[str, str, str]]:
     return [(failure.sha256.hex(), failure.path, failure.reason) for failure in failures]
 
 
-def _failures_from(rows: Sequence[Sequence[str]]) -> tuple[Failure, ...]:
+def _failures_from(rows: Sequence[FailureFields]) -> tuple[Failure, ...]:
     return tuple(Failure(bytes.fromhex(digits), path, reason) for digits, path, reason in rows)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from cache.errors import GridError
+from cache.records import RecordError, parse_toml, read_text
 from heads.architectures import HEADS
 from heads.configuration import BALANCES, NEUTRAL, NO_OPTIMIZER, Configuration
 from heads.optimizers import OPTIMIZERS
@@ -34,11 +35,9 @@ class Limits:
         """Whether a value is such a number."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
-        high = float("inf") if self.high is None else self.high
+        high = float_info.max if self.high is None else self.high
         above = value > self.low if self.low_open else value >= self.low
-        return (
-            above and value < float("inf") and (value < high if self.high_open else value <= high)
-        )
+        return above and (value < high if self.high_open else value <= high)
 
 
 LARGEST_SEED = 2**32 - 1  # scikit-learn's
@@ -194,10 +193,10 @@ def read_grid(path: Path, seed: int = 0) -> Sweep:
         GridError: it can't be read, is empty, or a key or value is wrong; the line is named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise GridError(f"{path}: {error}") from None
+        text = read_text(path)
+        content = parse_toml(text, dict[str, Any])
+    except (RecordError, FileNotFoundError) as error:
+        raise GridError(f"{path} can't be used: {error}. Correct it.") from None
     grids = content.pop("grid", None)
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not all(isinstance(grid, dict) and grid for grid in grids):
