@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+DEEPEST = 50  # levels of lists and tables
+
 T = TypeVar("T")
 # tomllib takes memory by the square of the parts of a key: 40 GB for 100,000, which are 200 kB.
 LONG_KEY = re.compile(r"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){64}")
@@ -68,8 +70,21 @@ def convert(content: object, kind: type[T]) -> T:
 
 def _parse(read: Callable[[], Any], kind: type[T]) -> T:
     try:
-        return msgspec.convert(read(), kind)
+        content = read()
+        _check_depth(content)
+        return msgspec.convert(content, kind)
     except RecursionError:
         raise RecordError("it is nested too deeply") from None
     except (ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise RecordError(str(error)) from None
+
+
+def _check_depth(content: Any) -> None:
+    """Refuse what could be read, but not be written or shown again. Raises RecursionError."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [v for v in level if isinstance(v, dict | list)]
+        if not level:
+            return
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    raise RecursionError

@@ -40,22 +40,23 @@ class Limits:
         return above and (value < high if self.high_open else value <= high)
 
 
+MOST = 10**9  # of anything that is counted
 LARGEST_SEED = 2**32 - 1  # scikit-learn's
 LIMITS: dict[str, Limits] = {
     "learning_rate": Limits(0, low_open=True),
     "momentum": Limits(0, 1, high_open=True),
     "weight_decay": Limits(0),
     "gamma": Limits(0, 1, low_open=True),
-    "warmup": Limits(0, whole=True),
-    "epochs": Limits(1, whole=True),
-    "patience": Limits(0, whole=True),
-    "batch_size": Limits(1, whole=True),
-    "views": Limits(0, whole=True),
+    "warmup": Limits(0, MOST, whole=True),
+    "epochs": Limits(1, MOST, whole=True),
+    "patience": Limits(0, MOST, whole=True),
+    "batch_size": Limits(1, MOST, whole=True),
+    "views": Limits(0, MOST, whole=True),
     "val_fraction": Limits(0, 1, low_open=True, high_open=True),
     "seed": Limits(0, LARGEST_SEED, whole=True),
-    "seeds": Limits(1, whole=True),
-    "cv": Limits(2, whole=True),
-    "repeats": Limits(1, whole=True),
+    "seeds": Limits(1, MOST, whole=True),
+    "cv": Limits(2, MOST, whole=True),
+    "repeats": Limits(1, MOST, whole=True),
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "head": tuple(HEADS),
