@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import CacheError
-from cache.records import convert, parse_json
+from cache.records import RecordError, convert, parse_json
 
 FORMAT_VERSION = 1
 
@@ -52,7 +52,7 @@ class Identity:
 
         Raises:
             CacheError: it is of another version of the format.
-            RecordError, TypeError: it is no identity at all.
+            RecordError: it is no identity at all.
         """
         fields = parse_json(text, dict[str, Any])
         if (found := fields.get("format_version")) != FORMAT_VERSION:
@@ -60,6 +60,8 @@ class Identity:
                 f"written in cache format {found}, this version of Frostline reads format "
                 f"{FORMAT_VERSION}: use the version that wrote it, or another --workspace"
             )
+        if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):
+            raise RecordError(f"unknown field {unknown[0]!r}")
         convert(fields, cls)  # for its types: numbers stay as they were written, and so the digest
         return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
