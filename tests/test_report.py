@@ -374,6 +374,7 @@ def test_many_models_are_all_in_the_table_and_few_in_the_charts(place: Workspace
     table = read_results(place.results)
     some = table.loc[table.index.repeat(100)].reset_index(drop=True)
     some["model_id"] = range(1, 301)
+    some["checksum"] = ""
     some.to_csv(place.results, index=False)
     html = write_report(place).read_text()
     assert html.count("<tr data-backbone") + html.count('<tr class="best" data-backbone') == 300
