@@ -102,7 +102,8 @@ def _make(
     from extract.weights import load_state, tensors_sha256
 
     entry = find_backbone(name)
-    with torch.random.fork_rng(devices=[]):
+    # Whoever first needs the module may be in inference mode, which would leave no gradients.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # type: ignore[no-untyped-call]
         torch.manual_seed(seed)
         model = entry.build(name)
         if source.file is None:

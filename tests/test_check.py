@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError
@@ -15,7 +16,7 @@ from extract import kept
 from extract.check import deviation_of, verified_engine
 from extract.engines import ENGINES, TOLERANCES, Built
 from extract.kept import Shelf
-from extract.load import LoadedBackbone
+from extract.load import LoadedBackbone, load_backbone
 from extract.run import extract
 from extract.scan import scan
 from extract.target import Target
@@ -75,6 +76,15 @@ def test_a_result_is_remembered_for_the_very_same_engine(
     assert share(rough) == (6, False)
     monkeypatch.setattr("extract.check.usable_cores", lambda: 77)
     assert share(precise) == (3, False)
+
+
+def test_a_module_first_made_for_the_comparison_still_has_gradients(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    load_backbone("efficientnet_lite0", "imagenet", shelf=shelf)
+    again = load_backbone("efficientnet_lite0", "imagenet", shelf=shelf)  # not made yet
+    with torch.inference_mode():
+        _ = again.module
+    assert not any(each.is_inference() for each in again.module.parameters())
 
 
 @pytest.mark.parametrize("harm", ["weights", "everything"])
