@@ -63,12 +63,10 @@ class Frostline(click.Group):
             raise click.ClickException("\n".join(map(printable, error.lines))) from error
         except OSError as error:  # the disk or its rights; our own faults raise other things
             raise click.ClickException(
-                printable(
-                    f"{error}: mend that, or choose another folder; what was finished is kept"
-                )
+                printable(f"{error}. Fix this or choose another folder. Finished work is saved.")
             ) from error
         except KeyboardInterrupt:
-            say("", "Stopped. What was finished is kept: the same command goes on from there.")
+            say("", "Interrupted. Finished work is saved; run the same command again to resume.")
             raise click.exceptions.Exit(130) from None
 
 

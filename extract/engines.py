@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     # uint8 [n, 1, 224, 224], n <= batch_size → float32 [n, D]; returns when the result is there.
     # A row depends on its own image only, not on its neighbours or their number, to the last bit.
+    # Fewer rows, the first ones, come back if the user asked to stop meanwhile.
     Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 

@@ -128,6 +128,8 @@ class Lane:
         self.several_pages += [self.names.get(path, path) for path in several]
         self.computed += len(kept)
         self.done += len(images)
+        if len(embeddings) < len(gathered.hashes):
+            raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
 
     def _build(self, pixels: NDArray[np.uint8]) -> Built:
         target = self.target

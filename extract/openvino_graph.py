@@ -16,6 +16,7 @@ from cache.errors import DeviceError
 from extract.decode import SIZE
 from extract.devices import usable_cores
 from extract.kept import Note
+from extract.stopping import asked_to_stop
 
 # torch is imported only where a graph must be made: with a kept one, it is not needed at all.
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
             rows[:] = request.get_output_tensor().data[: len(rows)]
 
         for number, start in enumerate(range(0, len(images), chunk)):
+            if number and asked_to_stop():
+                output = output[:start]
+                break
             if len(under_way) == len(requests):
                 take()
             request = requests[number % len(requests)]

@@ -1,12 +1,23 @@
 """Ctrl-C, a closed terminal and `kill`, as a question that a loop can ask."""
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+ANSWER = b"\nStopping after this batch. Press Ctrl-C again to stop at once.\n"
+STDERR = 2
+
+_asked: list[int] = []  # the signals since the current `stoppable` began
+
+
+def asked_to_stop() -> bool:
+    """Tell whether the user asked to stop the work that is `stoppable` now."""
+    return bool(_asked)
 
 
 @contextmanager
@@ -16,17 +27,52 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     On leaving after such a wish, KeyboardInterrupt is raised. Only a process's main thread can
     listen to signals; in another, nobody asks.
     """
-    asked: list[int] = []
+    _asked.clear()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if _asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        _asked.append(number)
 
-    with _handled_by(ask):
-        yield lambda: bool(asked)
-    if asked:
-        raise KeyboardInterrupt
+    try:
+        with _handled_by(ask), _answered():
+            yield asked_to_stop
+        if _asked:
+            raise KeyboardInterrupt
+    finally:
+        _asked.clear()
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Print ANSWER as soon as a signal arrives.
+
+    A thread does it: the main thread hears of signals only when a long call into C ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = {getattr(signal, name) for name in SIGNALS if hasattr(signal, name)}
+    ours, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+
+    def answer() -> None:
+        while received := ours.recv(1):
+            if received[0] in numbers:
+                with suppress(OSError):  # the terminal is closed
+                    os.write(STDERR, ANSWER)
+                return
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        wakeup.close()
+        thread.join()
+        ours.close()
 
 
 @contextmanager

@@ -315,7 +315,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=60)
     assert run.returncode == 130, output
-    assert "the same command goes on from there" in output
+    assert "run the same command again to resume" in output
     assert "Traceback" not in output
     assert not list(tmp_path.rglob("*.tmp"))
     assert len(contents(find_caches(tmp_path / "cache")[0]).stored) == 32  # one batch

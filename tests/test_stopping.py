@@ -2,11 +2,16 @@
 
 import os
 import signal
+import threading
 import time
+from hashlib import pbkdf2_hmac
 
+import numpy as np
 import pytest
 
-from extract.stopping import interruptible, stoppable
+from extract.load import load_backbone
+from extract.openvino_graph import build
+from extract.stopping import ANSWER, interruptible, stoppable
 
 
 def test_a_loop_can_ask_whether_it_is_to_stop() -> None:
@@ -32,3 +37,30 @@ def test_what_is_ignored_stays_so() -> None:
     with interruptible():
         os.kill(os.getpid(), signal.SIGHUP)
     signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_answered_while_the_main_thread_is_in_c(capfd: pytest.CaptureFixture) -> None:
+    answered = []
+
+    def watch() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        answered.append(capfd.readouterr().err)
+
+    with pytest.raises(KeyboardInterrupt), stoppable() as asked_to_stop:
+        threading.Timer(0.1, watch).start()
+        pbkdf2_hmac("sha256", b"", b"", 3_000_000)  # a second or more, and it hears no signal
+        asked_to_stop()
+    assert answered == [ANSWER.decode()]
+
+
+def test_a_batch_ends_early_and_keeps_the_rows_that_are_ready() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 1, 224, 224), np.uint8)
+    forward = build(load_backbone("mobilenet_v3_large", "random"), "fp32", len(pixels), None)
+    whole = forward(pixels[:40])
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        rows = forward(pixels)
+    assert 0 < len(rows) < len(pixels)
+    both = min(len(rows), len(whole))
+    assert (rows[:both] == whole[:both]).all()
