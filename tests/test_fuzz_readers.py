@@ -36,7 +36,7 @@ from evaluate.study import cautions, describe_best, describe_confusions, studies
 from evaluate.workspace import Workspace
 from extract.file_names import ListingNotes
 from extract.hashes import Hashed
-from extract.kept import Shelf
+from extract.kept import Note, Shelf
 from extract.lists import rows_of, write_list
 from extract.scan import scan
 from extract.shards import Shard
@@ -107,14 +107,17 @@ def _split(folder: Path) -> Reader:
 def _kept(folder: Path) -> Reader:
     slot = Shelf(folder).slot("graph", weights="a")
 
+    def write(temporary: Path) -> None:
+        (temporary / "f").write_bytes(b"x")
+
     def fill() -> None:
-        slot.fill(lambda temporary: (temporary / "f").write_bytes(b"x") and None)  # type: ignore[func-returns-value]
+        slot.fill(write)
 
     fill()
     note = next(path for path in slot.folder.iterdir() if path.name != "f")
 
     def read() -> None:
-        if slot.read() is None:  # removed, as what is not whole
+        if slot.read(Note) is None:  # removed, as what is not whole
             fill()
 
     return Reader(note, read)

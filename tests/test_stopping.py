@@ -39,7 +39,9 @@ def test_what_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_is_answered_while_the_main_thread_is_in_c(capfd: pytest.CaptureFixture) -> None:
+def test_a_signal_is_answered_while_the_main_thread_is_in_c(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     answered = []
 
     def watch() -> None:
