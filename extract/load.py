@@ -103,7 +103,7 @@ def _make(
 
     entry = find_backbone(name)
     # Whoever first needs the module may be in inference mode, which would leave no gradients.
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # type: ignore[no-untyped-call]
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = entry.build(name)
         if source.file is None:
