@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import sys
 from collections import deque
 from functools import partial
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.atomic import asking_for_space
 from cache.errors import DeviceError
 from extract.decode import SIZE
 from extract.devices import usable_cores
@@ -131,7 +135,18 @@ def convert(backbone: nn.Module) -> Any:
 
 
 def save(graph: Any, folder: Path) -> None:
-    """Write a graph with its weights as they are; OpenVINO's default is to halve them."""
+    """Write a graph with its weights as they are; OpenVINO's default is to halve them.
+
+    OpenVINO reports no full disk: it is asked for beforehand.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    constants = (node for node in graph.get_ops() if node.get_type_name() == "Constant")
+    needed = sum(node.data.nbytes for node in constants)
+    with asking_for_space(folder / GRAPH, needed):
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     import_openvino().save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 

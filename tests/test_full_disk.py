@@ -7,18 +7,24 @@ import shutil
 import subprocess
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from cache.compact import compact
 from cache.errors import CacheError
 from cache.segments import Rows, write_segment
 from cache.store import Cache, open_cache, read_all
 from cache.verify import verify
+from extract.decode import SIZE
+from extract.kept import Note, Shelf
 from extract.load import LoadedBackbone
+from extract.openvino_graph import convert, save
 from extract.scan import scan
+from extract.stem import GrayInput
 from heads.configuration import Configuration
 from heads.grid import Sweep
 from heads.run import train_heads
@@ -114,6 +120,19 @@ def test_a_head_without_room_says_in_one_sentence_how_much_it_needs(
     enlarge(small_disk)
     done = train_heads(caches["cpu"], labels, "dataset", sweep, small_disk / "heads")
     assert done.trained == 1
+
+
+def test_a_converted_graph_without_room_says_how_much_it_needs(small_disk: Path) -> None:
+    """Of 8 x 50,176 numbers."""
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8))
+    graph = convert(GrayInput(nn.Sequential(nn.Conv2d(3, 1, 1), wide), [0.5] * 3, [0.5] * 3))
+    slot = Shelf(small_disk).slot("wide")
+    with pytest.raises(OSError, match=r"No space left on device \(\d\.\d MiB are needed\)"):
+        slot.fill(partial(save, graph))
+    assert [path for path in small_disk.iterdir() if path.is_dir()] == []
+    enlarge(small_disk)
+    slot.fill(partial(save, graph))
+    assert slot.read(Note)
 
 
 def full(*arguments: object) -> None:
