@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from extract.batches import batch, decoded
-from extract.decode import SUFFIXES
+from extract.decoding import SUFFIXES
 from extract.devices import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,12 +1,17 @@
 """`failures.csv`: the images that the last extraction could not read, for people to read."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.atomic import check_replaceable, replacing
 from cache.errors import ResultsError
-from cache.segments import Failure
 from cache.tables import neutral, open_table, path_cell, write_table
+
+if TYPE_CHECKING:
+    from cache.segments import Failure
 
 COLUMNS = ("path", "reason", "sha256")
 

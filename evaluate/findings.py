@@ -12,7 +12,6 @@ from typing import Any
 from cache.atomic import check_file, replacing
 from cache.errors import ResultsError
 from cache.records import convert, parse_json
-from evaluate.alike import groups
 from evaluate.workspace import Workspace
 
 FORMAT = "frostline-audit-2"
@@ -124,6 +123,8 @@ class Audit:
     @cached_property
     def repeat_of(self) -> dict[bytes, int]:
         """The group of each test image that is like another test image, by SHA-256."""
+        from evaluate.alike import groups  # with numpy, which the command line does not need
+
         numbers = groups([(a.first, a.second) for a in self.repeats], len(self.images))
         return {
             bytes.fromhex(image.sha256): number

@@ -9,7 +9,7 @@ from cache.records import parse_json
 from cache.tables import TableError, as_number, read_table
 from evaluate.results import Count, Row
 from extract.backbones import ALIASES
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 NEEDED = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg"),

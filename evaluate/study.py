@@ -18,7 +18,7 @@ from evaluate.statistics import (
     difference_interval,
 )
 from evaluate.words import NOT_TRAINED, STUDYS_OWN
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 # What can tell two rows of one backbone, device, head and optimizer apart, and its short name.
 SETTINGS = {

@@ -222,7 +222,7 @@ def ranked_table(study: Study, width: int) -> Table:
 
 
 def _cells(study: Study, row: Row) -> dict[str, str]:
-    from heads.files import FROZEN
+    from heads.configuration import FROZEN
 
     def score(name: str) -> str:
         return "-" if row[name] != row[name] else f"{row[name]:.3f}"

@@ -1,6 +1,6 @@
 """Words of `results.csv` that are compared with. Without pandas: `predict` needs them too."""
 
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 STUDYS_OWN = "-"  # `also` of a row on the study's own test set
 TRAINED = "trained"  # what weights are called that were trained here, together with a head

@@ -52,6 +52,7 @@ def verified_engine(
     Raises:
         DeviceError: no engine can be built, or it differs from torch too much.
     """
+    pixels = pixels[:batch_size]  # it takes no more at once
     built = build_engine(target, batch_size, shelf)
     try:
         return built, deviation_of(target, built, pixels, shelf)

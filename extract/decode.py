@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from cache.errors import UnreadableImageError
 from extract import tiff
 from extract.bit_depth import EIGHT_BITS, Depth
-from extract.decoding import AS_USUAL, Decoding
+from extract.decoding import AS_USUAL, FORMATS, Decoding
 from extract.views import border_level, rendered
 
 SIZE = 224
@@ -33,19 +33,6 @@ FAST_INTERPOLATION_RULE = (
     "to twice the size or more"
 )
 
-# Formats that are read at all, by Pillow's name, and their file names' suffixes. Others stay shut:
-# Pillow would start Ghostscript for an EPS file.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "TIFF": (".tif", ".tiff"),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "JPEG2000": (".jp2", ".j2k"),
-    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
-}
-SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 JPEG_START, END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # those that begin a segment, or end it all
 SIZE_OF_IMAGE = b"\xff\x4f\xff\x51"  # in JPEG 2000: its codestream's start, then the marker SIZ

@@ -11,6 +11,21 @@ FITS: dict[str, str] = {
 }
 
 
+# Formats that are read at all, by Pillow's name, and their file names' suffixes. Others stay shut:
+# Pillow would start Ghostscript for an EPS file.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
+}
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How a file becomes pixels. fast: large JPEG files are decoded at a fraction of their size,

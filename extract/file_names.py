@@ -19,7 +19,7 @@ from typing import Any
 from unicodedata import normalize
 
 from extract.class_names import class_name
-from extract.decode import SUFFIXES
+from extract.decoding import SUFFIXES
 from extract.places import is_url
 
 NAMED = 5  # names, suffixes or folders in a remark

@@ -12,6 +12,7 @@ from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES
 
 NO_OPTIMIZER = "none"
+FROZEN = "frozen"  # the mode of a model whose backbone was run once
 BALANCES = {
     "none": "as the images are",
     "weights": "an image of a rare class counts for more",

@@ -23,7 +23,7 @@ from cache.files import files_in
 from cache.identity import FORMAT_VERSION, Identity
 from cache.records import parse_json
 from heads.architectures import build_head, tensor_shapes
-from heads.configuration import Configuration, head_id
+from heads.configuration import FROZEN, Configuration, head_id
 
 # torch is imported where tensors are: what a head says of itself is read without it.
 if TYPE_CHECKING:
@@ -44,9 +44,6 @@ class Selection:
     cv_accuracy: float | None = None
     cv_spread: float | None = None
     cv_ungrouped: float | None = None
-
-
-FROZEN = "frozen"  # the mode of a model whose backbone was run once
 
 
 @dataclass(frozen=True)

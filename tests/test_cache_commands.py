@@ -331,5 +331,5 @@ def test_a_terminal_closed_and_a_kill_are_heard_like_ctrl_c(tmp_path: Path) -> N
             run.send_signal(getattr(signal, name))
             assert run.wait(60) == 130
         (cache,) = find_caches(out / "cache")
-        assert len(contents(cache).stored) == 32
+        assert 0 < len(contents(cache).stored) <= 32  # of one batch
         assert not list(out.rglob("*.tmp"))

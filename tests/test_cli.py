@@ -180,7 +180,7 @@ class TestBadInput:
     def test_missing_folder(self, command: str, tmp_path: Path) -> None:
         (tmp_path / "cache").mkdir()
         assert "nowhere is not a folder" in self.refused(
-            command, "--dataset", tmp_path / "nowhere", "--workspace", tmp_path
+            command, "--dataset", tmp_path / "nowhere", "--test", tmp_path, "--workspace", tmp_path
         )
 
     def test_a_test_folder_that_was_asked_for_must_exist(self, few: Few, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ class TestBadInput:
         assert "gone is not a folder" in self.refused("extract", *LITE, *place)
 
     def test_empty_folder(self, tmp_path: Path) -> None:
-        assert "no subfolders" in self.refused("run", "--dataset", tmp_path)
+        assert "no subfolders" in self.refused("run", "--dataset", tmp_path, "--test", tmp_path)
 
     def test_one_class_only_stops_before_any_work(self, few: Few, tmp_path: Path) -> None:
         data = few(2, 1)
@@ -246,8 +246,8 @@ class TestBadInput:
 
     def test_steps_out_of_order(self, few: Few, tmp_path: Path) -> None:
         place = folders(few(2, 1), tmp_path / "out")
-        assert "run extract first" in self.refused("train-heads", *place[:2], *place[4:])
-        assert "run extract first" in self.refused("evaluate", *place)
+        for command in (["train-heads", *place[:2], *place[4:]], ["evaluate", *place]):
+            assert "does not exist. Run `cli.py run` first" in self.refused(*command)
         (tmp_path / "out" / "cache").mkdir(parents=True)
         assert "run train-heads first" in self.refused("evaluate", *place)
         assert "run evaluate first" in self.refused("report", *place[4:])
@@ -294,7 +294,7 @@ class TestBadInput:
 
         monkeypatch.setattr("extract.writer.write_segment", full)
         refused = self.refused("extract", *LITE, *folders(few(1, 1), tmp_path / "out"))
-        assert "No space left on device: mend that" in refused
+        assert "No space left on device. Fix this" in refused
 
 
 def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
     assert "run the same command again to resume" in output
     assert "Traceback" not in output
     assert not list(tmp_path.rglob("*.tmp"))
-    assert len(contents(find_caches(tmp_path / "cache")[0]).stored) == 32  # one batch
+    assert 0 < len(contents(find_caches(tmp_path / "cache")[0]).stored) <= 32  # of one batch
     assert "82 image(s) computed, 32 already" in subprocess.check_output(
         [*command, *folders(ROOT, tmp_path)], text=True
     )

@@ -212,7 +212,7 @@ class TestWriting:
 
     def test_a_damaged_note_is_told(self, drawn: ImageSet, tmp_path: Path, copy: bool) -> None:
         (tmp_path / NOTE).write_text("{")
-        with pytest.raises(DatasetError, match=r"split\.json is damaged"):
+        with pytest.raises(DatasetError, match=r"split\.json can't be used"):
             divided_before(drawn, Cut(0.2, 0, copy=copy), tmp_path)
 
 

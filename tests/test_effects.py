@@ -26,8 +26,8 @@ from evaluate.words import NOT_TRAINED
 from extract.backbones import find_backbone
 from extract.decoding import AS_USUAL
 from extract.target import identity_of
-from heads.configuration import Configuration
-from heads.files import FROZEN, HeadInfo, Network, Selection
+from heads.configuration import FROZEN, Configuration
+from heads.files import HeadInfo, Network, Selection
 
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]

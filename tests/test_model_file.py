@@ -184,8 +184,10 @@ class TestFiles:
         assert {*onnx, *openvino} == set((tmp_path / "new").iterdir())
 
     def test_a_file_of_before_is_replaced(self, small: Ready, tmp_path: Path) -> None:
-        (tmp_path / "model.onnx").write_bytes(b"of before")
+        small.export("multi", "onnx", tmp_path / "model.onnx")
+        before = (tmp_path / "model.onnx").read_bytes()
         small.export("single", "onnx", tmp_path / "model.onnx")
+        assert (tmp_path / "model.onnx").read_bytes() != before
         assert answers("onnx", tmp_path / "model.onnx", small.pixels)
 
     @pytest.mark.parametrize("form", FORMATS)
@@ -198,13 +200,13 @@ class TestFiles:
             FORMATS_BEFORE[form].write(other, path, facts)
 
         FORMATS_BEFORE = dict(FORMATS)  # noqa: N806
-        monkeypatch.setitem(FORMATS, form, dataclasses.replace(FORMATS[form], write=write))
         out = out_of(form, tmp_path)
-        out.write_bytes(b"of before")
+        small.export("single", form, out)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        monkeypatch.setitem(FORMATS, form, dataclasses.replace(FORMATS[form], write=write))
         with pytest.raises(ResultsError, match=r"8 test images otherwise .* removed; choose"):
             small.export("single", form, out)
-        assert [path.name for path in tmp_path.iterdir()] == [out.name]
-        assert out.read_bytes() == b"of before"
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     @pytest.mark.parametrize(
         ("raised", "expected", "message"),
@@ -260,7 +262,7 @@ class TestRefusals:
 
     def test_images_that_are_gone(self, small: Ready, tmp_path: Path) -> None:
         gone = tuple(tmp_path / path.name for path in small.predictions["single"].paths)
-        with pytest.raises(DatasetError, match="none of the test images lies where it was"):
+        with pytest.raises(DatasetError, match="None of the test images was found unchanged"):
             small.export("single", "onnx", tmp_path / "model.onnx", paths=gone)
 
     def test_one_image_is_enough_to_try_it(self, small: Ready, tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_an_image_that_is_gone_leaves_its_words(pictured: Workspace) -> None:
 
 def test_an_image_that_was_replaced_is_not_shown_for_the_old_one(pictured: Workspace) -> None:
     Image.new("L", (9, 9), 200).save(pictured.root / "images" / "b.png")
-    assert write_report(pictured).read_text().count("moved or changed since") == 1
+    assert "moved or changed since" in write_report(pictured).read_text()
 
 
 def test_many_classes_with_odd_names_make_a_report(place: Workspace) -> None:

@@ -11,7 +11,8 @@ from evaluate.parity import in_words, parity
 from evaluate.predictions import Predictions
 from evaluate.results import Row
 from evaluate.study import SETTINGS, first_of_each
-from heads.files import FROZEN, head_path, read_info
+from heads.configuration import FROZEN
+from heads.files import head_path, read_info
 
 PLACE = (  # of a cache
     *("pretrained_model", "hardware_type", "numeric_precision", "weights"),

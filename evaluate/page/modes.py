@@ -9,7 +9,7 @@ from evaluate.page.ranking import model, short_name
 from evaluate.results import Row
 from evaluate.statistics import SIGNIFICANT, Comparison, holm, in_words
 from evaluate.study import first_of_each
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 PLACE = ("pretrained_model", "hardware_type")
 

@@ -9,7 +9,7 @@ from evaluate.page.material import Material
 from evaluate.printable import printable
 from evaluate.results import Row
 from evaluate.workspace import Workspace
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 
 def provenance(material: Material) -> list[tuple[str, str]]:

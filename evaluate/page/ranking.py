@@ -15,7 +15,7 @@ from evaluate.study import (
     is_random,
     right_answers,
 )
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 MAX_ROWS = 64  # of the heat map
 GROUPED = ("classifier_head", "opt_alg", "mode", "hardware_type")

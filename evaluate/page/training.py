@@ -5,7 +5,7 @@ from typing import Any
 from evaluate.charts import Chart, Line, linear, shares, thinned
 from evaluate.page.material import Material
 from evaluate.results import Row
-from heads.files import FROZEN
+from heads.configuration import FROZEN
 
 MAX_CURVES = 8  # heads in one chart
 
