@@ -27,7 +27,7 @@ from extract.load import load_backbone
 from extract.openvino_graph import import_openvino
 from extract.scan import scan
 from heads.architectures import HEADS
-from heads.files import SavedHead
+from heads.files import SavedHead, load_head, save_head
 from tests.conftest import ROOT
 from tests.toy import Toy, extract_one, no_file
 from tests.whole_models import Ready, heads_on
@@ -135,15 +135,15 @@ def facts_in(form: str, path: Path) -> dict[str, str]:
         return facts
 
 
-def renamed(ready: Ready, head: str) -> SavedHead:
+def renamed(ready: Ready, head: str, folder: Path) -> SavedHead:
     saved = ready.heads[head]
     info = dataclasses.replace(saved.info, classes=("gel", ODD), dataset=ODD)
-    return SavedHead(saved.path, info)
+    return SavedHead(save_head(folder, info, load_head(saved).state_dict()), info)
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_says_what_it_is(form: str, small: Ready, tmp_path: Path) -> None:
-    saved = renamed(small, "single")
+    saved = renamed(small, "single", tmp_path / "heads")
     written = small.export("single", form, out_of(form, tmp_path), saved=saved)
     facts = facts_in(form, written.files[0])
     assert json.loads(facts["classes"]) == ["gel", ODD]

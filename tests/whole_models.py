@@ -80,7 +80,11 @@ class Ready:
     ) -> Written:
         predictions = self.predictions[head]
         if paths:
-            predictions = dataclasses.replace(predictions, paths=paths)
+            known = {
+                p.name: key for p, key in zip(predictions.paths, predictions.hashes, strict=True)
+            }
+            hashes = tuple(known[path.name] for path in paths)
+            predictions = dataclasses.replace(predictions, paths=paths, hashes=hashes)
         row = row or self.row(head)
         return export_model(self.backbone, saved or self.heads[head], row, predictions, form, out)
 
