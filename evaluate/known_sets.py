@@ -1,7 +1,7 @@
 """The data sets whose images have rows in a workspace: what `cache prune` goes by. SQLite.
 
 Unlike the table of hashes, it must not be deleted: without it nobody knows which images are gone.
-A record that was begun when rows were there already is not complete, and says so for ever.
+A record that was begun when rows were there already is not complete, and stays marked so.
 """
 
 import os

@@ -160,8 +160,8 @@ def predict(
 ) -> list[Prediction]:
     """Answer for each file, in their order; what is no image has an error instead.
 
-    remark: is told why there are no review marks, if a file with the review score can't be used.
-    note: is told of images whose bit depth is not what the model decodes.
+    remark: receives why there are no review marks, if a file with the review score can't be used.
+    note: receives images whose bit depth is not what the model decodes.
 
     Raises:
         CacheError, DeviceError, OSError: as `extract`.

@@ -133,7 +133,7 @@ def writable(place: Workspace, remark: Callable[[str], None]) -> Iterator[Worksp
     """Yield a workspace that can be written: this one, or where it is read-only a temporary one.
 
     The temporary one holds links to all that is here; what is added there is removed at the end.
-    remark: is told that it is used.
+    remark: receives that it is used.
 
     Raises:
         OSError: there is no room for a temporary folder.

@@ -146,7 +146,7 @@ def maker_among(parts: Iterable[str], hidden: bool = True) -> str | None:
 
 
 def check_regular(status: os.stat_result) -> None:
-    """Make sure that this is a file: to open a pipe or a device may block for ever.
+    """Make sure that this is a file: to open a pipe or a device may block without end.
 
     Raises OSError.
     """
