@@ -78,9 +78,9 @@ def _write_openvino(model: WholeModel, path: Path, facts: Facts) -> None:
 
 
 def _run_openvino(path: Path, batches: Sequence[Pixels]) -> list[Answers]:
-    from extract.openvino_graph import import_openvino
+    from extract.openvino_graph import openvino_core
 
-    core = import_openvino().Core()
+    core = openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(path), "CPU", settings)
     results = [compiled(images) for images in batches]

@@ -19,7 +19,7 @@ from cache.errors import DatasetError, DeviceError
 from extract.batches import batch, decoded
 from extract.devices import usable_cores
 from extract.kept import Note, Shelf
-from extract.openvino_graph import convert, import_openvino, kept_graph, save
+from extract.openvino_graph import convert, import_openvino, kept_graph, openvino_core, save
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def calibrated(target: Target, images: Sequence[ImageFile], shelf: Shelf) -> Tar
     new = replace(target, calibration=name)
     slot, fp32 = new.slot(shelf), replace(target, precision="fp32").slot(shelf)
     assert slot  # noqa: S101 - a shelf has a slot for every target
-    graph = kept_graph(import_openvino().Core(), fp32) or convert(target.backbone.module)
+    graph = kept_graph(openvino_core(), fp32) or convert(target.backbone.module)
     slot.fill(partial(save, _quantised(graph, pixels)))
     filled = slot.read(Note)
     pointer.fill(lambda folder: None, calibration=name, graph=filled.digest if filled else "")

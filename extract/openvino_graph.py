@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def build(backbone: LoadedBackbone, precision: str, batch_size: int, slot: Slot 
     """
     from extract.engines import padded  # which imports this module
 
-    core = import_openvino().Core()
+    core = openvino_core()
     chunk, streams = chunk_of(batch_size), 1 if batch_size == 1 else usable_cores()
     compiled = None
     try:
@@ -123,6 +123,18 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the one OpenVINO Core of this process.
+
+    A Core gives the thread that made it a stack for signal handlers, and frees it when it is
+    destroyed. Destroyed by another thread, it leaves the first one with a freed stack, and the
+    next Ctrl-C ends in a segmentation fault (openvino, src/plugins/intel_cpu/src/plugin.cpp,
+    SigAltStackSetup). So it is never destroyed.
+    """
+    return import_openvino().Core()
 
 
 def convert(backbone: nn.Module) -> Any:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from hashlib import pbkdf2_hmac
@@ -66,3 +68,24 @@ def test_a_batch_ends_early_and_keeps_the_rows_that_are_ready() -> None:
     assert 0 < len(rows) < len(pixels)
     both = min(len(rows), len(whole))
     assert (rows[:both] == whole[:both]).all()
+
+
+BUILT_HERE_DROPPED_ELSEWHERE = """
+import os, signal, threading
+from extract.load import load_backbone
+from extract.openvino_graph import build
+from extract.stopping import interruptible
+
+engines = [build(load_backbone("basic_cnn", "random"), "fp32", 1, None)]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+with interruptible():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_handled_after_another_thread_dropped_an_engine() -> None:
+    program = [sys.executable, "-X", "faulthandler", "-c", BUILT_HERE_DROPPED_ELSEWHERE]
+    process = subprocess.run(program, capture_output=True, check=False)
+    assert process.returncode == -signal.SIGINT, process.stderr  # and not -SIGSEGV
