@@ -36,6 +36,7 @@ STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES, PLANAR = 273, 277, 278, 279
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_SIZES = 322, 323, 324, 325
 SUB_IFDS, SAMPLE_FORMAT, SUBSAMPLING, DEPTH = 330, 339, 530, 32997
 ORIENTATION = 274
+MD_FILE_TAG = 33445  # of Molecular Dynamics scanners; 2: the values are square roots
 
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2  # of OLD_SUBFILE_TYPE
@@ -259,9 +260,14 @@ def _pillow_is_right(tags: Any) -> bool:
 
 
 def _check_whole(tags: Any, data: bytes) -> None:
-    """Refuse a page that lacks strips or tiles, which both libraries leave black, and one that
-    takes minutes to decode.
+    """Refuse a page that lacks strips or tiles, which both libraries leave black, one that takes
+    minutes to decode, and one whose values are square roots.
     """
+    if tags.get(MD_FILE_TAG) == 2:
+        raise UnreadableImageError(
+            "a .gel file of a Typhoon or Storm scanner: its values are square roots "
+            "(MDFileTag is 2). Export it as a linear 16-bit TIFF from the scanner's software."
+        )
     width, length = tags.get(WIDTH, 0), tags.get(LENGTH, 0)
     if tags.get(TILE_OFFSETS):
         across, down = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)

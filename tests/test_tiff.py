@@ -165,6 +165,19 @@ def test_real_pair(gel: Path) -> None:
     assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])  # read by Pillow, and by tifffile
+def test_square_roots_of_a_renamed_gel_file_are_refused(dtype: str) -> None:
+    def write(md_file_tag: int) -> bytes:
+        buffer, tag = BytesIO(), (33445, "I", 1, md_file_tag, True)
+        values = (WAVES[..., 0] * 200).astype(dtype)
+        tifffile.imwrite(buffer, values, extratags=[tag], byteorder=">", compression="deflate")
+        return buffer.getvalue()
+
+    decode_gray(write(128))  # linear, as ImageQuant writes it
+    with pytest.raises(UnreadableImageError, match="square roots"):
+        decode_gray(write(2))
+
+
 @pytest.mark.parametrize(
     ("values", "settings", "reason"),
     [
