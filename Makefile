@@ -24,6 +24,8 @@ bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/structure.py
 
 types: $(INSTALLED)
 	$(BIN)/mypy

@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import machine, medians, table
-from cache.compact import compact
-from cache.identity import Identity
-from cache.segments import Rows, write_segment
+from cache.embedding_key import EmbeddingKey
+from cache.maintenance.compact import compact
+from cache.segment import Rows, write_segment
 from cache.store import Cache, index, open_cache, read, read_headers
-from extract.scan import scan
+from extract.dataset import scan
 
 SEGMENT_ROWS = 1024
 PICKED = 20_000
 NOTE = {"weights": "random:0", "engine": "torch", "rows": SEGMENT_ROWS, "seconds": 1.0}
 
 
-def identity(dim: int) -> Identity:
+def identity(dim: int) -> EmbeddingKey:
     """Name a cache of nothing in particular."""
-    return Identity(
+    return EmbeddingKey(
         backbone="benchmark", weights_sha256="0" * 64, embedding_dim=dim, gray="-", bit_depth="-",
         fit="-", interpolation="-", size=224, mean=(0.5,), std=(0.5,), views="0: clean",
         precision="fp32", calibration="", device="cpu",

@@ -23,17 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import gels, pixels  # noqa: E402
+from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backbones import BACKBONES  # noqa: E402
-from extract.decode import decode_gray  # noqa: E402
+from extract.backends.backend import build_engine  # noqa: E402
+from extract.backends.int8 import calibrated  # noqa: E402
+from extract.backends.openvino import HINTS, convert, import_openvino  # noqa: E402
 from extract.devices import require_device  # noqa: E402
-from extract.engines import build_engine  # noqa: E402
-from extract.int8 import calibrated  # noqa: E402
-from extract.kept import Shelf  # noqa: E402
-from extract.load import LoadedBackbone, load_backbone  # noqa: E402
-from extract.openvino_graph import HINTS, convert, import_openvino  # noqa: E402
-from extract.scan import ImageFile  # noqa: E402
-from extract.target import Target  # noqa: E402
-from heads.architectures import build_head  # noqa: E402
+from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.imaging.decode import decode_gray  # noqa: E402
+from extract.model_loader import LoadedBackbone, load_backbone  # noqa: E402
+from extract.sources.image_file import ImageFile  # noqa: E402
+from heads.modules import build_head  # noqa: E402
 
 BATCH = 16  # of the peers: what people write
 ASKED = {  # times eager fp32
@@ -89,7 +89,7 @@ def plain_onnxruntime(
     return lambda: [session.run(None, {"images": part}) for part in batches]
 
 
-def ours(target: Target, shelf: Shelf, images: Images) -> Callable[[], object]:
+def ours(target: EmbeddingSpec, shelf: ArtifactStore, images: Images) -> Callable[[], object]:
     """Build as `extract` does."""
     built = build_engine(target, target.batch_size, shelf)
     parts = [images[i : i + target.batch_size] for i in range(0, len(images), target.batch_size)]
@@ -98,8 +98,8 @@ def ours(target: Target, shelf: Shelf, images: Images) -> Callable[[], object]:
 
 def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path) -> dict[str, Any]:
     """Measure all contenders of one backbone in turns; images per second by contender."""
-    backbone, shelf = load_backbone(name, "auto"), Shelf(folder / "engines")
-    target = Target(backbone, "cpu", ("openvino",), "fp32")
+    backbone, shelf = load_backbone(name, "auto"), ArtifactStore(folder / "engines")
+    target = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
     int8 = calibrated(replace(target, precision="int8"), files, shelf)
     contenders = {
         "eager": eager(backbone, images),
@@ -113,11 +113,11 @@ def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path
     return {key: len(images) / seconds for key, seconds in medians(contenders).items()}
 
 
-def latencies(name: str, paths: list[Path], shelf: Shelf) -> tuple[str, ...]:
+def latencies(name: str, paths: list[Path], shelf: ArtifactStore) -> tuple[str, ...]:
     """Measure a whole model on single images, from file to label, in turns; format its row."""
     backbone, head = load_backbone(name, "auto"), build_head("single", BACKBONES[name].dim, 2)
     module: Any = deepcopy(backbone.module)
-    engine = build_engine(Target(backbone, "cpu", ("openvino",), "fp32"), 1, shelf).forward
+    engine = build_engine(EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), 1, shelf).forward
 
     def eager(image: Images) -> torch.Tensor:
         three = (torch.from_numpy(image).float() / 255).repeat(1, 3, 1, 1)
@@ -148,11 +148,11 @@ def on_cuda(images: Images) -> list[tuple[str, ...]]:
     heads = ("backbone", "eager, images/s", "fp32 against eager", "bf16", "ours, images/s")
     rows: list[tuple[str, ...]] = [heads]
     for name in BACKBONES:
-        backbone, shelf = load_backbone(name, "auto"), Shelf(Path())
+        backbone, shelf = load_backbone(name, "auto"), ArtifactStore(Path())
         many = np.concatenate([images] * 8)
         contenders = {"eager": eager(backbone, many, "cuda")}
         for precision in ("fp32", "bf16"):
-            target = Target(backbone, "cuda", ("torch",), precision)
+            target = EmbeddingSpec(backbone, "cuda", ("torch",), precision)
             contenders[precision] = ours(target, shelf, many)
         rates = {key: len(many) / seconds for key, seconds in medians(contenders).items()}
         against = [f"{rates[p] / rates['eager']:.2f}×" for p in ("fp32", "bf16")]
@@ -222,7 +222,7 @@ def main() -> None:
     single: list[tuple[str, ...]] = [("backbone", "eager, ms", "ours, ms", "ours against eager")]
     with tempfile.TemporaryDirectory() as folder:
         for name in BACKBONES:
-            some, shelf = few.get(name, images), Shelf(Path(folder) / "engines")
+            some, shelf = few.get(name, images), ArtifactStore(Path(folder) / "engines")
             # In a new process, as a program that classifies images is: after large batches, eager
             # torch finds memory at hand that it must else ask the system for, layer by layer.
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:

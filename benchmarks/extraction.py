@@ -20,15 +20,15 @@ from sklearn.model_selection import cross_val_score  # noqa: E402
 from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import cifar, gels, photos, repeated  # noqa: E402
 from cache.store import read  # noqa: E402
-from extract.batches import batches, decoded  # noqa: E402
+from extract.artifact_store import ArtifactStore  # noqa: E402
+from extract.backends.backend import build_engine, usable_engines  # noqa: E402
+from extract.backends.int8 import calibrated  # noqa: E402
+from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
-from extract.engines import build_engine, usable_engines  # noqa: E402
-from extract.int8 import calibrated  # noqa: E402
-from extract.kept import Shelf  # noqa: E402
-from extract.load import load_backbone  # noqa: E402
-from extract.run import extract  # noqa: E402
-from extract.scan import scan  # noqa: E402
-from extract.target import Target  # noqa: E402
+from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.loader import batches, decoded  # noqa: E402
+from extract.model_loader import load_backbone  # noqa: E402
+from extract.pipeline import extract  # noqa: E402
 
 Row = tuple[str, ...]
 THREE = ("resnet18", "mobilenet_v3_large", "efficientnet_lite0")
@@ -39,12 +39,12 @@ import re, sys, time
 sys.path.insert(0, sys.argv[1])
 import h5py, numpy, torch, torchvision.models
 from pathlib import Path
-from extract.kept import Shelf
-from extract.load import load_backbone
-from extract.openvino_graph import import_openvino
-from extract.run import extract
-from extract.scan import scan
-from extract.target import Target
+from extract.artifact_store import Shelf
+from extract.model_loader import load_backbone
+from extract.backends.openvino import import_openvino
+from extract.pipeline import extract
+from extract.dataset import scan
+from extract.embedder import Target
 import_openvino()
 files = scan(Path(sys.argv[2])).files
 started = time.perf_counter()
@@ -61,9 +61,9 @@ print(peak[1], seconds)
 """
 
 
-def target(name: str, precision: str) -> Target:
+def target(name: str, precision: str) -> EmbeddingSpec:
     """Return what `extract --arch name --precision precision` fills."""
-    return Target(
+    return EmbeddingSpec(
         load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, precision), precision
     )
 
@@ -75,7 +75,11 @@ def fresh(folder: Path, number: Any = count()) -> Path:  # noqa: B008
 
 def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     """Time a whole extraction against computing alone and decoding alone, on all cores."""
-    files, wanted, shelf = scan(images).files, target(name, "bf16"), Shelf(folder / "engines")
+    files, wanted, shelf = (
+        scan(images).files,
+        target(name, "bf16"),
+        ArtifactStore(folder / "engines"),
+    )
     paths = [file.path for file in files]
 
     def decode() -> list[Any]:
@@ -101,7 +105,7 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
 
 def one_pass(folder: Path) -> list[Row]:
     """Time three backbones in one pass against three passes."""
-    files, shelf = scan(photos(folder / "photos", 96)).files, Shelf(folder / "engines")
+    files, shelf = scan(photos(folder / "photos", 96)).files, ArtifactStore(folder / "engines")
     targets = [target(name, "bf16") for name in THREE]
 
     def three() -> None:
@@ -162,7 +166,7 @@ def later_starts(folder: Path, images: Path) -> list[Row]:
 
 def accuracies(folder: Path, images: Path, what: str) -> list[Row]:
     """Score a linear head on efficientnet_lite0's rows at each precision: 5 folds."""
-    files, shelf = list(scan(images).unique), Shelf(folder / "engines")
+    files, shelf = list(scan(images).unique), ArtifactStore(folder / "engines")
     labels = [file.label for file in files]
     rows: list[Row] = []
     for precision in ("fp32", "bf16", "int8"):

@@ -18,35 +18,35 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import cifar  # noqa: E402
 from cache.store import Cache, read  # noqa: E402
-from extract.engines import usable_engines  # noqa: E402
-from extract.kept import Shelf  # noqa: E402
-from extract.load import load_backbone  # noqa: E402
-from extract.run import extract  # noqa: E402
-from extract.scan import ImageSet, scan  # noqa: E402
-from extract.target import Target  # noqa: E402
-from heads.architectures import build_head  # noqa: E402
-from heads.configuration import Configuration  # noqa: E402
-from heads.files import load_head  # noqa: E402
-from heads.grid import Sweep, combinations  # noqa: E402
-from heads.run import train_heads  # noqa: E402
+from extract.artifact_store import ArtifactStore  # noqa: E402
+from extract.backends.backend import usable_engines  # noqa: E402
+from extract.dataset import ImageSet, scan  # noqa: E402
+from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.model_loader import load_backbone  # noqa: E402
+from extract.pipeline import extract  # noqa: E402
+from heads.batched.fit import TrainingData, train  # noqa: E402
+from heads.batched.trainer import EmbeddingDataset  # noqa: E402
+from heads.config import HeadConfig  # noqa: E402
+from heads.modules import build_head  # noqa: E402
+from heads.search.space import SearchPlan, combinations  # noqa: E402
 from heads.splits import split  # noqa: E402
-from heads.together import Labelled  # noqa: E402
-from heads.train import Data, train  # noqa: E402
+from heads.store import load_head  # noqa: E402
+from heads.training import train_heads  # noqa: E402
 
 Row = tuple[str, ...]
 REFERENCE = ("resnet18", "vgg16", "mobilenet_v3_large")
 
 
-def made_up(count: int, dim: int, classes: int) -> Data:
+def made_up(count: int, dim: int, classes: int) -> TrainingData:
     """Return embeddings of no images: how long training takes does not depend on them."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(1, count, dim, generator=generator)
     labels = torch.arange(count) % classes
     names = {number.to_bytes(32, "big"): str(int(labels[number])) for number in range(count)}
-    return Data(names, Labelled(embeddings, labels, classes))
+    return TrainingData(names, EmbeddingDataset(embeddings, labels, classes))
 
 
-def plain(configurations: list[Configuration], data: Data) -> None:
+def plain(configurations: list[HeadConfig], data: TrainingData) -> None:
     """Train one head after the other as everybody does."""
     parts = data.split(configurations[0])
     places = data.places(parts.training)
@@ -71,16 +71,16 @@ def plain(configurations: list[Configuration], data: Data) -> None:
                 cross_entropy(head(new), truth)
 
 
-def ours(configurations: list[Configuration], data: Data) -> None:
+def ours(configurations: list[HeadConfig], data: TrainingData) -> None:
     """Train them together."""
     for _ in train(configurations, data, keep=False):
         pass
 
 
-def rates(count: int, head: str, optimizer: str, **settings: int) -> list[Configuration]:
+def rates(count: int, head: str, optimizer: str, **settings: int) -> list[HeadConfig]:
     """Return configurations that differ in their learning rate."""
     return [
-        Configuration(head, optimizer, 1e-3 * (1 + i / count), **settings)  # type: ignore[arg-type]
+        HeadConfig(head, optimizer, 1e-3 * (1 + i / count), **settings)  # type: ignore[arg-type]
         for i in range(count)
     ]
 
@@ -147,16 +147,16 @@ def reference_study(data: Path, folder: Path) -> list[Row]:
     """The reference study's heads on its own images: 24 models, and folds of 12."""
     images = scan(data / "gel" / "dataset")
     engines = usable_engines("cpu", None, "bf16")
-    shelf = Shelf(folder / "engines")
+    shelf = ArtifactStore(folder / "engines")
     targets = [
-        Target(load_backbone(name, "random", 0, shelf), "cpu", engines, "bf16")
+        EmbeddingSpec(load_backbone(name, "random", 0, shelf), "cpu", engines, "bf16")
         for name in REFERENCE
     ]
     caches = [done.cache for done in extract(targets, images.files, folder, shelf=shelf)]
-    standard = Sweep(tuple(combinations({})))
-    folds = Sweep(standard.candidates, cv=5, repeats=5)
+    standard = SearchPlan(tuple(combinations({})))
+    folds = SearchPlan(standard.candidates, cv=5, repeats=5)
 
-    def all_on(sweep: Sweep, times: int) -> None:
+    def all_on(sweep: SearchPlan, times: int) -> None:
         for _ in range(times):  # two devices have caches of the same size
             with tempfile.TemporaryDirectory() as heads:
                 for cache in caches:
@@ -187,8 +187,10 @@ def real_work(data: Path, folder: Path) -> list[Row]:
     train_labels, test_labels = first_by_name(training, 1000), first_by_name(testing, 200)
     wanted = [f for s in (training, testing) for f in s.files
               if f.sha256 in train_labels or f.sha256 in test_labels]  # fmt: skip
-    target = Target(load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32")
-    (done,) = extract([target], wanted, folder, shelf=Shelf(folder / "engines"))
+    target = EmbeddingSpec(
+        load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32"
+    )
+    (done,) = extract([target], wanted, folder, shelf=ArtifactStore(folder / "engines"))
     classes = sorted(set(train_labels.values()))
     truth = np.array([classes.index(label) for label in test_labels.values()])
     new = read(done.cache, tuple(test_labels))
@@ -196,7 +198,7 @@ def real_work(data: Path, folder: Path) -> list[Row]:
     def ours(values: dict[str, list[object]]) -> tuple[float, float]:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as heads:
-            sweep = Sweep(tuple(combinations(values)))
+            sweep = SearchPlan(tuple(combinations(values)))
             (best,) = train_heads(done.cache, train_labels, "cifar", sweep, Path(heads)).heads
             right = load_head(best)(torch.tensor(new)).argmax(1).numpy() == truth
         return float(right.mean()), time.perf_counter() - started

@@ -13,17 +13,17 @@ import numpy as np  # noqa: E402
 
 from benchmarks.measuring import machine, table  # noqa: E402
 from cache.store import read  # noqa: E402
-from evaluate.conventional.run import train_network  # noqa: E402
-from evaluate.workspace import Workspace  # noqa: E402
-from extract.kept import Shelf  # noqa: E402
-from extract.load import load_backbone  # noqa: E402
-from extract.run import extract  # noqa: E402
-from extract.scan import scan  # noqa: E402
-from extract.target import Target  # noqa: E402
-from heads.answer import answer  # noqa: E402
-from heads.configuration import Configuration  # noqa: E402
-from heads.grid import Sweep  # noqa: E402
-from heads.run import train_heads  # noqa: E402
+from evaluate.baseline.run import train_network  # noqa: E402
+from evaluate.workspace.layout import Workspace  # noqa: E402
+from extract.artifact_store import ArtifactStore  # noqa: E402
+from extract.dataset import scan  # noqa: E402
+from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.model_loader import load_backbone  # noqa: E402
+from extract.pipeline import extract  # noqa: E402
+from heads.config import HeadConfig  # noqa: E402
+from heads.inference import answer  # noqa: E402
+from heads.search.space import SearchPlan  # noqa: E402
+from heads.training import train_heads  # noqa: E402
 
 Row = tuple[str, ...]
 KINDS = (("single", "adam"), ("single", "sgd"), ("multi", "adam"), ("multi", "sgd"))
@@ -36,15 +36,17 @@ def against_transfer(data: Path, name: str) -> list[Row]:
         place = Workspace(Path(folder))
         place.prepare()
         backbone = load_backbone(name, "auto")
-        target = Target(backbone, "cpu", ("openvino",), "fp32")
+        target = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
         files = (*training.files, *testing.files)
         started = time.perf_counter()
-        (done,) = extract([target], files, place.cache, shelf=Shelf(place.cache / "engines"))
+        (done,) = extract(
+            [target], files, place.cache, shelf=ArtifactStore(place.cache / "engines")
+        )
         embedding = (time.perf_counter() - started) * len(training.unique) / len(files)
         rows, found = read(done.cache, tuple(testing.labels)), list[Row]()
         for head, optimizer in KINDS:
-            wanted = Configuration(head, optimizer)
-            sweep = Sweep((wanted,))
+            wanted = HeadConfig(head, optimizer)
+            sweep = SearchPlan((wanted,))
             heads = train_heads(done.cache, training.labels, training.name, sweep, place.heads)
             frozen = heads.heads[0]
             whole = train_network(target, wanted, "transfer", training, place).head

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from extract.batches import batch, decoded
-from extract.decoding import SUFFIXES
 from extract.devices import usable_cores
+from extract.imaging.preprocessing import SUFFIXES
+from extract.loader import batch, decoded
 
 ROOT = Path(__file__).resolve().parent.parent
 

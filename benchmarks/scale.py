@@ -21,23 +21,23 @@ import numpy as np  # noqa: E402
 
 from benchmarks.measuring import machine, table  # noqa: E402
 from benchmarks.pictures import cifar, gels, repeated  # noqa: E402
-from cache.cluster import connected  # noqa: E402
-from cache.compact import compact  # noqa: E402
-from cache.keys import Keys  # noqa: E402
-from cache.segments import Rows, write_segment  # noqa: E402
+from cache.key_set import KeySet  # noqa: E402
+from cache.maintenance.compact import compact  # noqa: E402
+from cache.ray_cluster import connected  # noqa: E402
+from cache.segment import Rows, write_segment  # noqa: E402
 from cache.store import Cache, open_cache, read, read_headers  # noqa: E402
+from extract.artifact_store import ArtifactStore  # noqa: E402
+from extract.backends.backend import usable_engines  # noqa: E402
+from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
-from extract.engines import usable_engines  # noqa: E402
-from extract.hashes import Hashed, known_among, remember  # noqa: E402
-from extract.kept import Shelf  # noqa: E402
-from extract.load import load_backbone  # noqa: E402
-from extract.on_ray import extract_on_ray  # noqa: E402
-from extract.order import order_of  # noqa: E402
-from extract.run import extract  # noqa: E402
-from extract.scan import scan  # noqa: E402
-from extract.shards import shards  # noqa: E402
-from extract.target import Target, engines_folder  # noqa: E402
-from extract.worker import Job, Part  # noqa: E402
+from extract.distributed.job import order_of  # noqa: E402
+from extract.distributed.ray import extract_on_ray  # noqa: E402
+from extract.distributed.shards import shards  # noqa: E402
+from extract.distributed.worker import Job, Part  # noqa: E402
+from extract.embedder import EmbeddingSpec, engines_folder  # noqa: E402
+from extract.model_loader import load_backbone  # noqa: E402
+from extract.pipeline import extract  # noqa: E402
+from extract.sources.hash_index import Hashed, known_among, remember  # noqa: E402
 
 Row = tuple[str, ...]
 ROUNDS = 3
@@ -57,7 +57,7 @@ def watch():
         time.sleep(0.05)
 
 threading.Thread(target=watch, daemon=True).start()
-from cli import cli
+from frostline.cli.main import cli
 cli(sys.argv[2:], standalone_mode=False)
 print("highest", highest)
 """
@@ -65,8 +65,10 @@ print("highest", highest)
 
 def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     """Time one worker on Ray, with all cores, against the local pipeline, engines being built."""
-    shelf = Shelf(folder / "engines")
-    target = Target(load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16")
+    shelf = ArtifactStore(folder / "engines")
+    target = EmbeddingSpec(
+        load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16"
+    )
     order = order_of(target, "auto", 0)
     cores = usable_cores()
 
@@ -172,7 +174,7 @@ def files_and_hashes(folder: Path) -> list[Row]:
 
 def segments_of(folder: Path, rows: int) -> Cache:
     """Write a cache of random rows as workers do, 1,024 in a segment."""
-    target = Target(load_backbone("resnet18", "random"), "cpu", ("torch",), "fp32")
+    target = EmbeddingSpec(load_backbone("resnet18", "random"), "cpu", ("torch",), "fp32")
     cache, noise = open_cache(folder, target.identity), np.random.default_rng(0)
     for size in chunks(rows):
         hashes = noise.integers(0, 256, (size, 32), dtype=np.uint8)
@@ -201,7 +203,7 @@ def segments(folder: Path) -> list[Row]:
         return result
 
     found = timed("headers", lambda: read_headers(cache))
-    timed("keys", lambda: Keys((header.hashes, header.views) for _, header in found))
+    timed("keys", lambda: KeySet((header.hashes, header.views) for _, header in found))
     timed("compact", lambda: compact(cache))
     timed("read", lambda: read(cache))
     size = rows * 512 * 4 / 2**20

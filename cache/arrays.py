@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic import asking_for_space, check_file, replacing
+from cache.files import asking_for_space, check_file, replacing
 from cache.records import parse_json
 
 Arrays = dict[str, NDArray[Any]]

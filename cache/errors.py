@@ -4,6 +4,8 @@ It stands here because every room may import `cache` and `cache` imports none of
 says what happened, with which file or option, and what to do; `cli.py` alone turns it into output.
 """
 
+from dataclasses import dataclass
+
 
 class FrostlineError(Exception):
     """Anything the user can mend: the message says how.
@@ -57,3 +59,12 @@ class ResultsError(FrostlineError):
 
 class GridError(FrostlineError):
     """What was asked to be trained can't be: a grid file or options contradict themselves."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, where it lay, and why."""
+
+    sha256: bytes
+    path: str
+    reason: str

@@ -1,197 +1,129 @@
-"""Where segments lie: in a folder here, or behind a URL (`s3://…`) that fsspec knows.
+"""Files that are either there whole or not there at all; and what must not be overwritten."""
 
-Behind a URL, paths are `upath.UPath`s. A file there is written by one PUT, so that it is whole or
-not there; there are no temporary names, no locks and no mapping into memory.
-"""
-
-import io
+import errno
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePath
-from typing import Any
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from uuid import uuid4
 
-from cache.atomic import asking_for_space, replacing
-from cache.errors import CacheError, FrostlineError
+from cache.errors import ResultsError
 
-SUFFIX = ".h5"
-BEGINNING = 1 << 16  # bytes: all of a segment of 1,024 rows but its embeddings
-AT_ONCE = 256  # beginnings that are fetched together
-BLOCK = 1 << 24  # bytes copied at once, however large the file
-
-
-def is_url(path: Path) -> bool:
-    """Tell whether a path is behind a URL."""
-    return not isinstance(path, PurePath)
-
-
-def segment_files(folder: Path) -> list[Path]:
-    """Return the segments in a folder as they are now, by name; none if there is no folder.
-
-    Raises:
-        CacheError: the URL can't be reached.
-        OSError: the folder can't be listed.
-    """
-    if not is_url(folder):
-        return files_in(folder, SUFFIX)
-    files = [info["name"].rsplit("/", 1)[-1] for info in _listed(folder) if _is_segment(info)]
-    return [folder / name for name in sorted(files)]
-
-
-def cache_folders(root: Path) -> list[Path]:
-    """Return the folders below `root` that hold segments, by name. Raises as `segment_files`."""
-    if not is_url(root):
-        folders = [path for path in files_in(root, "") if path.is_dir()]
-        return [folder for folder in folders if segment_files(folder)]
-    names = [i["name"].rstrip("/") for i in _listed(root) if i["type"] == "directory"]
-    folders = [root / name.rsplit("/", 1)[-1] for name in sorted(names)]
-    return [folder for folder in folders if segment_files(folder)]
-
-
-def files_in(folder: Path, suffix: str) -> list[Path]:
-    """Return what is in a folder and ends so, by name, but hidden files; none without a folder.
-
-    Raises:
-        OSError: it can't be listed: `Path.glob` would find nothing.
-    """
-    try:
-        return sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.name[0] != ".")
-    except FileNotFoundError:
-        return []
-
-
-def put(path: Path, data: bytes) -> None:
-    """Write a file whole, or not at all.
-
-    Raises:
-        CacheError: the URL can't be reached or written.
-        OSError: the disk is full, or the folder can't be written.
-    """
-    if is_url(path):
-        with reaching(path):
-            _system(path).pipe_file(_name(path), data)
-    else:
-        with replacing(path) as temporary, asking_for_space(path, len(data)):
-            temporary.write_bytes(data)
-
-
-def content(path: Path, end: int | None = None) -> bytes:
-    """Return the bytes of a file behind a URL, all or up to `end`.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        CacheError: the URL can't be reached.
-    """
-    with reaching(path):
-        data: bytes = _system(path).cat_file(_name(path), start=0, end=end)
-    return data
-
-
-def size_of(path: Path) -> int:
-    """Return the size of a file behind a URL, in bytes. Raises as `content`."""
-    with reaching(path):
-        _system(path).invalidate_cache()  # of an older listing
-        return int(_system(path).info(_name(path))["size"])
-
-
-def beginnings(paths: Sequence[Path]) -> Iterator[tuple[bytes, int]]:
-    """Yield the first bytes and the size of each file of one folder behind a URL, many at once.
-
-    Of a file that can't be had, nothing and 0: `content` says why.
-
-    Raises:
-        CacheError: the URL can't be reached.
-    """
-    for start in range(0, len(paths), AT_ONCE):
-        some = paths[start : start + AT_ONCE]
-        with reaching(some[0]):
-            listed = _system(some[0]).ls(_name(some[0].parent), detail=True)
-            sizes = {info["name"].rsplit("/", 1)[-1]: int(info["size"] or 0) for info in listed}
-            names = [_name(path) for path in some]
-            data = _system(some[0]).cat_ranges(names, [0] * len(some), [BEGINNING] * len(some))
-        for path, first in zip(some, data, strict=True):
-            there = isinstance(first, bytes) and path.name in sizes
-            yield (first, sizes[path.name]) if there else (b"", 0)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file from here or from behind a URL to here, in blocks.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        CacheError: the source can't be reached.
-        OSError: the disk here is full, or the target can't be written.
-    """
-    with ExitStack() as stack:
-        with reaching(source):
-            there = stack.enter_context(source.open("rb"))
-        here = stack.enter_context(target.open("wb"))
-        while True:
-            with reaching(source):
-                block = there.read(BLOCK)
-            if not block:
-                break
-            here.write(block)
-
-
-class Beginning(io.BytesIO):
-    """The first bytes of a file, for h5py, as if they were all of it.
-
-    HDF5 may crash when a file object raises, and holds a lock while it reads, so nothing is fetched
-    here. missed: the end of what was read in vain, 0 if nothing was.
-    """
-
-    def __init__(self, first: bytes, size: int) -> None:
-        super().__init__(first)
-        self.size, self.missed = size, 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place in the whole file."""
-        return super().seek(self.size + offset if whence == os.SEEK_END else offset)
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Read what is here of it."""
-        end = self.tell() + len(buffer)
-        count = super().readinto(buffer)
-        if count < len(buffer):
-            self.missed = max(self.missed, end)
-        return count
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")  # our own names, and nobody else's
+LOOKED_AT = 4096  # bytes at either end of a file that say who wrote it
 
 
 @contextmanager
-def reaching(path: Path) -> Iterator[None]:
-    """Make a CacheError of whatever a file system raises, but a missing file."""
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it becomes `path`, durably.
+
+    On any exception the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written.
+    """
+    with temporary_file(path.parent) as temporary:
+        yield temporary
+        commit(temporary, path)
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """Yield a name of nothing in `folder`; whatever has that name at the end is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{uuid4().hex}.tmp"
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Give a finished file its name.
+
+    The file is fsynced before the rename and the folder after it, so that a power cut leaves the
+    old file or the new one, never half of either.
+    """
+    _fsync(temporary)
+    temporary.replace(path)
+    if os.name == "posix":  # Windows can't open a folder, and needs no fsync for a rename
+        _fsync(path.parent)
+
+
+def check_replaceable(path: Path, *marks: bytes, what: str) -> None:
+    """Make sure that a file may be written here: nothing has this name, or an earlier one of ours.
+
+    marks: bytes that each file of ours has near its beginning or its end. what: the option or the
+    command that writes it, for the message.
+
+    Raises:
+        ResultsError: a folder or somebody else's file is here.
+        OSError: it can't be read.
+    """
+    if path.is_dir():
+        raise ResultsError(f"{what} {path} is a folder. Give the name of a file.")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        ends = file.read(LOOKED_AT)
+        file.seek(max(file.seek(0, os.SEEK_END) - LOOKED_AT, 0))
+        ends += file.read()
+    if not all(mark in ends for mark in marks):
+        raise ResultsError(
+            f"{what} {path} exists and was not written by this command. Choose another name, or "
+            "move the file away."
+        )
+
+
+@contextmanager
+def asking_for_space(path: Path, needed: int) -> Iterator[None]:
+    """Let the error of a full disk say how much space the file at `path` needs, in bytes.
+
+    Raises:
+        OSError: as what is done within does.
+    """
     try:
         yield
-    except (FrostlineError, FileNotFoundError):
-        raise
-    except Exception as error:
-        raise CacheError(
-            f"{path} can't be reached ({type(error).__name__}: {error}): "
-            "check the URL, the credentials and the network, and try again"
-        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        mib = needed / 2**20
+        reason = f"{os.strerror(error.errno)} ({mib:,.1f} MiB are needed)"
+        raise OSError(error.errno, reason, str(path)) from None
 
 
-def _listed(folder: Path) -> list[dict[str, Any]]:
-    """List a folder behind a URL anew: others write there."""
-    with reaching(folder):
-        system = _system(folder)
-        system.invalidate_cache()
-        try:
-            listed: list[dict[str, Any]] = system.ls(_name(folder), detail=True)
-        except FileNotFoundError:
-            return []
-    return listed
+def check_file(path: Path) -> None:
+    """Make sure that a file can be opened, before a library tries that calls every failure alike.
+
+    Raises:
+        OSError: it can't. A pipe, socket or device is not even tried.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    with path.open("rb"):
+        pass
 
 
-def _is_segment(info: dict[str, Any]) -> bool:
-    return info["type"] == "file" and str(info["name"]).endswith(SUFFIX)
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written; only while nobody else writes here.
+
+    Only names that `temporary_file` gives are removed: a user may have a `.draft.tmp` here.
+    """
+    for path in folder.glob(".*.tmp"):
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _system(path: Any) -> Any:
-    return path.fs
-
-
-def _name(path: Any) -> str:
-    """Return a path as its file system knows it."""
-    return str(path.path)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

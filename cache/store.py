@@ -9,20 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError, SegmentGoneError
-from cache.files import cache_folders, segment_files
-from cache.identity import Identity
-from cache.keys import Keys
+from cache.embedding_key import EmbeddingKey
+from cache.errors import CacheError, Failure, SegmentGoneError
+from cache.key_set import KeySet
 from cache.progress import Progress, silent
 from cache.provenance import merged, words
-from cache.segments import (
-    Failure,
-    Header,
-    Rows,
-    read_each_header,
-    read_embeddings,
-    read_header,
-)
+from cache.segment import Header, Rows, read_each_header, read_embeddings, read_header
+from cache.storage import cache_folders, segment_files
 
 WINDOW_BYTES = 1 << 26  # copied at once, however large the cache
 ATTEMPTS = 10  # at reading what others compact meanwhile; each attempt is another compaction
@@ -35,7 +28,7 @@ class Cache:
     """The embeddings of one identity: the segments in `folder`, which may be behind a URL."""
 
     folder: Path
-    identity: Identity
+    identity: EmbeddingKey
 
     @property
     def segments(self) -> list[Path]:
@@ -44,14 +37,14 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Contents:
+class CacheSummary:
     """What a cache holds, embeddings aside.
 
     stored: SHA-256 of every image that has a row of view 0. failures: by SHA-256, the images that
     could not be read, and still have no row. provenance: of all segments, summed up.
     """
 
-    stored: Keys
+    stored: KeySet
     failures: dict[bytes, Failure]
     provenance: dict[str, Any]
 
@@ -84,7 +77,7 @@ class Index:
     row: NDArray[np.int64]
 
 
-def open_cache(root: Path, identity: Identity) -> Cache:
+def open_cache(root: Path, identity: EmbeddingKey) -> Cache:
     """Return the cache of this identity below `root` (a workspace's `cache/`), there or not yet."""
     return Cache(root / identity.name, identity)
 
@@ -99,18 +92,18 @@ def find_caches(root: Path) -> list[Cache]:
     return [cache for attempt in attempts if (cache := retried(attempt))]
 
 
-def contents(cache: Cache) -> Contents:
+def contents(cache: Cache) -> CacheSummary:
     """Say what a cache holds. Raises CacheError on a damaged or foreign segment."""
     return summed_up(read_headers(cache))
 
 
-def summed_up(found: Sequence[tuple[Path, Header]]) -> Contents:
+def summed_up(found: Sequence[tuple[Path, Header]]) -> CacheSummary:
     """Say what the segments hold that `read_headers` gave."""
     headers = [header for _, header in found]
     clean = [(header, header.views == 0) for header in headers]
-    stored = Keys((header.hashes[rows], header.views[rows]) for header, rows in clean)
+    stored = KeySet((header.hashes[rows], header.views[rows]) for header, rows in clean)
     failures = first_failures(found)
-    return Contents(
+    return CacheSummary(
         stored=stored,
         failures={key: failures[key] for key in sorted(stored.missing(failures))},
         provenance=merged([header.provenance for header in headers]),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from math import isnan
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
+
+from cache.files import replacing
 
 SEPARATORS = (",", ";", "\t")
 LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is less than a large confusion matrix
@@ -70,7 +73,7 @@ def read_table(path: Path, needed: Collection[str]) -> Table:
     return parse_table(content, needed)
 
 
-def parse_table(content: bytes, needed: Collection[str]) -> Table:
+def parse_table(content: bytes, needed: Collection[str]) -> Table:  # noqa: C901
     """Read a table as `read_table` does. Raises TableError."""
     if content.startswith(UTF_16):
         raise TableError("it is UTF-16 text; CSV files must be UTF-8")
@@ -208,3 +211,38 @@ def _first_line(text: str, separator: str) -> set[str]:
         return {*next(_rows(text, separator), (1, []))[1]}
     except TableError:
         return set()
+
+
+# Of a text file beside it, as `sha256sum` writes it: for tables that people open too.
+CHECKSUM_SUFFIX = ".sha256"
+
+
+def write_checksum(path: Path) -> None:
+    """Write the checksum of a file as it is now. Raises OSError."""
+    with replacing(checksum_path(path)) as temporary:
+        temporary.write_text(_checksum_line(path), encoding="utf-8", errors="surrogateescape")
+
+
+def check_checksum(path: Path) -> None:
+    """Hold a file against its checksum.
+
+    Raises:
+        ValueError: the file is not as it was written, or has no checksum.
+        OSError: one of them can't be read.
+    """
+    try:
+        stored = checksum_path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        raise ValueError("it has no checksum: an older version of Frostline wrote it") from None
+    if stored != _checksum_line(path):
+        raise ValueError("its content does not match its checksum")
+
+
+def checksum_path(path: Path) -> Path:
+    """Where the checksum of a file lies."""
+    return path.with_name(path.name + CHECKSUM_SUFFIX)
+
+
+def _checksum_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"

@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 
 from cache.arrays import Arrays
-from cache.atomic import check_replaceable, replacing
-from cache.errors import DatasetError, HeadError, ResultsError
+from cache.errors import DatasetError, Failure, HeadError, ResultsError
+from cache.files import check_replaceable, replacing
 from cache.progress import Progress, silent
-from cache.segments import Failure
 from cache.store import read
 from cache.tables import neutral, path_cell, table_text
-from evaluate.current import read_current
-from evaluate.doubt import Doubt, doubt_path, doubts, read_doubt
-from evaluate.leaderboard import ranked
-from evaluate.properties import of_new_images
+from evaluate.audit.set_properties import of_new_images
+from evaluate.ranking import ranked
 from evaluate.results import Row, read_rows
-from evaluate.words import STUDYS_OWN
-from evaluate.workspace import Workspace
-from extract.file_names import ListingNotes, check_regular, why_no_image
-from extract.kept import Shelf
-from extract.run import extract
-from extract.scan import ImageFile, files_below
-from extract.target import Target
-from heads.answer import answer, probabilities
-from heads.files import HeadInfo, SavedHead, head_path, parameters_sha256, read_info
+from evaluate.text import STUDYS_OWN
+from evaluate.uncertainty.scores import Uncertainty, doubt_path, doubts, read_doubt
+from evaluate.workspace.current_study import read_current
+from evaluate.workspace.layout import Workspace
+from extract.artifact_store import ArtifactStore
+from extract.dataset import files_below
+from extract.embedder import EmbeddingSpec
+from extract.pipeline import extract
+from extract.sources.file_names import ListingNotes, check_regular, why_no_image
+from extract.sources.image_file import ImageFile
+from heads.inference import answer, probabilities
+from heads.store import HeadInfo, SavedHead, head_path, parameters_sha256, read_info
 
 BEST = "best"
 # What answers are known by, by the suffix of their file.
@@ -120,7 +120,7 @@ def load_row(place: Workspace, row: Row) -> tuple[str, SavedHead]:
     return str(row["model_id"]), SavedHead(path, read_info(path))
 
 
-def measured_doubt(saved: SavedHead) -> tuple[Doubt, Arrays] | None:
+def measured_doubt(saved: SavedHead) -> tuple[Uncertainty, Arrays] | None:
     """Read how the doubt of a head was measured; None if it never was.
 
     Raises:
@@ -148,13 +148,13 @@ def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedH
     return mine[_first(rows)["head_id"]] if rows else None
 
 
-def predict(
+def predict(  # noqa: PLR0913
     paths: Sequence[Path],
     saved: SavedHead,
-    target: Target,
+    target: EmbeddingSpec,
     place: Workspace,
     progress: Progress = silent,
-    shelf: Shelf | None = None,
+    shelf: ArtifactStore | None = None,
     remark: Callable[[str], None] = lambda text: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Prediction]:

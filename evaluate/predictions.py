@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic import replacing
-from cache.checksum import check_checksum, write_checksum
 from cache.errors import ResultsError
+from cache.files import replacing
 from cache.tables import (
     as_number,
+    check_checksum,
     neutral,
     open_table,
     path_cell,
     read_table,
     restored,
+    write_checksum,
     write_table,
 )
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from filelock import FileLock, Timeout
 from msgspec import Meta
 
-from cache.atomic import replacing
 from cache.errors import ResultsError
+from cache.files import replacing
 from cache.records import RecordError, parse_json
 from cache.tables import (
     CHANGED,
@@ -33,7 +33,7 @@ from cache.tables import (
     write_table,
 )
 from evaluate.metrics import METRICS
-from evaluate.words import STUDYS_OWN
+from evaluate.text import STUDYS_OWN
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from extract.model_zoo.backbone import LITE_MEAN, LITE_STD, Backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
-Channels = tuple[float, float, float]
-
-# Of ImageNet's training images, RGB, full scale = 1: torchvision's weights were trained with it.
-IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
-IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
-# EfficientNet-Lite: (pixel - 127) / 128, from the authors' efficientnet_lite_builder.py.
-LITE_MEAN: Channels = (127 / 255,) * 3
-LITE_STD: Channels = (128 / 255,) * 3
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A published classifier whose last linear layer is taken away.
-
-    dim: length of the embedding. last_linear: dotted name of that layer; the embedding is its
-    input. build: the whole classifier with random weights, by its name in the table.
-    imagenet: torch.hub's name of the file of its ImageNet weights, or `hf-hub:` and the name of
-    their repository, or where an installed package has them, or None where nobody published any.
-    mean, std: the weights' own normalisation, per channel, full scale = 1. standard: run unless
-    others are asked for. package: what builds it; another version may build another network.
-    """
-
-    dim: int
-    last_linear: str
-    build: Callable[[str], nn.Module]
-    imagenet: str | Callable[[], Path] | None
-    mean: Channels = IMAGENET_MEAN
-    std: Channels = IMAGENET_STD
-    standard: bool = False
-    package: str = "torchvision"
-
 
 def _torchvision(name: str) -> nn.Module:
-    from extract.families import build_torchvision
+    from extract.model_zoo.families import build_torchvision
 
     return build_torchvision(name)
 
 
 def _basic_cnn(name: str) -> nn.Module:
-    from extract.basic_cnn import BasicCNN
+    from extract.model_zoo.basic_cnn import BasicCNN
 
     return BasicCNN()
 
@@ -105,9 +74,9 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    from extract.families import find_in_families
+    from extract.model_zoo.families import find_in_families
 
-    return find_in_families(name)
+    return find_in_families(name, BACKBONES)
 
 
 WEIGHTS_WORDS = ("imagenet", "random", "auto")  # anything else is the path of a file

@@ -1,102 +1,161 @@
-"""Loading and hashing a backbone's weights. No pickle is ever loaded."""
+"""Where a backbone's weights lie: found, fetched and checked by hash. Without torch, if nothing
+is to be fetched: a run with nothing to compute must not wait for its import.
+"""
 
-import hashlib
-import pickle
-import zipfile
-from collections import OrderedDict
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from cache.errors import WeightsError, WeightsUnavailableError
+from extract.artifact_store import sha256_of
+from extract.backbones import find_backbone
+from extract.model_zoo.backbone import HUGGING_FACE
 
-from cache.atomic import check_file
-from cache.errors import WeightsError
-
-# What torch.load raises on a file that is damaged or something else altogether.
-_UNREADABLE = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError)
+CONNECT_TIMEOUT_S = 10
+HUB = "https://download.pytorch.org/models"
+SAFE_FILE = "model.safetensors"  # the one file of a repository that holds tensors and no pickle
 
 
-def load_state(model: nn.Module, file: Path, optional: str) -> None:
-    """Load a `.safetensors` or `.pth` file; the layer `optional` may be missing or differ.
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from; `file` is None for random ones. label: what to call them."""
 
-    Tensors of older files are renamed as the model's own layers do it when they are loaded.
+    label: str
+    file: Path | None
+    notice: str | None = None
+
+
+def find_weights(name: str, weights: str, seed: int) -> Source:
+    """Resolve `--weights` for one backbone; see `load_backbone`.
 
     Raises:
-        WeightsError: the file is no weights file, or its tensors don't fit (all are named).
+        WeightsError: they can't be had.
     """
-    read = _read_tensors(file)
-    state = OrderedDict((k, v) for k, v in read.items() if not k.startswith(f"{optional}."))
-    # By these, layers know older names. Without them all but the whole model is taken for oldest.
-    versions = getattr(read, "_metadata", {"": {"version": model._version}})
-    state._metadata = versions  # type: ignore[attr-defined]
-    faults = [
-        f"{key} holds NaN or infinity" for key, v in state.items() if not torch.isfinite(v).all()
-    ]
-    with _noted_shapes(model, faults):
-        keys = model.load_state_dict(state, strict=False)
-    missing = [key for key in keys.missing_keys if not key.startswith(f"{optional}.")]
-    faults += [f"{key} is missing" for key in missing]
-    faults += [f"{key} is unknown" for key in keys.unexpected_keys]
-    if faults:
+    at_random = Source(f"random:{seed}", None)
+    if weights == "random":
+        return at_random
+    if weights in ("imagenet", "auto"):
+        try:
+            return Source("imagenet", imagenet_file(name))
+        except WeightsUnavailableError as error:
+            if weights == "imagenet":
+                raise WeightsUnavailableError(
+                    f"{name}: {error}. {way_out(name)} Or choose --weights PATH, --weights "
+                    "random, or --arch efficientnet_lite0, whose weights are installed with it."
+                ) from None
+            notice = (
+                f"{name} has RANDOM weights: {error}. Timings are real, accuracies those of an "
+                "untrained network; `python cli.py doctor` says what can be done."
+            )
+            return Source(at_random.label, None, notice)
+    file = Path(weights)
+    if not file.is_file():
         raise WeightsError(
-            f"{file} does not fit the backbone: {'; '.join(sorted(faults)[:8])}"
-            + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+            f"--weights {weights}: there is no such file; give imagenet, random, auto, "
+            "or the path of a .safetensors or .pth file"
         )
+    return Source(f"file:{file.name}", file)
+
+
+def imagenet_file(name: str, download: bool = True) -> Path:
+    """Return the file of a backbone's published weights: an installed one, or torchvision's from
+    the hub's folder, checked by hash, or timm's from Hugging Face's folder.
+
+    Raises:
+        WeightsUnavailableError: it isn't there, and can't be (or must not be) downloaded.
+        WeightsError: a file is there, but its content is another.
+    """
+    published = find_backbone(name).imagenet
+    if published is None:
+        raise WeightsUnavailableError("it has no published weights")
+    if not isinstance(published, str):
+        return published()
+    if published.startswith(HUGGING_FACE):
+        return _from_hugging_face(published.removeprefix(HUGGING_FACE), download)
+    file = hub_folder() / published
+    if not file.exists():
+        if not download:
+            raise WeightsUnavailableError(f"{file} is not there")
+        _fetch(name, file)
+    elif not sha256_of(file).startswith(_hash_prefix(file)):
+        raise WeightsError(
+            f"{file} is damaged: its SHA-256 does not begin with {_hash_prefix(file)}. "
+            "Delete it, then it is fetched again"
+        )
+    return file
+
+
+def way_out(name: str) -> str:
+    """Say how `name` would get its published weights without a network, or what it is for."""
+    published = find_backbone(name).imagenet
+    if not isinstance(published, str):
+        return "It is for `python cli.py baseline --mode scratch`."
+    if published.startswith(HUGGING_FACE):
+        url = f"https://huggingface.co/{published.removeprefix(HUGGING_FACE)}/resolve/main"
+        return f"Fetch {url}/{SAFE_FILE} where there is a network; --weights PATH takes it."
+    folder = hub_folder()
+    return f"Fetch {HUB}/{published} where there is a network and copy it to {folder / published}."
+
+
+def hub_folder() -> Path:
+    """Return where torch.hub keeps downloaded weights, by the rule of its documentation."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", f"{caches}/torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _fetch(name: str, file: Path) -> None:
+    from torch.hub import download_url_to_file
+
+    try:
+        with _connect_timeout(CONNECT_TIMEOUT_S):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(f"{HUB}/{file.name}", str(file), _hash_prefix(file))
+    except (URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsUnavailableError(
+            f"its ImageNet weights are not on this machine and can't be downloaded ({reason})"
+        ) from None
+    except RuntimeError as error:
+        raise WeightsError(f"{name}: the download was damaged ({error}): try again") from None
+
+
+def _from_hugging_face(repository: str, download: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:  # without asking the network whether there is a newer one
+        return Path(hf_hub_download(repository, SAFE_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        if not download:
+            raise WeightsUnavailableError(
+                f"{SAFE_FILE} of {repository} is not in Hugging Face's folder of this machine"
+            ) from None
+    try:
+        return Path(hf_hub_download(repository, SAFE_FILE))
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise WeightsUnavailableError(
+            f"its published weights are not on this machine and {SAFE_FILE} of {repository} can't "
+            f"be downloaded ({reason})"
+        ) from None
+
+
+def _hash_prefix(file: Path) -> str:
+    """The first digits of the SHA-256, carried in the hub's file names: resnet18-f37072fd.pth."""
+    return file.stem.rpartition("-")[2]
 
 
 @contextmanager
-def _noted_shapes(model: nn.Module, faults: list[str]) -> Iterator[None]:
-    """Note tensors of another shape while they are loaded, where torch would name them alone."""
-
-    def hook(layer: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        own = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
-        for name, tensor in own:
-            key = prefix + name
-            if key in state and state[key].shape != tensor.shape:
-                faults.append(f"{key} is {list(state[key].shape)}, not {list(tensor.shape)}")
-                state[key] = tensor
-
-    handles = [
-        layer.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
-        for layer in model.modules()
-    ]
+def _connect_timeout(seconds: float) -> Iterator[None]:
+    """A silent network must not hang the run; torch.hub itself sets no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def tensors_sha256(model: nn.Module) -> str:
-    """SHA-256 over every tensor's name, type, shape and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        check_file(file)
-    except OSError as error:
-        raise WeightsError(f"{file} can't be read: {error.strerror or error}.") from None
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, *_UNREADABLE) as e:
-        # torch's own words for a pickle advise to run it: not ours.
-        pickled = isinstance(e, pickle.UnpicklingError)
-        reason = "no state_dict" if pickled else next(iter(str(e).splitlines()), type(e).__name__)
-        raise WeightsError(
-            f"{file} is no file of weights that can be loaded safely: {reason}. It must hold "
-            "tensors only, by name; safetensors files must end in .safetensors"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{file} holds something else than a state_dict (names and tensors)")
-    return state
+        socket.setdefaulttimeout(before)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
-from cache.keys import Keys
-from cache.segments import Failure, Rows, read_each_header, write_segment
+from cache.errors import CacheError, Failure
+from cache.key_set import KeySet
+from cache.segment import Rows, read_each_header, write_segment
 from cache.store import Cache, first_failures, of_row_key, read_headers, row_keys
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
@@ -42,7 +42,7 @@ class SegmentWriter:
         self.write_seconds = self.noted_write_seconds = 0.0
         found = read_headers(cache)
         self.seen = {path for path, _ in found}
-        self.stored = Keys((header.hashes, header.views) for _, header in found)
+        self.stored = KeySet((header.hashes, header.views) for _, header in found)
         self.known_failures = self.stored.missing(first_failures(found))
         self._gather({}, {})
 

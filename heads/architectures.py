@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor, nn
+    pass
 
 
 @dataclass(frozen=True)
@@ -19,8 +16,8 @@ class Head:
 
     Trained by an optimizer: layers of `hidden` units, each linear, batch norm if it has one,
     activation and `dropout`; and a linear one. Or fitted at once, by the function of its name in
-    heads/fitted.py. strengths: of regularisation, from which validation chooses. standard: used
-    unless others are asked for.
+    heads/closed_form.py. strengths: of regularisation, from which validation chooses. standard:
+    used unless others are asked for.
     """
 
     summary: str
@@ -32,10 +29,6 @@ class Head:
     strengths: tuple[float, ...] = (0.0,)
     standard: bool = False
 
-
-NEIGHBOURS = 5  # that vote
-# Held while a module's first weights are drawn: torch has one generator for all threads.
-DRAWING = RLock()
 
 # λ of (mean loss) + λ/2 |W|², from next to nothing to almost everything.
 PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -59,35 +52,6 @@ HEADS: dict[str, Head] = {
 }
 
 
-def build_head(
-    name: str, dim: int, classes: int, kept: int = 0, training: bool = False
-) -> nn.Module:
-    """Make a head's module: float32 [B, D] → logits [B, C].
-
-    kept: rows that `knn` remembers. training: as it is trained. Without, it is as it is saved:
-    batch norm is part of the linear layer before it; see `folded`.
-    """
-    from torch import nn
-
-    if name == "knn":
-        from heads.fitted import Neighbours
-
-        return Neighbours(dim, classes, kept)
-    head = HEADS[name]
-    activation = {"relu": nn.ReLU, "gelu": nn.GELU}[head.activation]
-    layers: list[nn.Module] = []
-    with DRAWING:
-        for width, dropout in zip(head.hidden, head.dropout, strict=True):
-            # Batch norm takes a bias away again: of what is left, rounding, Adam would make steps.
-            layers.append(nn.Linear(dim, width, bias=not (head.batch_norm and training)))
-            if head.batch_norm:
-                layers.append(nn.BatchNorm1d(width) if training else nn.Identity())
-            layers += [activation(), nn.Dropout(dropout)]
-            dim = width
-        layers.append(nn.Linear(dim, classes))
-    return nn.Sequential(*layers) if head.hidden else layers[0]
-
-
 def tensor_shapes(name: str, dim: int, classes: int, kept: int = 0) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of a head as it is saved; see `build_head`.
 
@@ -106,26 +70,4 @@ def tensor_shapes(name: str, dim: int, classes: int, kept: int = 0) -> dict[str,
     return shapes
 
 
-def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a head as it is saved, from those of its module as it was trained.
-
-    Batch norm is affine at inference: it goes into the linear layer before it.
-    """
-    from torch.nn import BatchNorm1d
-    from torch.nn.utils.fusion import fuse_linear_bn_weights
-
-    norms = [name.split(".")[0] for name in state if name.endswith(".running_mean")]
-    found = {name: state[name] for name in state if name.split(".")[0] not in norms}
-    for norm in norms:
-        linear = f"{int(norm) - 1}"
-        weight, bias = fuse_linear_bn_weights(
-            state[f"{linear}.weight"],
-            None,
-            state[f"{norm}.running_mean"],
-            state[f"{norm}.running_var"],
-            BatchNorm1d(1).eps,
-            state[f"{norm}.weight"],
-            state[f"{norm}.bias"],
-        )
-        found |= {f"{linear}.weight": weight.detach(), f"{linear}.bias": bias.detach()}
-    return found
+NEIGHBOURS = 5  # that vote

@@ -15,7 +15,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as Kingma & Ba 2015 and torch hav
 
 
 @dataclass(frozen=True)
-class Rates:
+class OptimizerState:
     """What an update goes by: a column [K, 1] with a number for each head.
 
     learning_rate: of this epoch. decay: weight decay; None if no head has any. momentum: None if no
@@ -31,7 +31,7 @@ class Rates:
     first: Tensor
     second: Tensor
 
-    def of(self, heads: slice) -> Rates:
+    def of(self, heads: slice) -> OptimizerState:
         """Return the rates of some of the heads."""
         decay = None if self.decay is None else self.decay[heads]
         momentum = None if self.momentum is None else self.momentum[heads]
@@ -61,12 +61,14 @@ class Optimizer:
     summary: str
     memory: int
     momentum: bool
-    together: Callable[[Tensor, Tensor, Sequence[Tensor], Rates], None]
-    alone: Callable[[Tensors, Tensors, Sequence[Tensors], Rates, int], None]
+    together: Callable[[Tensor, Tensor, Sequence[Tensor], OptimizerState], None]
+    alone: Callable[[Tensors, Tensors, Sequence[Tensors], OptimizerState, int], None]
     standard: bool = True
 
 
-def _sgd(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: Rates) -> None:
+def _sgd(
+    weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: OptimizerState
+) -> None:
     if rates.decay is not None:
         gradient.add_(weights * rates.decay)
     if rates.momentum is not None:
@@ -80,19 +82,25 @@ def _sgd(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: Rat
     weights.sub_(gradient * rates.learning_rate)
 
 
-def _adam(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: Rates) -> None:
+def _adam(
+    weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: OptimizerState
+) -> None:
     if rates.decay is not None:
         gradient.add_(weights * rates.decay)
     _adam_step(weights, gradient, memory, rates)
 
 
-def _adamw(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: Rates) -> None:
+def _adamw(
+    weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: OptimizerState
+) -> None:
     if rates.decay is not None:
         weights.mul_(1 - rates.learning_rate * rates.decay)
     _adam_step(weights, gradient, memory, rates)
 
 
-def _adam_step(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: Rates) -> None:
+def _adam_step(
+    weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rates: OptimizerState
+) -> None:
     mean, square = memory
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
@@ -102,7 +110,11 @@ def _adam_step(weights: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate
 
 
 def _sgd_alone(
-    weights: Tensors, gradients: Tensors, memory: Sequence[Tensors], rates: Rates, head: int
+    weights: Tensors,
+    gradients: Tensors,
+    memory: Sequence[Tensors],
+    rates: OptimizerState,
+    head: int,
 ) -> None:
     from torch.optim.sgd import sgd
 
@@ -115,7 +127,11 @@ def _sgd_alone(
 
 
 def _adam_alone(
-    weights: Tensors, gradients: Tensors, memory: Sequence[Tensors], rates: Rates, head: int
+    weights: Tensors,
+    gradients: Tensors,
+    memory: Sequence[Tensors],
+    rates: OptimizerState,
+    head: int,
 ) -> None:
     from torch.optim.adam import adam
 
@@ -123,7 +139,11 @@ def _adam_alone(
 
 
 def _adamw_alone(
-    weights: Tensors, gradients: Tensors, memory: Sequence[Tensors], rates: Rates, head: int
+    weights: Tensors,
+    gradients: Tensors,
+    memory: Sequence[Tensors],
+    rates: OptimizerState,
+    head: int,
 ) -> None:
     from torch.optim.adamw import adamw
 
@@ -135,7 +155,7 @@ def _fused(
     weights: Tensors,
     gradients: Tensors,
     memory: Sequence[Tensors],
-    rates: Rates,
+    rates: OptimizerState,
     head: int,
 ) -> None:
     import torch

@@ -37,11 +37,11 @@ BP100 = Ladder((1500, 1200, 1000, 900, 800, 700, 600, 500, 400, 300, 200, 100), 
 KB1 = Ladder((10000, 8000, 6000, 5000, 4000, 3000, 2000, 1500, 1000, 500), (3000, 1000))
 KDA = Ladder((250, 150, 100, 75, 50, 37, 25, 20, 15, 10), (75, 25))
 
-Lane: TypeAlias = list[Band]
-Recipe: TypeAlias = Callable[[Generator], Iterator[Lane]]
+CacheFiller: TypeAlias = list[Band]
+Recipe: TypeAlias = Callable[[Generator], Iterator[CacheFiller]]
 
 
-def pcr(rng: Generator) -> Iterator[Lane]:
+def pcr(rng: Generator) -> Iterator[CacheFiller]:
     """One amplicon in the lanes where the reaction worked, a haze of primers in all."""
     amplicon = BP100.position(rng.uniform(180, 1100))
     for worked in rng.random(rng.integers(4, 13)) < rng.uniform(0.5, 1.0):
@@ -50,28 +50,28 @@ def pcr(rng: Generator) -> Iterator[Lane]:
         yield [primers, product] if worked else [primers]
 
 
-def digest(rng: Generator) -> Iterator[Lane]:
+def digest(rng: Generator) -> Iterator[CacheFiller]:
     """Fragments of restriction enzymes: the longer a fragment, the more dye it binds."""
     for cuts in rng.integers(1, 7, rng.integers(4, 10)):
         fragments = 1000 * np.exp(rng.uniform(math.log(0.5), math.log(9), cuts))
         yield [Band(KB1.position(size), 0.3 + size / 4000) for size in fragments]
 
 
-def plasmid(rng: Generator) -> Iterator[Lane]:
+def plasmid(rng: Generator) -> Iterator[CacheFiller]:
     """Supercoiled, linear and nicked rings of one plasmid, in shares that differ by lane."""
     forms = KB1.position(rng.uniform(2000, 4000)) + np.array([0.08, 0.0, -0.13])
     for shares in rng.dirichlet([1.2, 0.7, 0.7], rng.integers(5, 13)):
         yield [Band(p, 2 * s, 0.008, 0.02) for p, s in zip(forms, shares, strict=True)]
 
 
-def genomic(rng: Generator) -> Iterator[Lane]:
+def genomic(rng: Generator) -> Iterator[CacheFiller]:
     """Overloaded DNA of high molecular weight, sheared to a smear in the poorer samples."""
     for sheared in rng.random(rng.integers(4, 10)):
         intact = Band(rng.normal(0.1, 0.004), 2.5 * (1 - sheared) + 0.2, 0.014, 0.03)
         yield [intact, Band(rng.uniform(0.35, 0.85), sheared, 0.07, rng.uniform(0.1, 0.3))]
 
 
-def protein(rng: Generator) -> Iterator[Lane]:
+def protein(rng: Generator) -> Iterator[CacheFiller]:
     """A purification: the crowd of the host's proteins fades, the product stays."""
     crowd = rng.uniform(0.08, 0.95, rng.integers(14, 26))
     amounts, product = rng.gamma(0.8, 0.5, crowd.size), rng.uniform(0.3, 0.75)
@@ -84,7 +84,9 @@ def protein(rng: Generator) -> Iterator[Lane]:
 class Slab:
     """A loaded gel cast to a size: knows where in the picture lanes, wells and bands lie."""
 
-    def __init__(self, rng: Generator, samples: Iterator[Lane], ladder: Ladder, size: Size) -> None:
+    def __init__(
+        self, rng: Generator, samples: Iterator[CacheFiller], ladder: Ladder, size: Size
+    ) -> None:
         self.rng, self.ladder, self.size = rng, ladder, size
         known = [Band(ladder.position(s), 1.8 if s in ladder.bright else 0.8) for s in ladder.sizes]
         marker = [("M", known)]

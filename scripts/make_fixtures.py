@@ -12,12 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from extract.backends.backend import usable_engines  # noqa: E402
+from extract.dataset import scan  # noqa: E402
 from extract.devices import require_device  # noqa: E402
-from extract.engines import usable_engines  # noqa: E402
-from extract.load import load_backbone  # noqa: E402
-from extract.run import extract  # noqa: E402
-from extract.scan import scan  # noqa: E402
-from extract.target import Target  # noqa: E402
+from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.model_loader import load_backbone  # noqa: E402
+from extract.pipeline import extract  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures" / "cache"
 
@@ -29,7 +29,7 @@ def main() -> None:
     backbone = load_backbone("efficientnet_lite0", "imagenet")
     for device in ("cpu", "xla-cpu"):
         require_device(device)
-        target = Target(backbone, device, usable_engines(device, None, "fp32"), "fp32")
+        target = EmbeddingSpec(backbone, device, usable_engines(device, None, "fp32"), "fp32")
         (made,) = extract([target], images, FIXTURES)
         print(f"{made.computed} rows in {made.cache.folder.relative_to(ROOT)}")
 

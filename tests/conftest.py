@@ -10,11 +10,12 @@ import pytest
 
 from cache.errors import DeviceError
 from cache.store import Cache, find_caches
-from extract.backbones import BACKBONES, Backbone
+from extract.artifact_store import Artifact, ArtifactStore
+from extract.backbones import BACKBONES
+from extract.dataset import scan
 from extract.devices import require_device
-from extract.kept import Shelf, Slot
-from extract.load import LoadedBackbone, load_backbone
-from extract.scan import scan
+from extract.model_loader import LoadedBackbone, load_backbone
+from extract.model_zoo.backbone import Backbone
 from tests.toy import Toy, no_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,17 +29,17 @@ def in_brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     test_timing.py, the tests of what is kept, and `make run` take their time.
     """
-    common, slot = Shelf(tmp_path_factory.mktemp("engines")), Shelf.slot
+    common, slot = ArtifactStore(tmp_path_factory.mktemp("engines")), ArtifactStore.slot
 
-    def shared(shelf: Shelf, label: str, **identity: Any) -> Slot:
+    def shared(shelf: ArtifactStore, label: str, **identity: Any) -> Artifact:
         # Of weights, what is kept is what they were; of graphs, the weights are in their name.
         graph = label.endswith("-fp32") and shelf.folder.parts[-2:] == ("cache", "engines")
         return slot(common if graph else shelf, label, **identity)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluate.run.TIMING_S", 0.05)
-        patch.setattr("evaluate.provoke.CORRUPTED", 6)
-        patch.setattr(Shelf, "slot", shared)
+        patch.setattr("evaluate.evaluation.TIMING_S", 0.05)
+        patch.setattr("evaluate.uncertainty.fitting.CORRUPTED", 6)
+        patch.setattr(ArtifactStore, "slot", shared)
         yield
 
 

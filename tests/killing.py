@@ -18,26 +18,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-import cache.compact
-import extract.batches
+import cache.maintenance.compact
+import extract.loader
 import extract.writer
 from cache.store import Cache, find_caches
-from extract.backbones import BACKBONES, Backbone
-from extract.load import load_backbone
-from extract.scan import scan
+from extract.backbones import BACKBONES
+from extract.dataset import scan
+from extract.model_loader import load_backbone
+from extract.model_zoo.backbone import Backbone
 from tests.toy import Toy, extract_one, no_file
 
 BATCH_SIZE = 4
 SEGMENT_ROWS = 12
 # Where a process can die: what is called there, and where it is looked up.
 PLACES: dict[str, tuple[Any, str]] = {
-    "decode": (extract.batches, "decode_gray"),
+    "decode": (extract.loader, "decode_gray"),
     "compute": (Toy, "forward"),
     "build": (h5py.Group, "create_dataset"),
     "write": (Path, "write_bytes"),
     "fsync": (os, "fsync"),
     "rename": (Path, "replace"),
-    "fill": (cache.compact, "_fill"),
+    "fill": (cache.maintenance.compact, "_fill"),
     "delete": (Path, "unlink"),
 }
 
@@ -73,7 +74,7 @@ def compact(data: Path, root: Path, death: Death | None = None) -> None:
     """Compact what is there."""
     _arrange(death)
     for found in find_caches(root):
-        cache.compact.compact(found)
+        cache.maintenance.compact.compact(found)
 
 
 def start(

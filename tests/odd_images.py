@@ -31,7 +31,7 @@ TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     8: lambda p: np.rot90(p, 1),
 }
 
-Odd = tuple[bytes, NDArray[np.uint8] | str]  # a file, and its pixels or the reason
+Outlier = tuple[bytes, NDArray[np.uint8] | str]  # a file, and its pixels or the reason
 
 
 def saved(image: Image.Image, kind: str, **settings: object) -> bytes:
@@ -107,8 +107,8 @@ def png(values: NDArray[np.generic], depth: int, colour: int, transparent: bytes
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
-def depths() -> dict[str, Odd]:
-    odd: dict[str, Odd] = {}
+def depths() -> dict[str, Outlier]:
+    odd: dict[str, Outlier] = {}
     for kind in ("PNG", "TIFF", "JPEG2000"):
         odd[f"16-bit {kind}"] = (saved(Image.fromarray(DEEP), kind), scaled(DEEP, 65535))
     orders: tuple[Literal["<", ">"], ...] = ("<", ">")
@@ -161,12 +161,12 @@ def _small(write: Callable[..., bytes], packed: NDArray[np.uint8], depth: int) -
     return bytes(data)
 
 
-def transparency() -> dict[str, Odd]:
+def transparency() -> dict[str, Outlier]:
     alpha = RAMP.T.copy()
     blended = np.rint(on_white(RAMP, alpha)).astype(np.uint8)
     two = np.dstack([RAMP, alpha])
     four = np.dstack([RAMP, RAMP, RAMP, alpha])
-    odd: dict[str, Odd] = {
+    odd: dict[str, Outlier] = {
         "gray PNG with alpha": (saved(Image.fromarray(two, "LA"), "PNG"), blended),
         "colour PNG with alpha": (saved(Image.fromarray(four), "PNG"), blended),
         "TIFF with alpha": (saved(Image.fromarray(four), "TIFF"), blended),
@@ -187,13 +187,13 @@ def transparency() -> dict[str, Odd]:
     return odd
 
 
-def colours() -> dict[str, Odd]:
+def colours() -> dict[str, Outlier]:
     pixels = np.dstack([RAMP, RAMP.T, 255 - RAMP])
     picture, expected = Image.fromarray(pixels), luma(pixels)
     palette = Image.fromarray(RAMP // 4, "P")
     table = np.random.default_rng(5).integers(0, 256, (256, 3), dtype=np.uint8)
     palette.putpalette(table.tobytes())
-    odd: dict[str, Odd] = {
+    odd: dict[str, Outlier] = {
         f"colour {kind}": (saved(picture, kind), expected) for kind in ("PNG", "BMP", "TIFF", "PPM")
     }
     odd["colour WebP"] = (saved(picture, "WEBP", lossless=True), expected)
@@ -216,8 +216,8 @@ def colours() -> dict[str, Odd]:
     return odd
 
 
-def turned() -> dict[str, Odd]:
-    odd: dict[str, Odd] = {}
+def turned() -> dict[str, Outlier]:
+    odd: dict[str, Outlier] = {}
     for orientation, turn in TURNS.items():
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
@@ -234,7 +234,7 @@ def turned() -> dict[str, Odd]:
     return odd
 
 
-def paged() -> dict[str, Odd]:
+def paged() -> dict[str, Outlier]:
     others = {"save_all": True, "append_images": [gray(255 - RAMP)]}
     return {
         "TIFF of two pages": (saved(gray(), "TIFF", **others), RAMP),
@@ -266,10 +266,10 @@ def huge(kind: str) -> bytes:
     return bytes(data)
 
 
-def broken() -> dict[str, Odd]:
+def broken() -> dict[str, Outlier]:
     nan, inf = RAMP.astype(np.float32), RAMP.astype(np.float32)
     nan[3, 3], inf[3, 3] = np.nan, np.inf
-    odd: dict[str, Odd] = {
+    odd: dict[str, Outlier] = {
         "nothing": (b"", "the file is empty"),
         "a letter": (b"Dear colleague, the gel is attached.", "not an image of a known format"),
         "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known"),
@@ -290,6 +290,6 @@ def broken() -> dict[str, Odd]:
     return odd
 
 
-ODD: dict[str, Odd] = {
+ODD: dict[str, Outlier] = {
     **depths(), **transparency(), **colours(), **turned(), **paged(), **broken()
 }  # fmt: skip

@@ -15,28 +15,28 @@ import torch
 from scipy.special import softmax
 
 from cache.store import Cache, read
-from evaluate import rows
-from evaluate.activation import Maps, maps_path, write_maps
-from evaluate.audit import audit
-from evaluate.doubt import Doubt, doubt_path, write_doubt
-from evaluate.page.material import read_answers
+from evaluate import result_row
+from evaluate.audit.audit import audit
+from evaluate.explanation.gradcam import Maps, maps_path, write_maps
+from evaluate.leaderboard import studies
 from evaluate.predictions import Predictions, predictions_path, write_predictions
+from evaluate.report.context import read_answers
 from evaluate.results import COLUMNS, TEXT, VALUES, WHOLE, add_result
-from evaluate.study import studies
-from evaluate.workspace import Workspace
-from extract.scan import ImageSet, scan
-from heads.configuration import Configuration, fingerprint
-from heads.files import SavedHead, load_head
-from heads.grid import Sweep
-from heads.run import train_heads
+from evaluate.uncertainty.scores import Uncertainty, doubt_path, write_doubt
+from evaluate.workspace.layout import Workspace
+from extract.dataset import ImageSet, scan
+from heads.config import HeadConfig, fingerprint
+from heads.search.space import SearchPlan
+from heads.store import SavedHead, load_head
+from heads.training import train_heads
 from tests.conftest import ROOT
 
-SWEEP = Sweep(
+SWEEP = SearchPlan(
     (
-        Configuration("single", "adam"),
-        Configuration("single", "sgd"),
-        Configuration("multi", "adam"),
-        Configuration("knn", "none"),
+        HeadConfig("single", "adam"),
+        HeadConfig("single", "sgd"),
+        HeadConfig("multi", "adam"),
+        HeadConfig("knn", "none"),
     ),
     seeds=2,
 )
@@ -88,7 +88,7 @@ def row(head: str, **values: Any) -> dict[str, Any]:
     )
 
 
-def reported(root: Path, caches: Iterable[Cache], sweep: Sweep = SWEEP) -> Workspace:
+def reported(root: Path, caches: Iterable[Cache], sweep: SearchPlan = SWEEP) -> Workspace:
     """Fill a workspace with heads on these caches, their answers, an audit, maps and doubt."""
     place = Workspace(root)
     training, testing = scan(ROOT / "dataset"), scan(ROOT / "test_images")
@@ -145,7 +145,9 @@ def _enter(
         "evaluated_at": "2026-01-01T00:00:00+00:00",
     }
     tested = {"test": testing.name, "test_fingerprint": known, "also": "-", "n_unreadable": 0}
-    columns = rows.origin(info) | rows.scores(answers, info.temperature) | tested | times
+    columns = (
+        result_row.origin(info) | result_row.scores(answers, info.temperature) | tested | times
+    )
     add_result(place.results, {name: columns.get(name) for name in list(COLUMNS)[1:]})
 
 
@@ -155,9 +157,9 @@ def _enter_elsewhere(
     """Enter the same model on an independent set: of the same images, half under other labels."""
     info, engine = saved.info, "openvino" if saved.info.identity.device == "cpu" else "xla"
     labels = np.where(np.arange(len(answers.labels)) % 2, answers.labels, 1 - answers.labels)
-    scored = rows.scores(replace(answers, labels=labels), info.temperature)
+    scored = result_row.scores(replace(answers, labels=labels), info.temperature)
     other = {"test": "scans", "test_fingerprint": "0" * 16, "also": ELSEWHERE, "engine": engine}
-    columns = rows.origin(info) | scored | other | {"n_unreadable": 0}
+    columns = result_row.origin(info) | scored | other | {"n_unreadable": 0}
     columns |= {"stages_ms": "{}", "throughput": "{}", "evaluated_at": "2026-01-02T00:00:00+00:00"}
     add_result(place.results, {name: columns.get(name) for name in list(COLUMNS)[1:]})
 
@@ -172,7 +174,7 @@ def enter_whole(place: Workspace) -> None:
         head = f"{best['head_id']}-{mode}"
         key = (head, best["test_fingerprint"], best["engine"])
         write_predictions(predictions_path(place.heads, *key), said, json.loads(best["classes"]))
-        columns = best | rows.scores(said, 1.0) | {"head_id": head, "mode": mode}
+        columns = best | result_row.scores(said, 1.0) | {"head_id": head, "mode": mode}
         columns |= {"training_time_mins": minutes, "embedding_time_mins": 0.0, "val_accuracy": 0.5}
         if mode == "scratch":
             columns["weights"] = "random:0"
@@ -185,7 +187,7 @@ def _maps(answers: Predictions) -> Maps:
 
 
 def _write_doubt(place: Workspace, saved: SavedHead) -> None:
-    doubt = Doubt(
+    doubt = Uncertainty(
         chosen="neighbour",
         power={"margin": 0.71, "confidence": 0.7, "mahalanobis": 0.8, "neighbour": 0.93},
         material={"clean": 18, "blurred": 18},

@@ -12,10 +12,9 @@ from PIL import Image
 
 from cache.errors import ResultsError
 from cache.progress import silent
-from evaluate import alike
-from evaluate.alike import Pair, groups, most_alike, near_duplicates
-from evaluate.audit import audit, kept_audit
-from evaluate.findings import (
+from evaluate.audit import near_duplicates as near_duplicates_module
+from evaluate.audit.audit import audit, kept_audit
+from evaluate.audit.findings import (
     FINDINGS,
     Audit,
     as_json,
@@ -23,14 +22,15 @@ from evaluate.findings import (
     in_words,
     read_audit,
 )
-from evaluate.odd import ODD, odd_ones
-from evaluate.workspace import Workspace
-from extract.load import load_backbone
-from extract.look import BITS, Look, signs
-from extract.run import extract
-from extract.scan import scan
-from extract.target import Target
-from heads.configuration import fingerprint
+from evaluate.audit.near_duplicates import Pair, find_near_duplicates, groups, most_alike
+from evaluate.audit.outliers import ODD, find_outliers
+from evaluate.workspace.layout import Workspace
+from extract.dataset import scan
+from extract.embedder import EmbeddingSpec
+from extract.imaging.image_stats import BITS, ImageStats, signs
+from extract.model_loader import load_backbone
+from extract.pipeline import extract
+from heads.config import fingerprint
 from tests.conftest import ROOT
 
 Few = Callable[[int, int], Path]
@@ -48,7 +48,9 @@ def gels(gel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace
     """The reference study's images, embedded by real weights and audited."""
     place = Workspace(tmp_path_factory.mktemp("gels"))
     training, testing = scan(gel / "dataset"), scan(gel / "test_images")
-    target = Target(load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32")
+    target = EmbeddingSpec(
+        load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32"
+    )
     extract([target], [*training.files, *testing.files], place.cache, looks=place.looks)
     return place, audit(training, testing, place)
 
@@ -180,9 +182,9 @@ class TestFindings:
             read_audit(path)
 
 
-def look(**values: object) -> Look:
+def look(**values: object) -> ImageStats:
     usual = {"width": 400, "height": 300, "mode": "L", "brightness": 100.0, "contrast": 40.0}
-    return Look(**{"bits": bytes(8)} | usual | values)  # type: ignore[arg-type]
+    return ImageStats(**{"bits": bytes(8)} | usual | values)  # type: ignore[arg-type]
 
 
 ODD_LOOKS = {
@@ -200,16 +202,16 @@ class TestOdd:
     def test_each_rule_finds_its_image_among_usual_ones(self, rule: str) -> None:
         random = np.random.default_rng(0)
         usual = [look(brightness=100 + float(random.normal(0, 10))) for _ in range(40)]
-        found, common = odd_ones([*usual, ODD_LOOKS[rule]])
+        found, common = find_outliers([*usual, ODD_LOOKS[rule]])
         assert (40, rule) in {(place, name) for place, name, _ in found}
         assert ({place for place, _, _ in found}, common) == ({40}, [])
 
     def test_of_few_images_only_the_blank_is_odd(self) -> None:
-        found, _ = odd_ones([look(), look(mode="CMYK"), look(contrast=0.0)])
+        found, _ = find_outliers([look(), look(mode="CMYK"), look(contrast=0.0)])
         assert [(place, name) for place, name, _ in found] == [(2, "blank")]
 
     def test_images_that_are_all_small_are_usual(self) -> None:
-        assert odd_ones([look(width=32, height=28)] * 20) == ([], [])
+        assert find_outliers([look(width=32, height=28)] * 20) == ([], [])
 
 
 def alike_in_details(places: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -219,7 +221,7 @@ def alike_in_details(places: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 class TestPairs:
-    def some(self, count: int, copies: int) -> tuple[list[Look], NDArray[np.float32]]:
+    def some(self, count: int, copies: int) -> tuple[list[ImageStats], NDArray[np.float32]]:
         """Random pictures, of which the last are the first ones with up to 10 bits changed."""
         random = np.random.default_rng(0)
         bits = random.integers(0, 2, (count, 64), dtype=np.uint8)
@@ -239,10 +241,10 @@ class TestPairs:
         near = np.triu(40 * (1 - unit @ unit.T) + apart <= 12, 1)
         expected = set(zip(*(places.tolist() for places in np.nonzero(near)), strict=True))
         assert len(expected) > 10
-        monkeypatch.setattr(alike, "AT_ONCE", 300 * 7)  # seven rows at a time
-        monkeypatch.setattr(alike, "PAIRS_AT_ONCE", 3)
+        monkeypatch.setattr(near_duplicates_module, "AT_ONCE", 300 * 7)  # seven rows at a time
+        monkeypatch.setattr(near_duplicates_module, "PAIRS_AT_ONCE", 3)
         told: list[tuple[int, int]] = []
-        found = near_duplicates(
+        found = find_near_duplicates(
             looks, rows.__getitem__, alike_in_details, lambda *n: told.append(n)
         )
         assert {(pair.first, pair.second) for pair in found} == expected
@@ -251,8 +253,8 @@ class TestPairs:
 
     def test_nothing_can_be_said_of_pictures_without_contrast(self) -> None:
         flat = [look(contrast=1.0)] * 3
-        assert near_duplicates(flat, None, alike_in_details, silent) == []
-        assert len(near_duplicates([look()] * 3, None, alike_in_details, silent)) == 3
+        assert find_near_duplicates(flat, None, alike_in_details, silent) == []
+        assert len(find_near_duplicates([look()] * 3, None, alike_in_details, silent)) == 3
 
     def test_what_a_backbone_finds_unlike_must_look_more_alike(self) -> None:
         first, second = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
@@ -260,14 +262,14 @@ class TestPairs:
         looks = [look(bits=np.packbits(bits).tobytes()) for bits in (first, second)]
         for cosine, found in ((0.95, 1), (0.5, 0)):
             rows = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]], np.float32)
-            pairs = near_duplicates(looks, rows.__getitem__, alike_in_details, silent)
+            pairs = find_near_duplicates(looks, rows.__getitem__, alike_in_details, silent)
             assert len(pairs) == found
 
     def test_pictures_cut_otherwise_by_a_pixel_are_the_same_and_others_are_not(self) -> None:
         random = np.random.default_rng(0)
         large = random.uniform(0, 255, (2, 34, 34)).astype(np.float32)
         pictures = np.stack([large[0, :32, :32], large[0, 1:33, 2:34], large[1, :32, :32]])
-        found = near_duplicates([look()] * 3, None, pictures.__getitem__, silent)
+        found = find_near_duplicates([look()] * 3, None, pictures.__getitem__, silent)
         assert [(pair.first, pair.second) for pair in found] == [(0, 1)]
 
     def test_groups_connect_who_is_like_one_of_them(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import cli
+from frostline.cli.main import cli
 
 Few = Callable[[int, int], Path]
 LITE = ("--arch", "efficientnet_lite0", "--device", "cpu", "--head", "single")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluate.audit import audit
-from evaluate.findings import Alike, Audit, Odd, Seen
-from evaluate.image_files import ImageFiles
-from evaluate.report import write_audit_page
-from evaluate.workspace import Workspace
-from extract.scan import scan
+from evaluate.audit.audit import audit
+from evaluate.audit.findings import Audit, DuplicatePair, Outlier, Seen
+from evaluate.report.page import write_audit_page
+from evaluate.workspace.image_files import ImageFiles
+from evaluate.workspace.layout import Workspace
+from extract.dataset import scan
 from tests.conftest import ROOT
 from tests.reported import EVIL
 
@@ -46,9 +46,9 @@ def test_what_an_audit_found_is_shown_in_pictures(tmp_path: Path) -> None:
         test="t",
         cache=None,
         images=images,
-        alike=(Alike(0, 1, 0.987, 3, False), Alike(2, 3, None, 0, True)),
+        alike=(DuplicatePair(0, 1, 0.987, 3, False), DuplicatePair(2, 3, None, 0, True)),
         unreadable=(("x/broken.png", "the file is empty"),),
-        odd=(Odd(3, "blank", "gray levels differ by 0.0 only"),),
+        odd=(Outlier(3, "blank", "gray levels differ by 0.0 only"),),
     )
     html = write_audit_page(found, tmp_path / "audit.html", ImageFiles()).read_text()
     for words in (

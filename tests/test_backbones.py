@@ -8,11 +8,11 @@ from torch import nn
 from torchvision.models import get_model_weights, list_models
 
 from extract.backbones import BACKBONES, find_backbone
-from extract.basic_cnn import BasicCNN
-from extract.families import skeleton
-from extract.load import LoadedBackbone, load_backbone
-from extract.sources import imagenet_file
-from extract.stem import GrayInput
+from extract.imaging.gray_input import GrayInput
+from extract.model_loader import LoadedBackbone, load_backbone
+from extract.model_zoo.basic_cnn import BasicCNN
+from extract.model_zoo.families import skeleton
+from extract.weights import imagenet_file
 
 TORCHVISION = [name for name in BACKBONES if name in list_models()]
 # The other VGGs are vgg16 with other numbers of convolutions: test_families.py sees their shapes.

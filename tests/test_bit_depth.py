@@ -16,22 +16,22 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.identity import Identity
+from cache.embedding_key import EmbeddingKey
 from cache.store import find_caches
-from evaluate.audit import audit, kept_audit
-from evaluate.findings import Audit, as_json, in_words
-from evaluate.odd import odd_ones
-from evaluate.properties import of_new_images
+from evaluate.audit.audit import audit, kept_audit
+from evaluate.audit.findings import Audit, as_json, in_words
+from evaluate.audit.outliers import find_outliers
+from evaluate.audit.set_properties import of_new_images
 from evaluate.results import read_results
-from evaluate.workspace import Workspace
-from extract.bit_depth import FULL_SCALE, Depth, rule_of, smallest_white, white_of
-from extract.decode import BIT_DEPTH_RULE, decode_gray
-from extract.decoding import Decoding
-from extract.load import LoadedBackbone
-from extract.look import Look
-from extract.looks import looks_of
-from extract.scan import scan
-from extract.target import Target, decoding_of
+from evaluate.workspace.layout import Workspace
+from extract.dataset import scan
+from extract.dataset_statistics.image_index import looks_of
+from extract.embedder import EmbeddingSpec, decoding_of
+from extract.imaging.bit_depth import FULL_SCALE, Depth, rule_of, white_of
+from extract.imaging.decode import BIT_DEPTH_RULE, decode_gray
+from extract.imaging.image_stats import ImageStats, smallest_white
+from extract.imaging.preprocessing import Preprocessing
+from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.odd_images import png
 from tests.test_audit import look
@@ -79,7 +79,7 @@ FILES: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize("kind", FILES)
 def test_every_format_is_scaled_to_the_white_value(kind: str) -> None:
     data, own = FILES[kind]
-    picture = decode_gray(data, Decoding(full_scale=1023))
+    picture = decode_gray(data, Preprocessing(full_scale=1023))
     assert picture.depth == Depth(own, 1000, 1023)
     assert np.array_equal(picture.pixels[0], np.rint(TWELVE * (255 / 1023)))
     assert decode_gray(data).depth == Depth(own, 1000, own)
@@ -88,15 +88,15 @@ def test_every_format_is_scaled_to_the_white_value(kind: str) -> None:
 def test_a_file_with_a_smaller_full_scale_keeps_its_own() -> None:
     data = FILES["TIFF of 12 bits"][0]
     usual = decode_gray(data)
-    assert np.array_equal(decode_gray(data, Decoding(full_scale=16383)).pixels, usual.pixels)
+    assert np.array_equal(decode_gray(data, Preprocessing(full_scale=16383)).pixels, usual.pixels)
     photo = (ROOT / "dataset" / "gel").iterdir().__next__().read_bytes()
     assert np.array_equal(
-        decode_gray(photo, Decoding(full_scale=300)).pixels, decode_gray(photo).pixels
+        decode_gray(photo, Preprocessing(full_scale=300)).pixels, decode_gray(photo).pixels
     )
 
 
 def test_white_is_zero_is_inverted_about_the_white_value() -> None:
-    picture = decode_gray(of_tifffile(photometric="miniswhite"), Decoding(full_scale=1023))
+    picture = decode_gray(of_tifffile(photometric="miniswhite"), Preprocessing(full_scale=1023))
     assert np.array_equal(picture.pixels[0], np.rint((1023 - TWELVE.astype(float)) * (255 / 1023)))
 
 
@@ -130,7 +130,7 @@ COLOUR_FILES: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize("kind", COLOUR_FILES)
 def test_colours_are_scaled_to_the_white_value(kind: str) -> None:
     data, own = COLOUR_FILES[kind]
-    picture = decode_gray(data, Decoding(full_scale=1023))
+    picture = decode_gray(data, Preprocessing(full_scale=1023))
     assert picture.depth == Depth(own, 1000, 1023)
     assert np.array_equal(picture.pixels[0], np.asarray(Image.fromarray(LEVELS).convert("L")))
     assert decode_gray(data).depth == Depth(own, 1000, own)
@@ -139,32 +139,32 @@ def test_colours_are_scaled_to_the_white_value(kind: str) -> None:
 def test_alpha_keeps_its_own_scale() -> None:
     clear = np.full_like(TWELVE, 65535)
     clear[:112] = 0
-    gray = decode_gray(png(np.stack([TWELVE, clear], -1), 16, 4), Decoding(full_scale=1023))
+    gray = decode_gray(png(np.stack([TWELVE, clear], -1), 16, 4), Preprocessing(full_scale=1023))
     assert (gray.pixels[0, :112] == 255).all()
     expected = np.rint(TWELVE[112:] * (255 / 1023))
     assert np.array_equal(gray.pixels[0, 112:], expected)
 
 
 def test_larger_values_are_clipped_and_known() -> None:
-    picture = decode_gray(FILES["PNG"][0], Decoding(full_scale=511))
+    picture = decode_gray(FILES["PNG"][0], Preprocessing(full_scale=511))
     assert picture.pixels.max() == 255
     assert picture.depth == Depth(65535, 1000, 511)
 
 
 def test_the_default_is_the_identity_of_before(toy: LoadedBackbone) -> None:
-    def identity(decoding: Decoding) -> Identity:
-        return Target(toy, "cpu", ("torch",), "fp32", decoding).identity
+    def identity(decoding: Preprocessing) -> EmbeddingKey:
+        return EmbeddingSpec(toy, "cpu", ("torch",), "fp32", decoding).identity
 
-    usual, chosen = identity(Decoding()), identity(Decoding(full_scale=4095))
+    usual, chosen = identity(Preprocessing()), identity(Preprocessing(full_scale=4095))
     assert usual.bit_depth == BIT_DEPTH_RULE
     assert chosen.differences(usual) == [f"bit_depth: {rule_of(4095)!r}, not {BIT_DEPTH_RULE!r}"]
     assert decoding_of(chosen).full_scale == white_of(rule_of(4095)) == 4095
     assert decoding_of(usual).full_scale == white_of("another rule") == FULL_SCALE
     # In the keys of kept calibrations.
-    assert repr(Decoding()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
+    assert repr(Preprocessing()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
 
 
-def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> Look:
+def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> ImageStats:
     return look(full_scale=full_scale, largest=largest, white=white)
 
 
@@ -180,7 +180,7 @@ def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> Look:
         ([deep(3000, 4095, 4095)], FULL_SCALE),  # it is their own already
     ],
 )
-def test_auto_is_the_smallest_that_holds_all(looks: list[Look], white: int) -> None:
+def test_auto_is_the_smallest_that_holds_all(looks: list[ImageStats], white: int) -> None:
     assert smallest_white(looks) == white
 
 
@@ -285,7 +285,7 @@ class TestAudit:
         assert f"{path} (largest value " in note
 
 
-def many(**of_some: Any) -> Iterator[Look]:
+def many(**of_some: Any) -> Iterator[ImageStats]:
     random = np.random.default_rng(0)
     for number in range(40):
         values: dict[str, Any] = {"brightness": 100 + float(random.normal(0, 1))}
@@ -305,7 +305,7 @@ def many(**of_some: Any) -> Iterator[Look]:
 def test_what_a_third_of_the_images_have_is_no_outlier(
     rule: str, values: dict[str, object]
 ) -> None:
-    odd, common = odd_ones(list(many(**values)))
+    odd, common = find_outliers(list(many(**values)))
     assert odd == []
     assert (rule, 14) in {(each.what, len(each.images)) for each in common}
 
@@ -321,7 +321,7 @@ def test_what_a_third_of_the_images_have_is_no_outlier(
     ],
 )
 def test_a_uniform_data_set_of_any_kind_has_no_outliers(values: dict[str, object]) -> None:
-    assert odd_ones([look(**values)] * 40) == ([], [])
+    assert find_outliers([look(**values)] * 40) == ([], [])
 
 
 def test_predict_decodes_as_evaluate_did_and_names_what_it_clips(
@@ -364,6 +364,6 @@ def test_new_images_of_another_depth_are_named(
 ) -> None:
     files = scan(rendered(as_png) / "test").files
     place = Workspace(tmp_path / "out")
-    (note,) = of_new_images(files, place, Decoding())
+    (note,) = of_new_images(files, place, Preprocessing())
     assert note.startswith("6 of 6 images use a quarter of their bit depth or less, so 64 gray")
-    assert not list(of_new_images(files, place, Decoding(full_scale=1023)))
+    assert not list(of_new_images(files, place, Preprocessing(full_scale=1023)))

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from evaluate.bootstrap import SCORES, scores_of
 from evaluate.metrics import METRICS
-from evaluate.statistics import paired_bootstrap, score_intervals
+from evaluate.statistics.bootstrap import SCORES, scores_of
+from evaluate.statistics.comparison import paired_bootstrap, score_intervals
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from cache.store import Cache
-from evaluate.report import write_report
+from evaluate.report.page import write_report
 from tests.reported import reported
 
 DESK, PHONE = 1280, 390  # pixels across

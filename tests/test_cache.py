@@ -10,22 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.atomic import replacing
-from cache.errors import CacheError
-from cache.identity import Identity
-from cache.segments import (
-    Failure,
-    Rows,
-    read_embeddings,
-    read_header,
-    verify_segment,
-    write_segment,
-)
+from cache.embedding_key import EmbeddingKey
+from cache.errors import CacheError, Failure
+from cache.files import replacing
+from cache.segment import Rows, read_embeddings, read_header, verify_segment, write_segment
 from cache.store import Cache, contents, find_caches, open_cache, read
 from extract.writer import SegmentWriter
 from tests.toy import key
 
-IDENTITY = Identity(
+IDENTITY = EmbeddingKey(
     backbone="toy",
     weights_sha256="ab" * 32,
     embedding_dim=3,
@@ -65,9 +58,9 @@ def write(
 
 class TestIdentity:
     def test_survives_json(self) -> None:
-        assert Identity.from_json(IDENTITY.to_json()) == IDENTITY
+        assert EmbeddingKey.from_json(IDENTITY.to_json()) == IDENTITY
 
-    @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Identity)])
+    @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EmbeddingKey)])
     def test_any_difference_is_another_cache(self, field: str) -> None:
         old = getattr(IDENTITY, field)
         new: Any = {str: "other", int: 99, tuple: (0.1, 0.2, 0.3)}[type(old)]
@@ -78,7 +71,7 @@ class TestIdentity:
     def test_another_format_is_refused(self) -> None:
         text = dataclasses.replace(IDENTITY, format_version=2).to_json()
         with pytest.raises(CacheError, match="cache format 2"):
-            Identity.from_json(text)
+            EmbeddingKey.from_json(text)
 
 
 class TestAtomic:

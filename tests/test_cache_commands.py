@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cache.identity import Identity
-from cache.segments import write_segment
+from cache.embedding_key import EmbeddingKey
+from cache.segment import write_segment
 from cache.store import Cache, contents, find_caches, open_cache, read_all
-from cli import cli
-from extract.load import LoadedBackbone
+from extract.model_loader import LoadedBackbone
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 from tests.odd_images import huge, saved
 from tests.test_cache import NOTE
@@ -271,7 +271,7 @@ def test_a_cache_of_an_older_make_is_left_out_with_every_difference(
     assert kept.identity.name in done.output
 
 
-def move_to(cache: Cache, folder: Path, identity: Identity) -> None:
+def move_to(cache: Cache, folder: Path, identity: EmbeddingKey) -> None:
     whole = read_all(cache)
     write_segment(folder, identity, whole, [], NOTE)
     shutil.rmtree(cache.folder)

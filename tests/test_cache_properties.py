@@ -21,17 +21,17 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.compact import compact
+from cache.maintenance.compact import compact
+from cache.maintenance.verify import verify
 from cache.store import Cache, as_keys, contents, open_cache, read_all
-from cache.verify import verify
-from evaluate.known_sets import record
-from evaluate.prune import gone_from, images_there
-from extract import hashes
-from extract.decode import decode_gray
-from extract.engines import ENGINES, Engine
-from extract.load import LoadedBackbone
-from extract.scan import ImageSet, scan
-from extract.target import Target
+from evaluate.workspace.known_datasets import record
+from evaluate.workspace.prune import gone_from, images_there
+from extract.backends.backend import ENGINES, Engine
+from extract.dataset import ImageSet, scan
+from extract.embedder import EmbeddingSpec
+from extract.imaging.decode import decode_gray
+from extract.model_loader import LoadedBackbone
+from extract.sources import hash_index
 from tests.killing import PLACES, Death, dying
 from tests.toy import extract_one
 
@@ -59,7 +59,7 @@ class Caches(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp())
         self.data, self.root = self.place / "images", self.place / "cache"
         self.table = self.root / "scan.sqlite"
-        identity = Target(self.toy, "cpu", ("torch",), "fp32").identity
+        identity = EmbeddingSpec(self.toy, "cpu", ("torch",), "fp32").identity
         self.cache: Cache = open_cache(self.root, identity)
         self.rows: dict[bytes, NDArray[np.float32]] = {}  # of every image that ever was
         self.promised: set[bytes] = set()  # images whose rows must be there
@@ -208,7 +208,7 @@ def test_any_sequence_keeps_the_invariants(
     figure: Callable[[str], None],
 ) -> None:
     monkeypatch.setattr("extract.writer.SEGMENT_ROWS", 3)
-    monkeypatch.setattr(hashes, "SETTLED_NS", 0)
+    monkeypatch.setattr(hash_index, "SETTLED_NS", 0)
     monkeypatch.setitem(ENGINES, "torch", Engine("torch", ("fp32",), lambda *_: answer))
     monkeypatch.setattr(Caches, "toy", toy, raising=False)
     examples = SOAK_EXAMPLES if soak else EXAMPLES

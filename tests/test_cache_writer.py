@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError
-from cache.segments import Failure, read_header
+from cache.errors import CacheError, Failure
+from cache.segment import read_header
 from cache.store import Cache, as_keys, open_cache, read_all, row_key
 from extract import writer as module
 from extract.writer import SegmentWriter

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.calibration import calibration_curve
 
-from evaluate.calibration import Bin, calibrated, ece, reliability
-from heads.temperature import fit_temperature
+from evaluate.statistics.calibration import Bin, calibrated, ece, reliability
+from heads.temperature_scaling import fit_temperature
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluate.charts import (
+from evaluate.report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

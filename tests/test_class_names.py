@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cache.errors import DatasetError
-from evaluate.run import check_classes
-from extract.archives import unpacked
-from extract.class_names import class_name, look_alikes
-from extract.scan import scan
-from extract.shards import shards
+from evaluate.evaluation import check_classes
+from extract.dataset import scan
+from extract.distributed.shards import shards
+from extract.sources.class_names import class_name, look_alikes
+from extract.sources.local_copy import unpacked
 from tests.killing import draw_images
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache.store import contents, find_caches
-from cli import cli
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 
 Few = Callable[[int, int], Path]
@@ -330,7 +330,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     """So that it answers at once; measured by what is imported, not by the clock."""
     code = (
-        "import sys; from cli import cli\n"
+        "import sys; from frostline.cli.main import cli\n"
         "try: cli(sys.argv[1:] + ['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'h5py', 'pandas', 'rich', 'PIL'}\n"

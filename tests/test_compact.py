@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.compact import compact
-from cache.errors import CacheError
+from cache.errors import CacheError, Failure
+from cache.maintenance.compact import compact
 from cache.provenance import merged
-from cache.segments import Failure, Rows, read_header, verify_segment, write_segment
+from cache.segment import Rows, read_header, verify_segment, write_segment
 from cache.store import Cache, contents, open_cache, read, read_all
 from tests.test_cache import IDENTITY, NOTE, rows, write
 from tests.toy import key

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
-from cli import cli
 from evaluate.predict import find_model
-from evaluate.workspace import Workspace
-from heads.files import SavedHead, find_heads
+from evaluate.workspace.layout import Workspace
+from frostline.cli.main import cli
+from heads.store import SavedHead, find_heads
 from tests.conftest import FIXTURES, ROOT
 
 GEL = sorted((ROOT / "test_images" / "gel").iterdir())[0]

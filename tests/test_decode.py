@@ -18,11 +18,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.decode import SIZE, decode_gray
-from extract.decoding import FITS, Decoding
-from extract.load import LoadedBackbone
-from extract.target import Target, decoding_of
-from extract.tiff import PHOTOMETRIC
+from extract.embedder import EmbeddingSpec, decoding_of
+from extract.imaging.decode import SIZE, decode_gray
+from extract.imaging.preprocessing import FITS, Preprocessing
+from extract.imaging.tiff import PHOTOMETRIC
+from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.test_tiff import patched
 
@@ -311,7 +311,9 @@ class TestPadding:
     """`--fit pad`: shapes are kept, and what is added is like the border."""
 
     def padded(self, image: Image.Image) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = decode_gray(encode(image, "PNG"), Decoding(fit="pad")).pixels
+        pixels: NDArray[np.uint8] = decode_gray(
+            encode(image, "PNG"), Preprocessing(fit="pad")
+        ).pixels
         return pixels.reshape(SIZE, SIZE)
 
     def test_a_wide_image_gets_bars_of_its_borders_level(self) -> None:
@@ -335,12 +337,13 @@ class TestPadding:
         """138 bytes of 60000 x 1 pixels took 3.3 GB and 22 s as a square of 60000 x 60000."""
         data = encode(Image.new("L", (60_000, 1)), "PNG")
         with pytest.raises(UnreadableImageError, match=r"60000 x 60000 .*--fit pad.*--max-pixels"):
-            decode_gray(data, Decoding(fit="pad"))
+            decode_gray(data, Preprocessing(fit="pad"))
         assert (decode_gray(data).pixels == 0).all()
 
     def test_it_is_another_cache(self, toy: LoadedBackbone) -> None:
         usual, pad = (
-            Target(toy, "cpu", ("torch",), "fp32", Decoding(fit=fit)).identity for fit in FITS
+            EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fit=fit)).identity
+            for fit in FITS
         )
         assert pad.differences(usual) == [f"fit: {FITS['pad']!r}, not {FITS['stretch']!r}"]
         assert decoding_of(pad).fit == "pad"
@@ -348,7 +351,7 @@ class TestPadding:
 
 MEASURE = """
 import sys
-from extract.decode import decode_gray
+from extract.imaging.decode import decode_gray
 def peak():
     return 1024 * int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 small, large = (open(path, "rb").read() for path in sys.argv[1:])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cache.errors import DeviceError
+from extract.backends.backend import ENGINES, usable_engines
+from extract.backends.environment import examine
+from extract.backends.openvino import import_openvino
 from extract.devices import DEVICES, present_devices, require_device
-from extract.doctor import examine
-from extract.engines import ENGINES, usable_engines
-from extract.load import LoadedBackbone, load_backbone
-from extract.openvino_graph import import_openvino
+from extract.model_loader import LoadedBackbone, load_backbone
 from tests.conftest import ROOT, require_or_skip
 
 PAIRS = [(device, engine) for device, entry in DEVICES.items() for engine in entry.engines]
@@ -78,7 +78,7 @@ def test_openvino_tells_nobody() -> None:
     """Its telemetry would report every import and every conversion."""
     code = (
         "import sys, torch\n"
-        "from extract.openvino_graph import convert\n"
+        "from extract.backends.openvino import convert\n"
         "convert(torch.nn.Flatten())\n"
         "loaded = [n for n, it in sys.modules.items() if 'openvino_telemetry' in n and it]\n"
         "print('TELLS', loaded)"
@@ -147,7 +147,7 @@ def test_an_engine_of_another_device_is_refused() -> None:
 
 
 def test_an_engine_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("extract.backends.backend.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="openvino is not installed"):
         usable_engines("cpu", "openvino", "fp32")
 

@@ -10,8 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, t
 
-from evaluate import study
-from evaluate.effects import (
+from evaluate import leaderboard
+from evaluate.leaderboard import Leaderboard
+from evaluate.result_row import origin
+from evaluate.statistics.comparison import compare, holm
+from evaluate.statistics.effects import (
     FACTORS,
     SETTINGS,
     FactorEffect,
@@ -19,15 +22,12 @@ from evaluate.effects import (
     factor_effects,
     over_seeds,
 )
-from evaluate.rows import origin
-from evaluate.statistics import compare, holm
-from evaluate.study import Study
-from evaluate.words import NOT_TRAINED
+from evaluate.text import NOT_TRAINED
 from extract.backbones import find_backbone
-from extract.decoding import AS_USUAL
-from extract.target import identity_of
-from heads.configuration import FROZEN, Configuration
-from heads.files import HeadInfo, Network, Selection
+from extract.embedder import identity_of
+from extract.imaging.preprocessing import AS_USUAL
+from heads.config import FROZEN, HeadConfig
+from heads.store import HeadInfo, Network, Selection
 
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]
@@ -84,7 +84,7 @@ def trained(mode: str, backbone: str = "resnet18", seed: int = 0) -> Row:
     now = start if mode in NOT_TRAINED else f"trained:{name}"
     look = (entry.mean, entry.std)
     info = HeadInfo(
-        configuration=Configuration("single", "adam", seed=seed),
+        configuration=HeadConfig("single", "adam", seed=seed),
         identity=identity_of(backbone, now, look, "cpu", "fp32", AS_USUAL, ""),
         classes=("a", "b"),
         dataset="gel",
@@ -126,7 +126,7 @@ def the_reference_study() -> list[Row]:
 
 
 def test_every_setting_that_tells_models_apart_is_looked_at() -> None:
-    assert set(study.SETTINGS) | set(study.KIND) == set(SETTINGS)
+    assert set(leaderboard.SETTINGS) | set(leaderboard.KIND) == set(SETTINGS)
 
 
 def test_the_reference_studys_24_models() -> None:
@@ -362,7 +362,7 @@ def test_networks_trained_as_a_whole_differ_in_their_seed_only(mode: str) -> Non
     rows = [trained(mode, seed=seed) for seed in (0, 1)]
     assert [found.count for found in over_seeds(rows)] == [2]
     drawn = ", weights random:1" if mode == "scratch" else ""
-    assert Study(tuple(rows)).settings(rows[1]) == f"seed 1{drawn}"
+    assert Leaderboard(tuple(rows)).settings(rows[1]) == f"seed 1{drawn}"
 
 
 def test_mean_and_spread_over_seeds() -> None:

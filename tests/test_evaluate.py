@@ -13,31 +13,31 @@ from safetensors.torch import save_file
 
 from cache.errors import DatasetError, WeightsError
 from cache.store import Cache, open_cache, read
-from evaluate.activation import maps_path, read_maps
-from evaluate.leaderboard import ranked
-from evaluate.measure import measure
+from evaluate.backbone_loader import reload_backbone
+from evaluate.classifier import measure
+from evaluate.evaluation import check_classes, evaluate, in_reference_order
+from evaluate.explanation.gradcam import maps_path, read_maps
 from evaluate.predictions import predictions_path, read_predictions
-from evaluate.reload import reload_backbone
+from evaluate.ranking import ranked
 from evaluate.results import read_results, read_rows
-from evaluate.run import check_classes, evaluate, in_reference_order
-from evaluate.workspace import Workspace
-from extract.decode import decode_gray
+from evaluate.workspace.layout import Workspace
+from extract.backends.backend import ENGINES, Engine
+from extract.dataset import scan
 from extract.devices import DEVICES
-from extract.engines import ENGINES, Engine
-from extract.load import LoadedBackbone, load_backbone
-from extract.scan import scan
-from extract.target import Target
+from extract.embedder import EmbeddingSpec
+from extract.imaging.decode import decode_gray
+from extract.model_loader import LoadedBackbone, load_backbone
 from heads.architectures import HEADS
-from heads.configuration import Configuration, fingerprint
-from heads.files import SavedHead, load_head
-from heads.grid import Sweep, combinations
-from heads.run import train_heads
+from heads.config import HeadConfig, fingerprint
+from heads.search.space import SearchPlan, combinations
+from heads.store import SavedHead, load_head
+from heads.training import train_heads
 from tests.conftest import FIXTURES, ROOT, require_or_skip
 from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
-EVERY = Sweep(tuple(combinations({"head": list(HEADS)})))
-ONE = Sweep((Configuration("single", "adam"),))
+EVERY = SearchPlan(tuple(combinations({"head": list(HEADS)})))
+ONE = SearchPlan((HeadConfig("single", "adam"),))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_assembled_models_answer_as_their_heads_on_the_committed_rows(
     wanted = [saved for saved in heads if saved.info.identity.device == source]
     assert {saved.info.configuration.head for saved in wanted} == set(HEADS)
     paths = [file.path for file in scan(ROOT / "test_images").files]
-    target = Target(lite, device, tuple(DEVICES[device].engines), "fp32")
+    target = EmbeddingSpec(lite, device, tuple(DEVICES[device].engines), "fp32")
     whole = measure(target, [load_head(saved) for saved in wanted], paths)
     assert whole.paths == tuple(paths)
     rows = read(open_cache(place.cache, wanted[0].info.identity), whole.hashes)
@@ -158,7 +158,7 @@ def test_nothing_readable_is_an_error(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="none of the 1 test images"):
-        target = Target(lite, "cpu", ("torch",), "fp32")
+        target = EmbeddingSpec(lite, "cpu", ("torch",), "fp32")
         measure(target, [load_head(workspace[1][0])], [tmp_path / "a.png"])
 
 
@@ -235,7 +235,7 @@ def test_the_head_computes_in_fp32_at_any_precision(
 ) -> None:
     head = load_head(workspace[1][0])
     paths = [file.path for file in scan(ROOT / "test_images").files][:4]
-    whole = measure(Target(lite, "cpu", ("torch",), "bf16"), [head], paths)
+    whole = measure(EmbeddingSpec(lite, "cpu", ("torch",), "bf16"), [head], paths)
     pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in paths])
     embeddings = ENGINES["torch"].build(lite, "cpu", "bf16", 4, None)(pixels)
     expected = head(torch.from_numpy(embeddings)).numpy()

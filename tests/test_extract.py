@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from cache.errors import FrostlineError
-from cache.segments import read_header
+from cache.segment import read_header
 from cache.store import contents, find_caches, read
-from extract.decode import decode_gray
-from extract.engines import ENGINES
-from extract.load import LoadedBackbone, load_backbone
-from extract.run import Extraction
-from extract.scan import ImageFile, scan
+from extract.backends.backend import ENGINES
+from extract.dataset import scan
+from extract.imaging.decode import decode_gray
+from extract.model_loader import LoadedBackbone, load_backbone
+from extract.pipeline import Extraction
+from extract.sources.image_file import ImageFile
 from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
@@ -43,7 +44,7 @@ def test_the_second_run_computes_nothing_and_builds_no_engine(
     toy: LoadedBackbone, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(toy, few(3, 1), tmp_path)
-    monkeypatch.setattr("extract.lane.ENGINES", {})
+    monkeypatch.setattr("extract.cache_filler.ENGINES", {})
     again = go(toy, tmp_path / "data", tmp_path)
     assert (again.computed, again.present) == (0, 8)
 
@@ -117,7 +118,7 @@ def test_nan_from_the_backbone_is_a_failure_of_that_image(
 
         return forward
 
-    from extract.engines import Engine
+    from extract.backends.backend import Engine
 
     monkeypatch.setitem(ENGINES, "torch", Engine("torch", ("fp32",), build))
     done = go(toy, few(3, 1), tmp_path)

@@ -11,10 +11,10 @@ import pytest
 
 from cache.errors import DatasetError
 from evaluate.predict import listed
-from extract.archives import unpacked
-from extract.file_names import ListingNotes, machine_made, why_no_image
-from extract.scan import scan
-from extract.shards import fetched, shards
+from extract.dataset import scan
+from extract.distributed.shards import fetched, shards
+from extract.sources.file_names import ListingNotes, machine_made, why_no_image
+from extract.sources.local_copy import unpacked
 from tests.killing import draw_images
 
 MADE = (

@@ -12,33 +12,35 @@ import pytest
 import torch
 
 from cache.arrays import write_arrays
-from cache.checksum import checksum_path
-from cache.compact import compact
-from cache.errors import CacheError, FrostlineError
-from cache.segments import (
-    Failure,
-    Header,
-    read_embeddings,
-    read_header,
-    verify_segment,
-    write_segment,
-)
+from cache.errors import CacheError, Failure, FrostlineError
+from cache.maintenance.compact import compact
+from cache.segment import Header, read_embeddings, read_header, verify_segment, write_segment
 from cache.store import Cache, open_cache, read
-from evaluate.activation import Maps, maps_path, read_maps, write_maps
-from evaluate.conventional.checkpoint import read_checkpoint, write_checkpoint
-from evaluate.doubt import Doubt, doubt_path, read_doubt, write_doubt
-from evaluate.findings import TEST, Alike, Audit, Odd, Seen, audit_path, read_audit, write_audit
+from cache.tables import checksum_path
+from evaluate.audit.findings import (
+    TEST,
+    Audit,
+    DuplicatePair,
+    Outlier,
+    Seen,
+    audit_path,
+    read_audit,
+    write_audit,
+)
+from evaluate.backbone_loader import NETWORK_FORMAT, check_network, network_path
+from evaluate.baseline.checkpoint import read_checkpoint, write_checkpoint
+from evaluate.explanation.gradcam import Maps, maps_path, read_maps, write_maps
+from evaluate.leaderboard import studies
 from evaluate.predict import find_model
 from evaluate.predictions import Predictions, predictions_path, read_predictions, write_predictions
-from evaluate.reload import NETWORK_FORMAT, check_network, network_path
 from evaluate.results import add_result
-from evaluate.study import studies
-from evaluate.workspace import Workspace
-from heads.answer import answer, probabilities
-from heads.configuration import Configuration
-from heads.files import read_info
-from heads.grid import Sweep
-from heads.run import train_heads
+from evaluate.uncertainty.scores import Uncertainty, doubt_path, read_doubt, write_doubt
+from evaluate.workspace.layout import Workspace
+from heads.config import HeadConfig
+from heads.inference import answer, probabilities
+from heads.search.space import SearchPlan
+from heads.store import read_info
+from heads.training import train_heads
 from tests.reported import row
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import key
@@ -123,7 +125,7 @@ def readers(
 ) -> dict[Path, Read]:
     """Every kind of file that a workspace keeps beside its segments, and what is read from it."""
     place = Workspace(tmp_path_factory.mktemp("flips"))
-    sweep = Sweep((Configuration("single", "adam"), Configuration("knn", "none")))
+    sweep = SearchPlan((HeadConfig("single", "adam"), HeadConfig("knn", "none")))
     heads = train_heads(caches["cpu"], labels, "dataset", sweep, place.heads).heads
     keys = tuple(sorted(labels)[:8])
     embeddings = np.array(read(caches["cpu"], keys))
@@ -138,14 +140,14 @@ def readers(
     write_maps(maps, Maps(keys, np.arange(8 * 49, dtype=np.uint8).reshape(8, 7, 7)))
     doubt = doubt_path(place.heads, head)
     powers = {"neighbour": 0.9, "margin": float("nan")}
-    known = Doubt("neighbour", powers, {"validation": 18}, 3, 0.25, 0.05, 0.8)
+    known = Uncertainty("neighbour", powers, {"validation": 18}, 3, 0.25, 0.05, 0.8)
     write_doubt(doubt, known, {"bank": embeddings[:4]})
     audit = audit_path(place, "d1", "t1")
     seen = [
         Seen(str(path), key.hex(), "gel", TEST, -1) for path, key in zip(paths, keys, strict=True)
     ]
-    pairs = (Alike(0, 1, 0.97, 3, exact=False), Alike(2, 3, None, 0, exact=True))
-    odd = (Odd(2, "size", "9 x 9"),)
+    pairs = (DuplicatePair(0, 1, 0.97, 3, exact=False), DuplicatePair(2, 3, None, 0, exact=True))
+    odd = (Outlier(2, "size", "9 x 9"),)
     write_audit(audit, Audit("d", "t", None, tuple(seen), pairs, (("a.png", "cut"),), odd))
     network = network_path(place, "net")
     write_arrays(network, {"fc.weight": embeddings[:2]}, NETWORK_FORMAT)

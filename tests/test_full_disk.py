@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from torch import nn
 
-from cache.compact import compact
 from cache.errors import CacheError
-from cache.segments import Rows, write_segment
+from cache.maintenance.compact import compact
+from cache.maintenance.verify import verify
+from cache.segment import Rows, write_segment
 from cache.store import Cache, open_cache, read_all
-from cache.verify import verify
-from extract.decode import SIZE
-from extract.kept import Note, Shelf
-from extract.load import LoadedBackbone
-from extract.openvino_graph import convert, save
-from extract.scan import scan
-from extract.stem import GrayInput
-from heads.configuration import Configuration
-from heads.grid import Sweep
-from heads.run import train_heads
+from extract.artifact_store import ArtifactStore, Note
+from extract.backends.openvino import convert, save
+from extract.dataset import scan
+from extract.imaging.decode import SIZE
+from extract.imaging.gray_input import GrayInput
+from extract.model_loader import LoadedBackbone
+from heads.config import HeadConfig
+from heads.search.space import SearchPlan
+from heads.training import train_heads
 from tests import killing
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import extract_one
@@ -97,7 +97,7 @@ def test_compaction_whose_room_is_taken_meanwhile(
     for first in (0, 1000):
         write_segment(cache.folder, IDENTITY, numbered(first, 1000), [], NOTE)
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
-    monkeypatch.setattr("cache.compact.disk_usage", lambda folder: Usage(1, 0, 1 << 30))
+    monkeypatch.setattr("cache.maintenance.compact.disk_usage", lambda folder: Usage(1, 0, 1 << 30))
     with pytest.raises(OSError, match="No space left"):
         compact(cache)
     assert len(cache.segments) == 2
@@ -111,7 +111,7 @@ def test_a_head_without_room_says_in_one_sentence_how_much_it_needs(
     small_disk: Path, caches: dict[str, Cache], labels: dict[bytes, str]
 ) -> None:
     """Of 1,280 x 512 numbers: 2.6 MB and more."""
-    sweep = Sweep((Configuration("multi", "sgd", epochs=1),))
+    sweep = SearchPlan((HeadConfig("multi", "sgd", epochs=1),))
     with pytest.raises(OSError, match="No space left") as raised:
         train_heads(caches["cpu"], labels, "dataset", sweep, small_disk / "heads")
     assert re.search(r"\(3\.0 MiB are needed\)", str(raised.value))
@@ -126,7 +126,7 @@ def test_a_converted_graph_without_room_says_how_much_it_needs(small_disk: Path)
     """Of 8 x 50,176 numbers."""
     wide = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8))
     graph = convert(GrayInput(nn.Sequential(nn.Conv2d(3, 1, 1), wide), [0.5] * 3, [0.5] * 3))
-    slot = Shelf(small_disk).slot("wide")
+    slot = ArtifactStore(small_disk).slot("wide")
     with pytest.raises(OSError, match=r"No space left on device \(\d\.\d MiB are needed\)"):
         slot.fill(partial(save, graph))
     assert [path for path in small_disk.iterdir() if path.is_dir()] == []

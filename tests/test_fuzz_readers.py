@@ -14,38 +14,42 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.cluster import resources
-from cache.errors import FrostlineError
-from cache.identity import Identity
+from cache.embedding_key import EmbeddingKey
+from cache.errors import Failure, FrostlineError
+from cache.ray_cluster import resources
 from cache.records import RecordError
-from cache.segments import Failure
 from cache.tables import table_text
-from cli import cli
-from evaluate.audit import audit
-from evaluate.current import read_current, write_current
-from evaluate.divide import NOTE, Cut, divided_before
-from evaluate.doubt import Doubt, read_doubt, write_doubt
-from evaluate.findings import audit_path, in_words, read_audit
-from evaluate.page import speed
+from evaluate.audit.audit import audit
+from evaluate.audit.findings import audit_path, in_words, read_audit
+from evaluate.leaderboard import cautions, describe_best, describe_confusions, studies
 from evaluate.predict import find_row
 from evaluate.predictions import Predictions, read_predictions, write_predictions
-from evaluate.published import read_published
-from evaluate.recipes import read_recipe
+from evaluate.report.published_results import read_published
+from evaluate.report.sections import speed
 from evaluate.results import add_result, read_results
-from evaluate.study import cautions, describe_best, describe_confusions, studies
-from evaluate.workspace import Workspace
-from extract.file_names import ListingNotes
-from extract.hashes import Hashed
-from extract.kept import Note, Shelf
-from extract.lists import rows_of, write_list
-from extract.scan import scan
-from extract.shards import Shard
-from extract.tars import _said
-from extract.wire import done_from_json, done_to_json, part_from_json, part_to_json
-from extract.worker import Done, Part
-from heads.configuration import Configuration, fingerprint
-from heads.grid import read_grid
-from heads.trials import CALIBRATED, MEASURED, add_trials, read_trials
+from evaluate.split import NOTE, SplitOptions, divided_before
+from evaluate.uncertainty.scores import Uncertainty, read_doubt, write_doubt
+from evaluate.workspace.current_study import read_current, write_current
+from evaluate.workspace.layout import Workspace
+from extract.artifact_store import ArtifactStore, Note
+from extract.dataset import scan
+from extract.distributed.serialization import (
+    done_from_json,
+    done_to_json,
+    part_from_json,
+    part_to_json,
+)
+from extract.distributed.shards import Shard
+from extract.distributed.worker import JobResult, Part
+from extract.sources.csv_manifest import rows_of, write_list
+from extract.sources.file_names import ListingNotes
+from extract.sources.hash_index import Hashed
+from extract.sources.tar_archive import _said
+from frostline.cli.main import cli
+from frostline.cli.recipes import read_recipe
+from heads.config import HeadConfig, fingerprint
+from heads.search.space import read_grid
+from heads.search.trials import CALIBRATED, MEASURED, add_trials, read_trials
 from tests.conftest import GEL, ROOT
 from tests.reported import row
 
@@ -84,12 +88,12 @@ def _audit(folder: Path) -> Reader:
 def _doubt(folder: Path) -> Reader:
     path = folder / "head.doubt.json"
     shares = {"margin": 0.5}
-    write_doubt(path, Doubt("margin", shares, {"clean": 1}, 1, 0.1, 0.1, 0.1, "0"), {})
+    write_doubt(path, Uncertainty("margin", shares, {"clean": 1}, 1, 0.1, 0.1, 0.1, "0"), {})
     return Reader(path, lambda: read_doubt(path))
 
 
 def _current(folder: Path) -> Reader:
-    from evaluate.current import part_of
+    from evaluate.workspace.current_study import part_of
 
     place, part = Workspace(folder), part_of(scan(SAMPLES), SAMPLES, None)
     write_current(place, part, part, ["a", "b"])
@@ -98,14 +102,14 @@ def _current(folder: Path) -> Reader:
 
 def _split(folder: Path) -> Reader:
     images = scan(SAMPLES)
-    cut = Cut(0.2, 0)
+    cut = SplitOptions(0.2, 0)
     note = {"images": fingerprint(images.labels)} | dataclasses.asdict(cut)
     (folder / NOTE).write_text(json.dumps(note))
     return Reader(folder / NOTE, lambda: divided_before(images, cut, folder))
 
 
 def _kept(folder: Path) -> Reader:
-    slot = Shelf(folder).slot("graph", weights="a")
+    slot = ArtifactStore(folder).slot("graph", weights="a")
 
     def write(temporary: Path) -> None:
         (temporary / "f").write_bytes(b"x")
@@ -142,12 +146,13 @@ def _resources(folder: Path) -> Reader:
 
 def _identity(folder: Path) -> Reader:
     path = folder / "identity.json"
-    path.write_text(Identity("a", "b", 1, "c", "d", "e", "f", 224, (0.5,), (0.5,), "g", "fp32", "",
-                             "cpu").to_json())  # fmt: skip
+    path.write_text(EmbeddingKey(
+        "a", "b", 1, "c", "d", "e", "f", 224, (0.5,), (0.5,), "g", "fp32", "", "cpu"
+    ).to_json())  # fmt: skip
 
     def read() -> None:
         with suppress(RecordError):  # segments and heads make it one of ours
-            Identity.from_json(path.read_text("utf-8", "surrogateescape"))
+            EmbeddingKey.from_json(path.read_text("utf-8", "surrogateescape"))
 
     return Reader(path, read)
 
@@ -159,7 +164,9 @@ def _part(folder: Path) -> Reader:
 
 
 def _done(folder: Path) -> Reader:
-    done = Done("s", 0, "w", 0.5, unopened=(Failure(bytes(32), "a", "b"),), notes=ListingNotes())
+    done = JobResult(
+        "s", 0, "w", 0.5, unopened=(Failure(bytes(32), "a", "b"),), notes=ListingNotes()
+    )
     return sent(folder / "done.json", done_to_json(done), lambda text: done_from_json(text, []))
 
 
@@ -203,7 +210,7 @@ def _results(folder: Path) -> Reader:
 def _trials(folder: Path) -> Reader:
     path = folder / "trials.csv"
     measured = dict.fromkeys((*MEASURED, CALIBRATED), 0.5)
-    trial = dataclasses.asdict(Configuration("single", "adam")) | measured
+    trial = dataclasses.asdict(HeadConfig("single", "adam")) | measured
     trial |= {"cache": "c", "dataset": "d", "n_groups": 0}
     add_trials(path, {"1": trial | {"epoch": 1, "diverged": 0, "seconds": 0.1}})
     text = [line.rsplit(",", 1)[0] for line in path.read_text().splitlines()]

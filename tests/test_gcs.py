@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import fsspec
 import pytest
 
-from extract.places import place
-from extract.remote import below
+from extract.sources.location import place
+from extract.sources.url import below
 
 NAMES = [f"train/a/{number}.png" for number in range(5)] + ["train/a/", "train/ab/0.png"]
 PAGE = 2  # objects

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from heads.architectures import build_head, folded
-from heads.configuration import Configuration
-from heads.stacked import Step, stack
-from heads.together import chunks, train_together
-from heads.train import Data, as_pass
-from tests import test_together
+from heads.batched.fit import TrainingData, as_pass
+from heads.batched.layers import Step, stack
+from heads.batched.trainer import chunks, train_together
+from heads.config import HeadConfig
+from heads.modules import build_head, folded
+from tests import test_trainer
 
 WIDTHS = (512, 256, 128)
-data = test_together.data
+data = test_trainer.data
 
 
 def trained(dim: int, classes: int) -> nn.Sequential:
@@ -78,9 +78,9 @@ def test_moments_are_of_a_heads_own_rows(own: int) -> None:
     torch.testing.assert_close(variance[1], norm.running_var)
 
 
-def test_a_batch_without_two_rows_of_a_head_trains_it_as_torch_does(data: Data) -> None:
+def test_a_batch_without_two_rows_of_a_head_trains_it_as_torch_does(data: TrainingData) -> None:
     """A few steps only: normalised by two rows, rounding grows threefold in each."""
-    plain = Configuration("mlp-gelu", "adam", batch_size=1, epochs=1)
+    plain = HeadConfig("mlp-gelu", "adam", batch_size=1, epochs=1)
     both = [dataclasses.replace(plain, fold=fold) for fold in ("1/2", "2/2")]
     these = as_pass(both, data)
     these = dataclasses.replace(these, pool=these.pool[:16])
@@ -89,32 +89,32 @@ def test_a_batch_without_two_rows_of_a_head_trains_it_as_torch_does(data: Data) 
     batches = torch.split(these.pool[torch.randperm(16, generator=order)], these.batch_size)
     assert {int(n) for rows in batches for n in these.training[:, rows].sum(1)} == {0, 1, 2}
     for number, result in enumerate(train_together(these, data.rows, keep=True)):
-        expected = test_together.alone(both[number], these, number, data.rows).state
+        expected = test_trainer.alone(both[number], these, number, data.rows).state
         assert result.state
         assert expected
         for name, tensor in expected.items():
             assert (result.state[name] - tensor).abs().max() < 1e-5 * tensor.abs().max(), name
 
 
-def test_company_changes_nothing_in_float32(data: Data) -> None:
+def test_company_changes_nothing_in_float32(data: TrainingData) -> None:
     """A bias before batch norm would walk at random: Adam makes whole steps of rounding."""
     rows = dataclasses.replace(data.rows, embeddings=data.rows.embeddings.float())
-    single = Data(data.labels, rows)
-    wanted = [Configuration("mlp-gelu", "adam", learning_rate=lr) for lr in (1e-3, 1e-2, 1e-4)]
-    first = test_together.all_of(wanted, single)[wanted[0]]
-    alone = test_together.all_of(wanted[:1], single)[wanted[0]]
+    single = TrainingData(data.labels, rows)
+    wanted = [HeadConfig("mlp-gelu", "adam", learning_rate=lr) for lr in (1e-3, 1e-2, 1e-4)]
+    first = test_trainer.all_of(wanted, single)[wanted[0]]
+    alone = test_trainer.all_of(wanted[:1], single)[wanted[0]]
     assert first.state
     assert alone.state
     for name, tensor in alone.state.items():
         assert (first.state[name] - tensor).abs().max() < 1e-3 * tensor.abs().max(), name
 
 
-def test_all_its_numbers_are_counted(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_its_numbers_are_counted(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a pass is divided into what is worked on at once."""
-    wanted = [Configuration("mlp-gelu", "adam", learning_rate=i / 100) for i in range(1, 8)]
+    wanted = [HeadConfig("mlp-gelu", "adam", learning_rate=i / 100) for i in range(1, 8)]
     heads = stack("mlp-gelu", 96, 2, 1, 0, data.rows.embeddings)
     numbers = sum(tensor.numel() for tensor in heads.tensors)
     for room, size in ((3 * 4 * 8 * numbers, 3), (3 * 4 * 8 * numbers - 1, 2)):
-        monkeypatch.setattr("heads.together.WORKING_SET", room)
+        monkeypatch.setattr("heads.batched.trainer.WORKING_SET", room)
         parts = chunks(as_pass(wanted, data), data.rows, "cpu", 1)
         assert len(parts[0].configurations) == size

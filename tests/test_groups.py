@@ -7,13 +7,13 @@ import pytest
 
 from cache.errors import HeadError
 from cache.store import Cache
-from heads.configuration import Configuration, fingerprint
-from heads.grid import Sweep, combinations
-from heads.run import TRIALS, train_heads
+from heads.config import HeadConfig, fingerprint
+from heads.search.space import SearchPlan, combinations
 from heads.splits import check_trainable, split
+from heads.training import TRIALS, train_heads
 from tests.toy import key
 
-ONE = Sweep((Configuration("single", "adam"),))
+ONE = SearchPlan((HeadConfig("single", "adam"),))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ class TestRun:
         pairs: dict[bytes, int],
         tmp_path: Path,
     ) -> None:
-        sweep = Sweep(tuple(combinations({"head": ["knn"]})), cv=3)
+        sweep = SearchPlan(tuple(combinations({"head": ["knn"]})), cv=3)
         done = train_heads(caches["cpu"], labels, "d", sweep, tmp_path, groups=pairs)
         (saved,) = done.heads
         assert saved.info.selection.cv_ungrouped == done.ungrouped[sweep.candidates[0]]

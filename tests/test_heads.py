@@ -14,22 +14,23 @@ import torch
 from safetensors.torch import save_file
 
 from cache.arrays import read_arrays, write_arrays
-from cache.errors import CacheError, HeadError
-from cache.segments import Failure, Rows, write_segment
+from cache.errors import CacheError, Failure, HeadError
+from cache.segment import Rows, write_segment
 from cache.store import Cache, contents, open_cache, read
-from heads.architectures import HEADS, build_head, tensor_shapes
-from heads.configuration import Configuration, fingerprint, head_id
-from heads.files import FORMAT, SavedHead, find_heads, load_head, read_info, read_tensors, save_head
-from heads.grid import Sweep, combinations
+from heads.architectures import HEADS, tensor_shapes
+from heads.config import HeadConfig, fingerprint, head_id
+from heads.modules import build_head
 from heads.optimizers import OPTIMIZERS
-from heads.run import HeadsRun, train_heads
+from heads.search.space import SearchPlan, combinations
 from heads.splits import check_trainable, split
+from heads.store import FORMAT, SavedHead, find_heads, load_head, read_info, read_tensors, save_head
+from heads.training import HeadsRun, train_heads
 from tests.toy import key
 
-EVERY = Sweep(tuple(combinations({"head": list(HEADS), "optimizer": list(OPTIMIZERS)})))
-STANDARD = Sweep(tuple(combinations({})))
-ONE = Sweep((Configuration("single", "adam"),))
-KNN = Configuration("knn", "none")
+EVERY = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": list(OPTIMIZERS)})))
+STANDARD = SearchPlan(tuple(combinations({})))
+ONE = SearchPlan((HeadConfig("single", "adam"),))
+KNN = HeadConfig("knn", "none")
 
 
 class TestSplit:
@@ -79,9 +80,9 @@ class TestSplit:
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Configuration)])
+    @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(HeadConfig)])
     def test_no_two_configurations_share_an_id(self, field: str, caches: dict[str, Cache]) -> None:
-        base = Configuration("single", "sgd", gamma=0.5, schedule="exponential")
+        base = HeadConfig("single", "sgd", gamma=0.5, schedule="exponential")
         values: dict[str, Any] = {"head": "multi", "optimizer": "adam", "learning_rate": 1.00001e-3}
         values |= {"momentum": 0.5, "val_fraction": 0.3, "schedule": "step", "balance": "weights"}
         values |= {"fold": "1/5", "nesterov": True}
@@ -90,12 +91,12 @@ class TestConfiguration:
         assert head_id(base, identity, "data") != head_id(other, identity, "data")
 
     def test_device_and_data_are_part_of_the_id(self, caches: dict[str, Cache]) -> None:
-        base = Configuration("single", "sgd")
+        base = HeadConfig("single", "sgd")
         ids = {head_id(base, c.identity, d) for c in caches.values() for d in ("one", "two")}
         assert len(ids) == 4
 
     def test_momentum_means_nothing_to_adam(self) -> None:
-        assert Configuration("single", "adam", momentum=0.1) == Configuration("single", "adam")
+        assert HeadConfig("single", "adam", momentum=0.1) == HeadConfig("single", "adam")
 
     @pytest.mark.parametrize(
         ("values", "plain"),
@@ -110,14 +111,14 @@ class TestConfiguration:
     def test_what_means_nothing_makes_no_difference(
         self, values: dict[str, Any], plain: dict[str, Any]
     ) -> None:
-        one, other = (Configuration("single", "sgd", **v) for v in (values, plain))
+        one, other = (HeadConfig("single", "sgd", **v) for v in (values, plain))
         assert repr(one) == repr(other)
 
     def test_only_strength_split_and_seed_mean_something_to_fitted_heads(self) -> None:
-        wild = Configuration("ridge", "adam", 9, epochs=7, weight_decay=0.5, seed=3)
-        assert wild == Configuration("ridge", "sgd", weight_decay=0.5, seed=3)
+        wild = HeadConfig("ridge", "adam", 9, epochs=7, weight_decay=0.5, seed=3)
+        assert wild == HeadConfig("ridge", "sgd", weight_decay=0.5, seed=3)
         assert wild.optimizer == "none"
-        assert Configuration("knn", "adam", weight_decay=1) == Configuration("knn", "sgd")
+        assert HeadConfig("knn", "adam", weight_decay=1) == HeadConfig("knn", "sgd")
 
     def test_the_fingerprint_is_of_content_and_label(self) -> None:
         first = {key(1): "a", key(2): "b"}
@@ -225,7 +226,7 @@ def kept(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, SavedHead]:
     """A linear head and one that remembers its images."""
-    sweep, folder = Sweep((*ONE.candidates, KNN)), tmp_path_factory.mktemp("kept")
+    sweep, folder = SearchPlan((*ONE.candidates, KNN)), tmp_path_factory.mktemp("kept")
     found = train_heads(caches["cpu"], labels, "dataset", sweep, folder).heads
     return {saved.info.configuration.head: saved for saved in found}
 

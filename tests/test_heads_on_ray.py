@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from cache.cluster import connected, resources, workers_that_fit
 from cache.errors import CacheError, DeviceError
 from cache.progress import Progress, silent
+from cache.ray_cluster import connected, resources, workers_that_fit
 from cache.store import Cache
-from heads.grid import Sweep, combinations
-from heads.on_ray import device_of, train_on_ray
-from heads.rows import labelled
-from heads.run import TRIALS, HeadsRun, train_heads
-from heads.train import Data
-from heads.trials import read_trials
+from heads.batched.fit import TrainingData
+from heads.embedding_dataset import labelled
+from heads.ray import device_of, train_on_ray
+from heads.search.space import SearchPlan, combinations
+from heads.search.trials import read_trials
+from heads.training import TRIALS, HeadsRun, train_heads
 
 ray = pytest.importorskip("ray")
 
@@ -50,7 +50,7 @@ class Study:
     labels: dict[bytes, str]
     folder: Path
 
-    def here(self, sweep: Sweep) -> tuple[Path, HeadsRun]:
+    def here(self, sweep: SearchPlan) -> tuple[Path, HeadsRun]:
         """Train as on two cores, whatever this machine has."""
         before, root = torch.get_num_threads(), self.folder / "here"
         torch.set_num_threads(2)
@@ -58,7 +58,7 @@ class Study:
         torch.set_num_threads(before)
         return root, done
 
-    def on_ray(self, sweep: Sweep, progress: Progress = silent) -> tuple[Path, HeadsRun]:
+    def on_ray(self, sweep: SearchPlan, progress: Progress = silent) -> tuple[Path, HeadsRun]:
         trainer, root = partial(train_on_ray, cache=self.cache, options=ONE_CORE), self.folder
         done = train_heads(self.cache, self.labels, "data", sweep, root, progress, trainer=trainer)
         return root, done
@@ -69,10 +69,10 @@ def study(caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path) ->
     return Study(caches["cpu"], labels, tmp_path)
 
 
-def sweep(rates: list[float], epochs: int = 3, **settings: Any) -> Sweep:
+def sweep(rates: list[float], epochs: int = 3, **settings: Any) -> SearchPlan:
     heads = {"head": ["single", "multi", "prototype"], "optimizer": ["adam"]}
     grid: dict[str, list[Any]] = {**heads, "learning_rate": rates, "epochs": [epochs]}
-    return Sweep(tuple(combinations(grid)), **settings)
+    return SearchPlan(tuple(combinations(grid)), **settings)
 
 
 def heads_in(root: Path) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -110,7 +110,7 @@ def test_heads_are_those_trained_here(study: Study) -> None:
 def test_an_error_of_a_task_arrives_as_itself(study: Study) -> None:
     hashes = np.frombuffer(b"".join(study.labels), np.uint8).reshape(-1, 32)
     numbers = torch.tensor([label == "gel" for label in study.labels.values()]).long()
-    data = Data(study.labels, labelled(study.cache, hashes, numbers, 2))
+    data = TrainingData(study.labels, labelled(study.cache, hashes, numbers, 2))
     empty = Cache(study.folder / "empty", study.cache.identity)
     trained = train_on_ray(
         sweep(RATES).candidates, data, True, "cpu", lambda epochs: None, empty, ONE_CORE

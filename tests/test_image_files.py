@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
-from evaluate.image_files import ImageFiles
-from evaluate.workspace import Workspace
+from evaluate.workspace.image_files import ImageFiles
+from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
-from extract.load import LoadedBackbone
-from extract.scan import scan
+from extract.dataset import scan
+from extract.model_loader import LoadedBackbone
+from frostline.cli.main import cli
 
 HOW = ("--arch", "resnet18", "--weights", "random", "--engine", "torch", "--device", "cpu")
 ONE = ("--head", "single", "--optimizer", "adam", "--epochs", "2")
@@ -60,7 +60,7 @@ def test_moved_together_with_the_workspace(place: Path, tmp_path: Path, table: b
     place.rename(tmp_path / "elsewhere")
     ws = tmp_path / "elsewhere" / "ws"
     if not table:
-        (ws / "cache" / "scan.sqlite").unlink()
+        (ws / "cache" / "scan.sqlite").unlink(missing_ok=True)  # files just made are not in it
     assert "not found" not in spoken("report", "--workspace", ws)
     assert body(ws / "report" / "index.html").count("data:image/webp") == before
 

@@ -10,21 +10,22 @@ import pytest
 
 from cache.errors import DatasetError, DeviceError
 from cache.store import read
-from extract import int8
-from extract.engines import usable_engines
-from extract.int8 import calibrated
-from extract.kept import Note, Shelf
-from extract.load import LoadedBackbone
-from extract.run import extract
-from extract.scan import ImageFile, scan
-from extract.target import Target
+from extract.artifact_store import ArtifactStore, Note
+from extract.backends import int8
+from extract.backends.backend import usable_engines
+from extract.backends.int8 import calibrated
+from extract.dataset import scan
+from extract.embedder import EmbeddingSpec
+from extract.model_loader import LoadedBackbone
+from extract.pipeline import extract
+from extract.sources.image_file import ImageFile
 
 Few = Callable[[int, int], Path]
 
 
 @pytest.fixture
-def target(toy: LoadedBackbone) -> Target:
-    return Target(toy, "cpu", usable_engines("cpu", None, "int8"), "int8")
+def target(toy: LoadedBackbone) -> EmbeddingSpec:
+    return EmbeddingSpec(toy, "cpu", usable_engines("cpu", None, "int8"), "int8")
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def images(few: Few) -> list[ImageFile]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "engines")
+def shelf(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "engines")
 
 
 def test_rows_are_near_those_of_fp32(
-    target: Target, images: list[ImageFile], shelf: Shelf, tmp_path: Path
+    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore, tmp_path: Path
 ) -> None:
     ready = calibrated(target, images, shelf)
     fp32 = replace(target, precision="fp32")
@@ -50,7 +51,7 @@ def test_rows_are_near_those_of_fp32(
 
 
 def test_calibrated_once_whatever_images_come_later(
-    target: Target, images: list[ImageFile], shelf: Shelf
+    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore
 ) -> None:
     first = calibrated(target, images[:8], shelf)
     assert first.calibration.startswith("8 images, ")
@@ -58,19 +59,21 @@ def test_calibrated_once_whatever_images_come_later(
 
 
 def test_other_images_are_another_cache(
-    target: Target, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: EmbeddingSpec, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "SAMPLE", 4)
     first, second = (
-        calibrated(target, some, Shelf(tmp_path / name))
+        calibrated(target, some, ArtifactStore(tmp_path / name))
         for name, some in (("a", images[:6]), ("b", images[6:]))
     )
     assert first.identity.name != second.identity.name
-    shuffled = calibrated(target, images[5::-1], Shelf(tmp_path / "c"))
+    shuffled = calibrated(target, images[5::-1], ArtifactStore(tmp_path / "c"))
     assert shuffled.identity == first.identity
 
 
-def test_a_lost_graph_is_made_again(target: Target, images: list[ImageFile], shelf: Shelf) -> None:
+def test_a_lost_graph_is_made_again(
+    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore
+) -> None:
     first = calibrated(target, images, shelf)
     slot = first.slot(shelf)
     assert slot
@@ -80,7 +83,10 @@ def test_a_lost_graph_is_made_again(target: Target, images: list[ImageFile], she
 
 
 def test_another_graph_than_the_calibrated_one_is_made_again(
-    target: Target, images: list[ImageFile], shelf: Shelf, caplog: pytest.LogCaptureFixture
+    target: EmbeddingSpec,
+    images: list[ImageFile],
+    shelf: ArtifactStore,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if its note is right: within what int8 may deviate, no check would find it."""
     first = calibrated(target, images, shelf)
@@ -97,23 +103,30 @@ def test_another_graph_than_the_calibrated_one_is_made_again(
     assert "is not the graph that was calibrated. It is made again." in caplog.text
 
 
-def test_evaluating_without_the_graph_is_an_error(target: Target, shelf: Shelf) -> None:
-    from extract.engines import build_engine
+def test_evaluating_without_the_graph_is_an_error(
+    target: EmbeddingSpec, shelf: ArtifactStore
+) -> None:
+    from extract.backends.backend import build_engine
 
     with pytest.raises(DeviceError, match="run extract --precision int8 again"):
         build_engine(target, 4, shelf)
 
 
-def test_nothing_to_calibrate_on_is_an_error(target: Target, shelf: Shelf, tmp_path: Path) -> None:
+def test_nothing_to_calibrate_on_is_an_error(
+    target: EmbeddingSpec, shelf: ArtifactStore, tmp_path: Path
+) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(DatasetError, match="none of the images can be read to calibrate with"):
         calibrated(target, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], shelf)
 
 
 def test_without_nncf_it_says_what_to_install(
-    target: Target, images: list[ImageFile], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    target: EmbeddingSpec,
+    images: list[ImageFile],
+    shelf: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("extract.int8.find_spec", lambda name: None)
+    monkeypatch.setattr("extract.backends.int8.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install 'nncf"):
         calibrated(target, images, shelf)
 

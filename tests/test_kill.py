@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.compact import compact as compact_here
-from cache.segments import Rows, read_header
+from cache.maintenance.compact import compact as compact_here
+from cache.maintenance.verify import verify
+from cache.segment import Rows, read_header
 from cache.store import read_all
-from cache.verify import verify
 from tests import killing
 
 IMAGES = 60

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.store import Cache
+from evaluate.export.model_card import Check, escaped, model_card
 from evaluate.metrics import METRICS
-from evaluate.model_card import Check, escaped, model_card
-from extract.load import load_backbone
-from heads.files import Network
+from extract.model_loader import load_backbone
+from heads.store import Network
 from tests.whole_models import Ready, heads_on
 
 ODD = "<b>`a|b`*_[x](y)\n# c"  # a name that Markdown would take apart
@@ -106,7 +106,7 @@ def test_it_lists_the_rules_of_preparation(text: str) -> None:
 
 def test_names_are_shown_as_they_are(lite: Ready) -> None:
     text = card(lite, classes=("gel", ODD), dataset=ODD, test=ODD, file="my `odd` <model>.onnx")
-    shown = r"\<b\>\`a\|b\`\*\_\[x\]\(y\) # c"
+    shown = r"\<b\>\`a\|b\`\*\_\[x\]\(y\)\\n# c"
     assert f"| 1 | {shown} | 5 | " in text
     assert f"- Trained on {shown}: " in text
     assert f"- Tested on {shown}: " in text

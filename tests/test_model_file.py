@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from cache.errors import DatasetError, DeviceError, HeadError, ResultsError
 from cache.store import Cache
-from evaluate import model_file
-from evaluate.calibration import calibrated
-from evaluate.formats import FORMATS, Facts, Format
-from evaluate.model_file import WholeModel, Written
-from extract.backbones import BACKBONES, Backbone
-from extract.load import load_backbone
-from extract.openvino_graph import import_openvino
-from extract.scan import scan
+from evaluate.export import model_file
+from evaluate.export.formats import FORMATS, Facts, Format
+from evaluate.export.model_file import Written
+from evaluate.export.whole_model import WholeModel
+from evaluate.statistics.calibration import calibrated
+from extract.backbones import BACKBONES
+from extract.backends.openvino import import_openvino
+from extract.dataset import scan
+from extract.model_loader import load_backbone
+from extract.model_zoo.backbone import Backbone
 from heads.architectures import HEADS
-from heads.files import SavedHead, load_head, save_head
+from heads.store import SavedHead, load_head, save_head
 from tests.conftest import ROOT
 from tests.toy import Toy, extract_one, no_file
 from tests.whole_models import Ready, heads_on

@@ -12,25 +12,25 @@ from scipy.special import softmax
 from statsmodels.stats.proportion import confint_proportions_2indep
 from torch.nn.functional import cross_entropy
 
-from cache.segments import write_segment
+from cache.segment import write_segment
 from cache.store import Cache, open_cache, read_all
-from evaluate.choice import NO_LIMITS, Limits
-from evaluate.page.constrained import constrained
-from evaluate.page.devices import device_parity
-from evaluate.page.elsewhere import on_other_images
-from evaluate.page.material import Material, gather
-from evaluate.page.modes import frozen_or_whole
-from evaluate.page.ranking import IN_GROUP, MAX_GROUPS, best_of_groups, short_name
-from evaluate.page.speed import trade_off
+from evaluate.constraints import NO_LIMITS, Limits
+from evaluate.leaderboard import describe_others, studies
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.report import write_report
+from evaluate.report.context import ReportContext, gather
+from evaluate.report.page import write_report
+from evaluate.report.sections.constraints import constrained
+from evaluate.report.sections.devices import device_parity
+from evaluate.report.sections.external_sets import on_other_images
+from evaluate.report.sections.leaderboard import IN_GROUP, MAX_GROUPS, best_of_groups, short_name
+from evaluate.report.sections.modes import frozen_or_whole
+from evaluate.report.sections.speed import trade_off
+from evaluate.result_row import scores
 from evaluate.results import add_result
-from evaluate.rows import scores
-from evaluate.study import describe_others, studies
-from evaluate.workspace import Workspace
-from extract.decoding import FITS
-from heads.configuration import Configuration
-from heads.grid import Sweep
+from evaluate.workspace.layout import Workspace
+from extract.imaging.preprocessing import FITS
+from heads.config import HeadConfig
+from heads.search.space import SearchPlan
 from tests.reported import EVIL, reported, row
 
 IMAGES = tuple(bytes([number]) * 32 for number in range(22))
@@ -62,7 +62,7 @@ def place(tmp_path: Path) -> Workspace:
     return place
 
 
-def material(place: Workspace, limits: Limits = NO_LIMITS) -> Material:
+def material(place: Workspace, limits: Limits = NO_LIMITS) -> ReportContext:
     (study,) = studies(place.results)
     return gather(study, place, limits=limits)
 
@@ -139,7 +139,7 @@ def test_devices_are_compared_for_each_way_to_fit_an_image(
         other = open_cache(tmp_path / "padded", replace(cache.identity, fit=FITS["pad"]))
         write_segment(other.folder, other.identity, read_all(cache), [], {"weights": "imagenet"})
         padded.append(other)
-    sweep = Sweep((Configuration("single", "adam"),))
+    sweep = SearchPlan((HeadConfig("single", "adam"),))
     both = reported(tmp_path / "both", [*caches.values(), *padded], sweep)
     found = device_parity(material(both))
     assert [(line["devices"], line["heads"]) for line in found] == [("cpu, xla-cpu", 1)] * 2

@@ -10,14 +10,14 @@ from click.testing import CliRunner
 
 from cache.errors import DatasetError
 from cache.store import find_caches
-from cli import cli
 from extract.backbones import BACKBONES, find_backbone
-from extract.decode import decode_gray
-from extract.load import LoadedBackbone, load_backbone
-from extract.look import Look, look_of
-from extract.normalization import of_images
-from extract.scan import scan
-from extract.target import Target, normalization_of
+from extract.dataset import scan
+from extract.dataset_statistics.normalization import of_images
+from extract.embedder import EmbeddingSpec, normalization_of
+from extract.imaging.decode import decode_gray
+from extract.imaging.image_stats import ImageStats, look_of
+from extract.model_loader import LoadedBackbone, load_backbone
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 
 Few = Callable[[int, int], Path]
@@ -34,7 +34,7 @@ def test_it_is_that_of_all_their_pixels() -> None:
 
 def test_images_without_contrast_are_refused() -> None:
     with pytest.raises(DatasetError, match="one gray level"):
-        of_images([Look(b"", 1, 1, "L", 100.0, 0.0)] * 3)
+        of_images([ImageStats(b"", 1, 1, "L", 100.0, 0.0)] * 3)
     with pytest.raises(DatasetError, match="none of the images"):
         of_images([])
 
@@ -50,10 +50,10 @@ def test_a_backbone_is_given_what_was_asked_for(toy: LoadedBackbone) -> None:
 
 def test_it_is_another_cache_and_known_again(toy: LoadedBackbone) -> None:
     entry = find_backbone("toy")
-    own = Target(toy, "cpu", ("torch",), "fp32").identity
+    own = EmbeddingSpec(toy, "cpu", ("torch",), "fp32").identity
     assert (own.mean, own.std, normalization_of(own)) == (entry.mean, entry.std, "weights")
     mine = load_backbone("toy", "random", 0, None, ((0.25,) * 3, (0.5,) * 3))
-    other = Target(mine, "cpu", ("torch",), "fp32").identity
+    other = EmbeddingSpec(mine, "cpu", ("torch",), "fp32").identity
     assert other.digest != own.digest
     assert normalization_of(other) == "dataset"
 

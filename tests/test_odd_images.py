@@ -8,9 +8,9 @@ import pytest
 
 from cache.errors import UnreadableImageError
 from cache.store import contents
-from extract.decode import decode_gray
-from extract.load import LoadedBackbone
-from extract.scan import scan
+from extract.dataset import scan
+from extract.imaging.decode import decode_gray
+from extract.model_loader import LoadedBackbone
 from tests.odd_images import ODD, paged
 from tests.toy import extract_one
 

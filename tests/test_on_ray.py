@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cache.cluster import connected
+from cache.ray_cluster import connected
 from cache.store import find_caches, read_all, read_headers
-from cli import cli
-from extract.archives import unpacked
-from extract.hashes import known_files
-from extract.looks import looks_of
-from extract.scan import scan
+from extract.dataset import scan
+from extract.dataset_statistics.image_index import looks_of
+from extract.sources.hash_index import known_files
+from extract.sources.local_copy import unpacked
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 
 CIFAR = ROOT.parent / "shared" / "cifar10.zip"
@@ -127,7 +127,8 @@ def test_a_node_that_dies_costs_time_only(
         data, size = unpacked(CIFAR / "test", tmp_path / "unpacked"), 256
     extract(tmp_path / "here", dataset=data, arch="resnet18")
     victim, died = cluster.add_node(num_cpus=1), list[int]()
-    cluster.remove_node(cluster.list_all_nodes()[1])  # three again
+    others = cluster.worker_nodes - {victim}  # a set: its first may be any of them
+    cluster.remove_node(others.pop())  # three again
 
     def kill() -> None:
         while len(segments(tmp_path / "there")) < (8 if soak else 2):

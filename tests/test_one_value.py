@@ -6,17 +6,17 @@ from html import unescape
 import pytest
 
 from cache.store import Cache
-from evaluate.calibration import calibrated
-from evaluate.leaderboard import ranked
-from evaluate.model_card import Check, model_card
-from evaluate.page.material import gather, read_answers
-from evaluate.page.quality import quality
+from evaluate.export.model_card import Check, model_card
+from evaluate.leaderboard import describe_best, studies
 from evaluate.predict import find_model
-from evaluate.report import write_report
+from evaluate.ranking import ranked
+from evaluate.report.context import gather, read_answers
+from evaluate.report.page import write_report
+from evaluate.report.sections.metrics import quality
 from evaluate.results import Row
-from evaluate.study import describe_best, studies
-from evaluate.workspace import Workspace
-from heads.files import head_path, read_info
+from evaluate.statistics.calibration import calibrated
+from evaluate.workspace.layout import Workspace
+from heads.store import head_path, read_info
 from tests.reported import reported
 from tests.test_calibration import reference_ece
 from tests.test_model_card import FACTS

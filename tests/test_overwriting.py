@@ -9,14 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cache.atomic import check_replaceable, remove_leftovers
-from cache.errors import FrostlineError, ResultsError
-from cache.segments import Failure
-from cache.sharing import sharing
-from cli import cli
-from evaluate.failures import write_failures
+from cache.errors import Failure, FrostlineError, ResultsError
+from cache.files import check_replaceable, remove_leftovers
+from cache.locks import sharing
 from evaluate.predict import check_out
-from evaluate.workspace import Workspace
+from evaluate.workspace.failures import write_failures
+from evaluate.workspace.layout import Workspace
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 
 
@@ -69,9 +68,9 @@ def test_answers_never_replace_another_file(name: str, tmp_path: Path) -> None:
 
 
 def test_cached_rows_never_replace_another_file(tmp_path: Path) -> None:
-    from cache.segments import write_segment
+    from cache.segment import write_segment
     from cache.store import open_cache
-    from evaluate.export import export
+    from evaluate.export.embeddings import export
     from tests.test_cache import IDENTITY, NOTE, rows
 
     cache = open_cache(tmp_path / "cache", IDENTITY)

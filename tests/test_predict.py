@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import cli
+from evaluate.leaderboard import studies
 from evaluate.predict import find_model
-from evaluate.study import studies
-from evaluate.workspace import Workspace
+from evaluate.workspace.layout import Workspace
+from frostline.cli.main import cli
 from tests.conftest import FIXTURES, ROOT
 
 GELS = sorted((ROOT / "test_images" / "gel").iterdir())
@@ -203,7 +203,7 @@ class TestModel:
 
 def test_one_image_is_answered_without_torch_pandas_or_scikit_learn(out: Path) -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from cli import cli;"
+        "import sys; from click.testing import CliRunner; from frostline.cli.main import cli;"
         f"command = ['predict', {str(GELS[1])!r}, '--workspace', {str(out)!r}];"
         "done = CliRunner().invoke(cli, command);"
         "assert done.exit_code == 0, done.output;"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache.store import Cache
-from cli import cli
+from frostline.cli.main import cli
 from tests.conftest import ROOT
 from tests.reported import reported
 

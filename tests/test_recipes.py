@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from cache.errors import GridError
-from cli import cli
-from evaluate.recipes import TABLES, context_of, cut_by, read_recipe
+from frostline.cli.main import cli
+from frostline.cli.recipes import TABLES, context_of, cut_by, read_recipe
 from tests.conftest import ROOT
 
 COMMANDS = {name: cli.commands[name] for name in TABLES}

@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cache.checksum import write_checksum
 from cache.errors import ResultsError
 from cache.store import Cache
-from evaluate.choice import Limits
-from evaluate.page.material import DRAWN
-from evaluate.page.ranking import MAX_ROWS
+from cache.tables import write_checksum
+from evaluate.constraints import Limits
+from evaluate.leaderboard import cautions, confusions, describe_best, describe_confusions, studies
 from evaluate.predictions import Predictions, predictions_path, write_predictions
-from evaluate.report import SECTIONS, write_report
+from evaluate.report.context import DRAWN
+from evaluate.report.page import SECTIONS, write_report
+from evaluate.report.sections.leaderboard import MAX_ROWS
 from evaluate.results import add_result, read_results
-from evaluate.study import cautions, confusions, describe_best, describe_confusions, studies
-from evaluate.terminal import ranked_table
-from evaluate.workspace import Workspace
+from evaluate.workspace.layout import Workspace
+from frostline.cli.console import ranked_table
 from tests.conftest import ROOT
 from tests.reported import EVIL, enter_whole, reported, row
 
@@ -240,8 +240,9 @@ class TestWhole:
     ) -> None:
         assert write_report(made, gel / "published_results.csv", LIMITS).read_text() == html
         code = (
-            "import sys; from pathlib import Path; from evaluate.choice import Limits; "
-            "from evaluate.report import write_report; from evaluate.workspace import Workspace; "
+            "import sys; from pathlib import Path; from evaluate.constraints import Limits; "
+            "from evaluate.report.page import write_report; "
+            "from evaluate.workspace.layout import Workspace; "
             "write_report(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), Limits(8, 15))"
         )
         subprocess.run(

@@ -13,11 +13,11 @@ import fsspec
 import pytest
 
 from cache.errors import DatasetError
-from extract.file_names import ListingNotes
-from extract.lists import write_list
-from extract.places import place
-from extract.scan import scan
-from extract.shards import Fetched, Shard, fetched, shards
+from extract.dataset import scan
+from extract.distributed.shards import Fetched, Shard, fetched, shards
+from extract.sources.csv_manifest import write_list
+from extract.sources.file_names import ListingNotes
+from extract.sources.location import place
 from tests.conftest import ROOT
 from tests.killing import draw_images
 

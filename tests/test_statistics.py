@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from evaluate.statistics import (
+from evaluate.statistics.comparison import (
     SIGNIFICANT,
     accuracy_interval,
     compare,

@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner
 
 from cache.store import open_cache, read
-from cli import cli
+from evaluate.benchmark.timing import Timing, _backbone_size
 from evaluate.predictions import read_predictions
-from evaluate.timing import Timing, _backbone_size
-from evaluate.workspace import Workspace
+from evaluate.workspace.layout import Workspace
 from extract import devices
 from extract.backbones import BACKBONES, STANDARD
-from heads.files import find_heads, load_head
+from frostline.cli.main import cli
+from heads.store import find_heads, load_head
 from tests.conftest import ROOT
 from tests.toy import Toy
 
@@ -46,7 +46,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, soak: bool) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             # XLA computes whole batches: of 2, six images take a fraction of the time.
             # Costs are measured in test_timing.py; XLA compiles anew for each batch size.
-            patch.setattr("evaluate.run.time_models", lambda t, heads, *_: [COSTS] * len(heads))
+            patch.setattr(
+                "evaluate.evaluation.time_models", lambda t, heads, *_: [COSTS] * len(heads)
+            )
             if not soak:
                 toy = replace(BACKBONES["vgg16"], dim=8, last_linear="fc", build=lambda n: Toy())
                 patch.setitem(BACKBONES, "vgg16", toy)

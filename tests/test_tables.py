@@ -14,19 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.errors import ResultsError
-from cache.segments import Failure
+from cache.errors import Failure, ResultsError
 from cache.tables import RISKY, TableError, neutral, parse_table, restored, table_text
-from evaluate.failures import write_failures
+from evaluate.leaderboard import studies
 from evaluate.predict import Prediction, as_csv, find_model
 from evaluate.predictions import Predictions, read_predictions, write_predictions
 from evaluate.results import add_result, read_results, read_rows
-from evaluate.study import studies
-from evaluate.workspace import Workspace
-from extract.lists import Row, read_list, rows_of, write_list, write_rows
-from extract.scan import ImageFile
-from heads.configuration import Configuration
-from heads.trials import CALIBRATED, MEASURED, add_trials, read_trials
+from evaluate.workspace.failures import write_failures
+from evaluate.workspace.layout import Workspace
+from extract.sources.csv_manifest import Row, read_list, rows_of, write_list, write_rows
+from extract.sources.image_file import ImageFile
+from heads.config import HeadConfig
+from heads.search.trials import CALIBRATED, MEASURED, add_trials, read_trials
 from tests.reported import row
 
 EVIL = ("\r", "a\r\nb", "\n", '"', '"a"', "\t", ",;", " x ", "=1+1", "+1", "-1", "@a", "\tx", "\rx",
@@ -50,7 +49,7 @@ def through_results(name: str, folder: Path) -> str:
 
 
 def through_trials(name: str, folder: Path) -> str:
-    trial = vars(Configuration("single", "adam")) | dict.fromkeys((*MEASURED, CALIBRATED), 0.5)
+    trial = vars(HeadConfig("single", "adam")) | dict.fromkeys((*MEASURED, CALIBRATED), 0.5)
     trial |= {
         CALIBRATED: 0.4,
         "cache": "c",

@@ -10,12 +10,12 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cache.errors import DeviceError
 from cache.store import Cache
-from evaluate import tensorboard
-from evaluate.tensorboard import write_tensorboard
-from extract.scan import scan
-from heads.files import SavedHead, Selection
-from heads.grid import Sweep, combinations
-from heads.run import train_heads
+from evaluate.export import tensorboard
+from evaluate.export.tensorboard import write_tensorboard
+from extract.dataset import scan
+from heads.search.space import SearchPlan, combinations
+from heads.store import SavedHead, Selection
+from heads.training import train_heads
 from tests.conftest import ROOT
 
 CURVES = {
@@ -37,7 +37,7 @@ def heads(caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory) ->
         "learning_rate": [0.03],
         "weight_decay": [0.1],
     }
-    sweep = Sweep(tuple(combinations(asked)))
+    sweep = SearchPlan(tuple(combinations(asked)))
     root, labels = tmp_path_factory.mktemp("heads"), scan(ROOT / "dataset").labels
     return list(train_heads(caches["cpu"], labels, "dataset", sweep, root).heads)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import UnreadableImageError
-from extract.decode import SIZE, decode_gray
+from extract.imaging.decode import SIZE, decode_gray
 from tests.conftest import ROOT
 from tests.odd_images import RAMP, TURNS, luma, scaled, stretched
 
@@ -293,7 +293,7 @@ def test_hostile_files_end_at_once(dtype: str) -> None:
 def test_tifffile_is_imported_only_for_what_pillow_misreads(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(written(RAMP, compression="lzw", predictor=True))
     code = (
-        "import sys; from pathlib import Path; from extract.decode import decode_gray; "
+        "import sys; from pathlib import Path; from extract.imaging.decode import decode_gray; "
         "decode_gray(Path(sys.argv[1]).read_bytes()); "
         "print({'tifffile', 'imagecodecs'} & {*sys.modules})"
     )

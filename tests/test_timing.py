@@ -14,17 +14,19 @@ from torchvision.models import get_model_weights, list_models
 
 from benchmarks.pictures import photos
 from cache.errors import DatasetError
-from evaluate.timing import FEWEST, MOST, STAGES, size_of, time_models
-from extract.backbones import BACKBONES, Backbone
-from extract.decode import decode_gray
-from extract.decoding import Decoding
+from evaluate.benchmark.timing import FEWEST, MOST, STAGES, size_of, time_models
+from extract.artifact_store import ArtifactStore
+from extract.backbones import BACKBONES
+from extract.backends.backend import ENGINES, Engine, build_engine
 from extract.devices import DEVICES, usable_cores
-from extract.engines import ENGINES, Engine, build_engine
-from extract.kept import Shelf
-from extract.load import LoadedBackbone, load_backbone
-from extract.sources import imagenet_file
-from extract.target import Target
-from heads.architectures import HEADS, build_head
+from extract.embedder import EmbeddingSpec
+from extract.imaging.decode import decode_gray
+from extract.imaging.preprocessing import Preprocessing
+from extract.model_loader import LoadedBackbone, load_backbone
+from extract.model_zoo.backbone import Backbone
+from extract.weights import imagenet_file
+from heads.architectures import HEADS
+from heads.modules import build_head
 from tests.conftest import ROOT, require_or_skip
 from tests.toy import Toy, no_file
 
@@ -44,15 +46,15 @@ class Sleeper(nn.Module):
 
 
 @pytest.fixture
-def on_torch(toy: LoadedBackbone) -> Target:
-    return Target(toy, "cpu", ("torch",), "fp32")
+def on_torch(toy: LoadedBackbone) -> EmbeddingSpec:
+    return EmbeddingSpec(toy, "cpu", ("torch",), "fp32")
 
 
 @pytest.fixture(scope="module")
-def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[Target, Shelf]:
+def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingSpec, ArtifactStore]:
     backbone = load_backbone("efficientnet_lite0", "imagenet")
-    shelf = Shelf(tmp_path_factory.mktemp("engines"))
-    return Target(backbone, "cpu", ("openvino",), "fp32"), shelf
+    shelf = ArtifactStore(tmp_path_factory.mktemp("engines"))
+    return EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), shelf
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ class TestModels:
     @pytest.mark.parametrize("device", DEVICES)
     def test_every_head_is_timed_on_every_device(self, device: str, toy: LoadedBackbone) -> None:
         require_or_skip(device)
-        target = Target(toy, device, tuple(DEVICES[device].engines), "fp32")
+        target = EmbeddingSpec(toy, device, tuple(DEVICES[device].engines), "fp32")
         heads = [build_head(name, 8, 2, kept=20).eval() for name in HEADS]
         timings = time_models(target, heads, SAMPLES, budget_s=0.2)
         assert len(timings) == len(HEADS)
@@ -88,7 +90,7 @@ class TestModels:
             assert 1 <= timing.threads <= usable_cores()
 
     def test_heads_share_the_backbones_times_and_add_their_own(
-        self, on_torch: Target, computing: Callable[..., None]
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None]
     ) -> None:
         computing(lambda images: None)
         quick, slow = time_models(on_torch, [nn.Identity(), Sleeper()], SAMPLES, budget_s=0.3)
@@ -101,7 +103,7 @@ class TestModels:
         assert slow.throughput[4] < 4 * 50
 
     def test_the_backbones_time_is_its_own(
-        self, on_torch: Target, computing: Callable[..., None]
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None]
     ) -> None:
         computing(lambda images: time.sleep(0.03))
         (timing,) = time_models(on_torch, [nn.Identity()], SAMPLES, budget_s=0.2)
@@ -121,14 +123,14 @@ class TestModels:
         seen = list[Images]()
         computing(seen.append)
         (path,) = photos(tmp_path, 1).rglob("*.jpg")
-        target = Target(toy, "cpu", ("torch",), "fp32", Decoding(fast))
+        target = EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fast))
         time_models(target, [nn.Identity()], [path], budget_s=0.01)
-        expected = decode_gray(path.read_bytes(), Decoding(fast)).pixels
+        expected = decode_gray(path.read_bytes(), Preprocessing(fast)).pixels
         assert all(np.array_equal(image, expected) for images in seen for image in images)
         assert {len(images) for images in seen} == {1, 4, 16, 64}
 
     def test_memory_is_of_this_measurement_alone(
-        self, on_torch: Target, computing: Callable[..., None]
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None]
     ) -> None:
         if not Path("/proc/self/clear_refs").exists():
             pytest.skip("only Linux tells")
@@ -146,7 +148,7 @@ class TestModels:
 
 class TestBudget:
     def test_batches_that_take_too_long_are_left_out(
-        self, on_torch: Target, computing: Callable[..., None]
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None]
     ) -> None:
         """At 30 ms an image, 4 take 0.24 s with the first time, 16 would take 0.96 s."""
         computing(lambda images: time.sleep(0.03 * len(images)))
@@ -159,7 +161,7 @@ class TestBudget:
     )
     def test_from_5_to_200_single_images(
         self,
-        on_torch: Target,
+        on_torch: EmbeddingSpec,
         computing: Callable[..., None],
         seconds: float,
         least: int,
@@ -177,7 +179,7 @@ class TestBudget:
         assert least <= sizes.count(1) - 1 <= most  # one warms up
 
     def test_files_that_cant_be_read_are_left_out(
-        self, on_torch: Target, computing: Callable[..., None], tmp_path: Path
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None], tmp_path: Path
     ) -> None:
         (tmp_path / "a.png").write_bytes(b"x")
         bad = [tmp_path / "a.png", tmp_path / "gone.png"]
@@ -190,7 +192,7 @@ class TestBudget:
             time_models(on_torch, [nn.Identity()], bad)
 
     def test_of_many_images_a_sample_from_end_to_end(
-        self, on_torch: Target, computing: Callable[..., None], tmp_path: Path
+        self, on_torch: EmbeddingSpec, computing: Callable[..., None], tmp_path: Path
     ) -> None:
         """Folders come one class after the other: the first 64 could all be of one class."""
         gels, others = (next((ROOT / "dataset" / c).iterdir()) for c in ("gel", "not_gel"))
@@ -205,7 +207,7 @@ class TestBudget:
 class TestEngineForOneImage:
     """OpenVINO computes four images per core at once, except where it is built for one."""
 
-    def test_it_gives_the_same_rows(self, lite: tuple[Target, Shelf]) -> None:
+    def test_it_gives_the_same_rows(self, lite: tuple[EmbeddingSpec, ArtifactStore]) -> None:
         target, shelf = lite
         one, four, many = (build_engine(target, size, shelf).forward for size in (1, 4, 32))
         pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in SAMPLES[:6]])
@@ -214,7 +216,7 @@ class TestEngineForOneImage:
         alone = np.concatenate([one(image[None]) for image in pixels])
         assert np.abs(alone - rows).max() < 1e-5 * np.abs(rows).max()
 
-    def test_it_answers_sooner(self, lite: tuple[Target, Shelf]) -> None:
+    def test_it_answers_sooner(self, lite: tuple[EmbeddingSpec, ArtifactStore]) -> None:
         target, shelf = lite
         image = decode_gray(SAMPLES[0].read_bytes()).pixels[None]
         best = []

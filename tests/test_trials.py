@@ -9,21 +9,21 @@ import pytest
 
 from cache.errors import HeadError
 from cache.store import Cache
-from extract.scan import scan
-from heads.configuration import Configuration
-from heads.files import find_heads
-from heads.grid import Sweep, combinations
-from heads.run import TRIALS, HeadsRun, train_heads
-from heads.trials import effects, rank, read_trials
+from extract.dataset import scan
+from heads.config import HeadConfig
+from heads.search.space import SearchPlan, combinations
+from heads.search.trials import effects, rank, read_trials
+from heads.store import find_heads
+from heads.training import TRIALS, HeadsRun, train_heads
 from tests.conftest import ROOT
 
 RATES = (1e-4, 1e-2, 1e30)
 LABELS = scan(ROOT / "dataset").labels
 
 
-def candidates(head: str = "multi", optimizer: str = "sgd") -> tuple[Configuration, ...]:
+def candidates(head: str = "multi", optimizer: str = "sgd") -> tuple[HeadConfig, ...]:
     return tuple(
-        Configuration(head, optimizer, learning_rate=lr, weight_decay=decay, epochs=5)
+        HeadConfig(head, optimizer, learning_rate=lr, weight_decay=decay, epochs=5)
         for lr in RATES
         for decay in (0.0, 0.1)
     )
@@ -40,15 +40,15 @@ def result(accuracy: float, loss: float, diverged: int = 0, raw: float = 0.5) ->
 
 
 def ranked_candidates(
-    candidates: tuple[Configuration, ...], found: list[dict[Any, Any]]
-) -> list[Configuration]:
+    candidates: tuple[HeadConfig, ...], found: list[dict[Any, Any]]
+) -> list[HeadConfig]:
     trials = dict(zip(candidates, found, strict=True))
-    return [each.candidate for each in rank(Sweep(candidates), trials)]
+    return [each.candidate for each in rank(SearchPlan(candidates), trials)]
 
 
 class TestRank:
     def test_by_accuracy_then_calibrated_loss_and_never_a_diverged_one(self) -> None:
-        sweep = Sweep(candidates()[:4])
+        sweep = SearchPlan(candidates()[:4])
         found = [result(0.8, 0.3), result(0.9, 0.5), result(0.9, 0.4), result(1.0, 0.1, 1)]
         ranked = rank(sweep, dict(zip(sweep.candidates, found, strict=True)))
         order = [sweep.candidates.index(each.candidate) for each in ranked]
@@ -62,37 +62,37 @@ class TestRank:
         assert ranked_candidates((sure, modest), found) == [modest, sure]
 
     def test_equal_losses_leave_the_choice_to_regularisation_then_simplicity(self) -> None:
-        weak, strong = (Configuration("logreg", "none", weight_decay=w) for w in (1e-4, 10))
+        weak, strong = (HeadConfig("logreg", "none", weight_decay=w) for w in (1e-4, 10))
         assert ranked_candidates((weak, strong), [result(1, 0.051), result(1, 0.053)]) == [
             strong,
             weak,
         ]
-        large, small = (Configuration(head, "adam") for head in ("multi", "single"))
+        large, small = (HeadConfig(head, "adam") for head in ("multi", "single"))
         assert ranked_candidates((large, small), [result(1, 0.05)] * 2) == [small, large]
-        first, second = (Configuration("single", o) for o in ("sgd", "adam"))
+        first, second = (HeadConfig("single", o) for o in ("sgd", "adam"))
         assert ranked_candidates((first, second), [result(1, 0.05)] * 2) == [first, second]
 
     def test_equal_shares_are_equal_whatever_their_last_digit(self) -> None:
         """Two seeds of 13 and 11 of 14 images are as good as twice 12: the loss decides."""
-        sweep = Sweep(candidates()[:2], seeds=2)
-        judges = [judge for c in sweep.candidates for judge in sweep.judges(c)]
+        sweep = SearchPlan(candidates()[:2], seeds=2)
+        cv_fits = [judge for c in sweep.candidates for judge in sweep.cv_fits(c)]
         scores = (13 / 14, 11 / 14, 12 / 14, 12 / 14)
         losses = (0.1, 0.1, 0.2, 0.2)
         found = [result(*pair) for pair in zip(scores, losses, strict=True)]
-        ranked = rank(sweep, dict(zip(judges, found, strict=True)))
+        ranked = rank(sweep, dict(zip(cv_fits, found, strict=True)))
         assert ranked[0].candidate == sweep.candidates[0]
 
     def test_over_folds_and_seeds_by_the_mean(self) -> None:
-        sweep = Sweep(candidates()[:2], cv=2)
+        sweep = SearchPlan(candidates()[:2], cv=2)
         scores = iter((0.5, 1.0, 0.7, 0.7))
-        judges = [judge for c in sweep.candidates for judge in sweep.judges(c)]
-        ranked = rank(sweep, {judge: result(next(scores), 0.1) for judge in judges})
+        cv_fits = [judge for c in sweep.candidates for judge in sweep.cv_fits(c)]
+        ranked = rank(sweep, {judge: result(next(scores), 0.1) for judge in cv_fits})
         assert ranked[0].score.accuracy == pytest.approx(0.75)
         assert ranked[0].score.spread == pytest.approx(0.35355, rel=1e-4)
-        assert (ranked[0].candidate, ranked[0].score.judges) == (sweep.candidates[0], 2)
+        assert (ranked[0].candidate, ranked[0].score.cv_fits) == (sweep.candidates[0], 2)
 
     def test_each_head_and_optimizer_has_its_own_choice(self) -> None:
-        sweep = Sweep((*candidates()[:2], *candidates("single", "adam")[:2]))
+        sweep = SearchPlan((*candidates()[:2], *candidates("single", "adam")[:2]))
         found = {c: result(0.5 + i / 10, 0.1) for i, c in enumerate(sweep.candidates)}
         chosen = [each.candidate for each in rank(sweep, found) if each.chosen]
         assert chosen == [sweep.candidates[3], sweep.candidates[1]]
@@ -101,7 +101,7 @@ class TestRank:
 class TestEffects:
     def test_of_matched_candidates_only(self) -> None:
         """A level that diverged in one place leaves that place out for all levels."""
-        sweep = Sweep(candidates())
+        sweep = SearchPlan(candidates())
         scores = [0.5, 0.6, 0.8, 0.7, nan, nan]
         found = [result(score, 0.1, int(isnan(score))) for score in scores]
         ranked = rank(sweep, dict(zip(sweep.candidates, found, strict=True)))
@@ -111,7 +111,7 @@ class TestEffects:
         assert not [e for e in effects(ranked) if e.factor == "learning_rate"]
 
     def test_a_schedule_that_follows_from_its_gamma_is_no_factor(self) -> None:
-        sweep = Sweep(tuple(combinations({
+        sweep = SearchPlan(tuple(combinations({
             "head": ["single"], "optimizer": ["sgd"], "gamma": [1.0, 0.9, 0.5],
             "learning_rate": [0.1, 0.01],
         })))  # fmt: skip
@@ -124,7 +124,7 @@ class TestEffects:
 
     def test_what_means_nothing_is_no_level(self) -> None:
         """Adam's missing momentum is none, nor the learning rate of what has none."""
-        sweep = Sweep(tuple(combinations({
+        sweep = SearchPlan(tuple(combinations({
             "head": ["single", "ridge"], "optimizer": ["sgd", "adam"],
             "learning_rate": [0.1, 0.01], "weight_decay": [0.1, 0.2],
         })))  # fmt: skip
@@ -138,27 +138,27 @@ class TestEffects:
         ]  # fmt: skip
 
     def test_nothing_varies(self) -> None:
-        sweep = Sweep(candidates()[:1], cv=2)
-        judged = {judge: result(0.5, 0.1) for judge in sweep.judges(sweep.candidates[0])}
+        sweep = SearchPlan(candidates()[:1], cv=2)
+        judged = {judge: result(0.5, 0.1) for judge in sweep.cv_fits(sweep.candidates[0])}
         assert effects(rank(sweep, judged)) == []
 
 
 class TestRun:
     @pytest.fixture
-    def sweep(self) -> Sweep:
-        return Sweep(candidates(), seeds=2)
+    def sweep(self) -> SearchPlan:
+        return SearchPlan(candidates(), seeds=2)
 
     @pytest.fixture
-    def done(self, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path) -> HeadsRun:
+    def done(self, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path) -> HeadsRun:
         return train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
 
     def test_the_best_is_kept_from_every_seed_and_says_why(
-        self, done: HeadsRun, sweep: Sweep, tmp_path: Path
+        self, done: HeadsRun, sweep: SearchPlan, tmp_path: Path
     ) -> None:
         assert (done.tried, done.trained, len(done.ranked)) == (12, 2, 6)
         best = next(each.candidate for each in done.ranked if each.chosen)
         kept = [saved.info for saved in find_heads(tmp_path)[0]]
-        assert {info.configuration for info in kept} == set(sweep.finals(best))
+        assert {info.configuration for info in kept} == set(sweep.final_fits(best))
         assert best.learning_rate == 1e-2
         assert {info.selection.rule for info in kept} == {
             "best of 6 by validation accuracy, 2 seed(s)"
@@ -180,7 +180,7 @@ class TestRun:
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         """Nor where they lie: heads of one id are one head."""
-        sweep = Sweep((Configuration("multi", "sgd", epochs=3),), cv=3)
+        sweep = SearchPlan((HeadConfig("multi", "sgd", epochs=3),), cv=3)
         found = []
         for name, labels in (("a", LABELS), ("b", dict(reversed(LABELS.items())))):
             done = train_heads(caches["cpu"], labels, "dataset", sweep, tmp_path / name)
@@ -191,14 +191,14 @@ class TestRun:
         self, done: HeadsRun, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         """When the winner is asked for alone, it still is the best of so many."""
-        winner = Sweep((done.heads[0].info.configuration,))
+        winner = SearchPlan((done.heads[0].info.configuration,))
         again = train_heads(caches["cpu"], LABELS, "dataset", winner, tmp_path)
         assert again.heads[0].info.selection == done.heads[0].info.selection
 
     def test_progress_ends_at_its_total(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         told: list[tuple[int, int]] = []
         values: dict[str, list[Any]] = {"head": ["single", "ridge"], "epochs": [3, 7]}
-        sweep = Sweep((*combinations(values), Configuration("multi", "sgd", patience=1)))
+        sweep = SearchPlan((*combinations(values), HeadConfig("multi", "sgd", patience=1)))
         train_heads(
             caches["cpu"], LABELS, "dataset", sweep, tmp_path, lambda *pair: told.append(pair)
         )
@@ -207,28 +207,28 @@ class TestRun:
         assert [pair[0] for pair in told] == sorted(pair[0] for pair in told)
 
     def test_again_nothing_is_trained(
-        self, done: HeadsRun, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path
+        self, done: HeadsRun, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         again = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
         assert (again.tried, again.trained) == (0, 0)
         assert (again.heads, again.ranked) == (done.heads, done.ranked)
 
     def test_more_candidates_train_these_only(
-        self, done: HeadsRun, sweep: Sweep, caches: dict[str, Cache], tmp_path: Path
+        self, done: HeadsRun, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         more = tuple(dataclasses.replace(c, weight_decay=0.01) for c in candidates()[::2])
         wider = dataclasses.replace(sweep, candidates=(*sweep.candidates, *more))
         assert train_heads(caches["cpu"], LABELS, "dataset", wider, tmp_path).tried == 6
 
     def test_folds_judge_but_are_not_kept(self, caches: dict[str, Cache], tmp_path: Path) -> None:
-        one = Configuration("single", "sgd", epochs=3)
-        sweep = Sweep((one,), cv=5, repeats=2)
+        one = HeadConfig("single", "sgd", epochs=3)
+        sweep = SearchPlan((one,), cv=5, repeats=2)
         done = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
         assert (done.tried, done.trained, len(find_heads(tmp_path)[0])) == (10, 1, 1)
         selection = done.heads[0].info.selection
         assert selection.rule == "the only candidate"
         assert selection.cv_accuracy == pytest.approx(done.ranked[0].score.accuracy, abs=1e-6)
-        plain = train_heads(caches["cpu"], LABELS, "dataset", Sweep((one,)), tmp_path)
+        plain = train_heads(caches["cpu"], LABELS, "dataset", SearchPlan((one,)), tmp_path)
         assert plain.trained == 0
         # What folds said stays said, as long as nothing else is chosen from.
         assert plain.heads[0].info.selection == selection
@@ -236,7 +236,7 @@ class TestRun:
     def test_all_diverged_leaves_nothing_and_is_told(
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
-        wild = Sweep((Configuration("multi", "sgd", 1e30), Configuration("single", "adam")))
+        wild = SearchPlan((HeadConfig("multi", "sgd", 1e30), HeadConfig("single", "adam")))
         done = train_heads(caches["cpu"], LABELS, "dataset", wild, tmp_path)
         assert [c.head for c in done.diverged] == ["multi"]
         assert [saved.info.configuration.head for saved in done.heads] == ["single"]
@@ -249,4 +249,4 @@ class TestRun:
     ) -> None:
         (tmp_path / TRIALS).write_text(content, encoding="latin-1")
         with pytest.raises(HeadError, match=rf"{TRIALS} can't be read .* Delete it"):
-            train_heads(caches["cpu"], LABELS, "dataset", Sweep(candidates()), tmp_path)
+            train_heads(caches["cpu"], LABELS, "dataset", SearchPlan(candidates()), tmp_path)

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torchvision.models import VisionTransformer, get_model
 
 from cache.errors import WeightsError, WeightsUnavailableError
+from extract.artifact_store import ArtifactStore
 from extract.backbones import BACKBONES, find_backbone
-from extract.kept import Shelf
-from extract.load import LoadedBackbone, initialise, load_backbone
-from extract.sources import hub_folder, imagenet_file
-from extract.weights import load_state, tensors_sha256
+from extract.model_loader import LoadedBackbone, initialise, load_backbone
+from extract.state_dict import load_state, tensors_sha256
+from extract.weights import hub_folder, imagenet_file
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ class TestKeptHash:
     def test_nothing_is_built_until_it_is_used(
         self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        shelf = Shelf(tmp_path)
+        shelf = ArtifactStore(tmp_path)
         first = load_backbone("toy", "random", 3, shelf)
         built = list[str]()
         build = BACKBONES["toy"].build
@@ -344,7 +344,9 @@ class TestKeptHash:
         hashes = set()
         for seed in (1, 2):
             save_file(state_of("toy", seed), tmp_path / "mine.safetensors")
-            loaded = load_backbone("toy", str(tmp_path / "mine.safetensors"), 0, Shelf(tmp_path))
+            loaded = load_backbone(
+                "toy", str(tmp_path / "mine.safetensors"), 0, ArtifactStore(tmp_path)
+            )
             hashes.add(loaded.weights_sha256)
         assert len(hashes) == 2
 
@@ -352,9 +354,9 @@ class TestKeptHash:
         self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on another machine whose torch draws other numbers for the same seed."""
-        shelf = Shelf(tmp_path)
+        shelf = ArtifactStore(tmp_path)
         first = load_backbone("toy", "random", 0, shelf)
-        monkeypatch.setattr("extract.load.initialise", lambda model: None)
+        monkeypatch.setattr("extract.model_loader.initialise", lambda model: None)
         with pytest.raises(WeightsError, match=r"toy: .*random:0.* run the same command again"):
             _ = load_backbone("toy", "random", 0, shelf).module
         again = load_backbone("toy", "random", 0, shelf)

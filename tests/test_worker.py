@@ -10,29 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import WeightsError
-from cache.segments import Failure
+from cache.errors import Failure, WeightsError
 from cache.store import Cache, contents, find_caches, read_headers
-from evaluate.at_scale import Sums, _fault
-from extract.file_names import ListingNotes
-from extract.hashes import Hashed, key_of, known_among, remember
-from extract.kept import Shelf
-from extract.load import LoadedBackbone
-from extract.look import Look
-from extract.order import Order, order_of
-from extract.run import together
-from extract.scan import scan
-from extract.shards import Shard, shards
-from extract.target import Target
-from extract.wire import done_from_json, done_to_json, part_from_json, part_to_json
-from extract.worker import Done, Job, Member, Part, Worker
+from extract.artifact_store import ArtifactStore
+from extract.dataset import scan
+from extract.distributed.job import Order, order_of
+from extract.distributed.serialization import (
+    done_from_json,
+    done_to_json,
+    part_from_json,
+    part_to_json,
+)
+from extract.distributed.shards import Shard, shards
+from extract.distributed.worker import Job, JobResult, Member, Part, Worker
+from extract.embedder import EmbeddingSpec
+from extract.imaging.image_stats import ImageStats
+from extract.model_loader import LoadedBackbone
+from extract.pipeline import together
+from extract.sources.file_names import ListingNotes
+from extract.sources.hash_index import Hashed, key_of, known_among, remember
+from frostline.cli.distributed import Sums, _fault
 
 Few = Callable[[int, int], Path]
 
 
 @pytest.fixture
 def order(toy: LoadedBackbone) -> Order:
-    return order_of(Target(toy, "cpu", ("torch",), "fp32"), "random", 0)
+    return order_of(EmbeddingSpec(toy, "cpu", ("torch",), "fp32"), "random", 0)
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_files_that_are_as_they_were_hashed_are_not_read(
     (part,) = parts(few(3, 1) / "dataset", 6)
     done = worker.do(part)
     known = {member.name: member.hashed for member in done.files}
-    monkeypatch.setattr("extract.worker.file_digest", None)  # whoever hashes, fails
+    monkeypatch.setattr("extract.distributed.worker.file_digest", None)  # whoever hashes, fails
     again = worker.do(replace(part, known=known))
     assert again.files == done.files and again.extractions[0].present == 6
 
@@ -170,7 +174,7 @@ def test_a_file_without_a_time_is_hashed_each_time(worker: Worker, few: Few) -> 
 
 
 def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) -> None:
-    assert order.target(Shelf(tmp_path)).identity.name == order.cache
+    assert order.target(ArtifactStore(tmp_path)).identity.name == order.cache
     with pytest.raises(WeightsError, match="not the same on every machine"):
         replace(order, seed=1).target(None)
 
@@ -189,9 +193,11 @@ def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
     (data / "gel" / "broken.png").write_bytes(b"no image")
     (part,) = parts(data, 9)
     done = worker.do(part)
-    assert isinstance(next(iter(done.looks.values())), Look)
+    assert isinstance(next(iter(done.looks.values())), ImageStats)
     assert done_from_json(done_to_json(done), [cache_of(worker)]) == done
-    failed = Done("dataset", 1, "host:1", 0.5, unopened=(Failure(b"", "x", "gone"),), error="why")
+    failed = JobResult(
+        "dataset", 1, "host:1", 0.5, unopened=(Failure(b"", "x", "gone"),), error="why"
+    )
     assert done_from_json(done_to_json(failed), []) == failed
 
 
@@ -237,7 +243,7 @@ def test_what_a_tar_holds_besides_images_comes_back_and_stops_or_is_told(
     files = tuple(
         Member(name, label, Hashed(key_of(name), 1, 1, bytes(32))) for label, name in names.items()
     )
-    done = Done("dataset", 0, "host:1", 0.5, files, notes=notes)
+    done = JobResult("dataset", 0, "host:1", 0.5, files, notes=notes)
     assert done_from_json(done_to_json(done), []) == done
     sums = Sums()
     sums.add(done)
@@ -250,6 +256,6 @@ def test_what_a_tar_holds_besides_images_comes_back_and_stops_or_is_told(
 def test_a_source_that_is_mostly_gone_stops(gone: int, stops: bool) -> None:
     member = Member("a.png", "gel", Hashed(key_of("a.png"), 1, 1, bytes(32)))
     sums, lost = Sums(), Failure(b"", "q.png", "No such file")
-    sums.add(Done("dataset", 0, "host:1", 0.5, (member,), unopened=(lost,) * gone))
+    sums.add(JobResult("dataset", 0, "host:1", 0.5, (member,), unopened=(lost,) * gone))
     fault = _fault(sums, {"dataset": Path("d")})
     assert ("2 of 3 file(s) can't be opened. The first: q.png" in str(fault)) is stops

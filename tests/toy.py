@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.load import LoadedBackbone
-from extract.run import Extraction, extract
-from extract.scan import ImageFile
-from extract.target import Target
+from extract.embedder import EmbeddingSpec
+from extract.model_loader import LoadedBackbone
+from extract.pipeline import Extraction, extract
+from extract.sources.image_file import ImageFile
 
 
 class Toy(nn.Module):
@@ -45,5 +45,7 @@ def extract_one(
     **settings: Any,
 ) -> Extraction:
     """Fill one cache, on the CPU, by torch."""
-    (done,) = extract([Target(backbone, "cpu", ("torch",), precision)], images, root, **settings)
+    (done,) = extract(
+        [EmbeddingSpec(backbone, "cpu", ("torch",), precision)], images, root, **settings
+    )
     return done

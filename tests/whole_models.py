@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Cache
+from evaluate.export.model_file import Written, export_model
+from evaluate.export.whole_model import WholeModel
 from evaluate.metrics import METRICS, confusion_matrix
-from evaluate.model_file import WholeModel, Written, export_model
 from evaluate.predictions import Predictions
 from evaluate.results import COLUMNS
-from extract.decode import decode_gray
-from extract.load import LoadedBackbone
-from extract.scan import scan
-from heads.files import SavedHead, load_head
-from heads.grid import Sweep, combinations
-from heads.run import train_heads
+from extract.dataset import scan
+from extract.imaging.decode import decode_gray
+from extract.model_loader import LoadedBackbone
+from heads.search.space import SearchPlan, combinations
+from heads.store import SavedHead, load_head
+from heads.training import train_heads
 from tests.conftest import ROOT
 
 
@@ -93,7 +94,7 @@ def heads_on(
     cache: Cache, backbone: LoadedBackbone, root: Path, heads: Sequence[str], every: int
 ) -> Ready:
     """Train heads on a cache of the samples; take each so-manieth of the test images."""
-    sweep = Sweep(tuple(combinations({"head": list(heads), "optimizer": ["adam"]})))
+    sweep = SearchPlan(tuple(combinations({"head": list(heads), "optimizer": ["adam"]})))
     trained = train_heads(cache, scan(ROOT / "dataset").labels, "dataset", sweep, root).heads
     paths = tuple(file.path for file in scan(ROOT / "test_images").files)[::every]
     pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in paths])

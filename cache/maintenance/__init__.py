@@ -1,0 +1,1 @@
+"""Compact, verify and copy caches: the work behind `cli.py cache`."""

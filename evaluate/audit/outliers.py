@@ -1,0 +1,144 @@
+"""Images that are not like the others of their folder: by size, storage and light.
+
+What a rule finds in many images is no outlier but a property of the data set: see `find_outliers`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.imaging.image_stats import FLAT, ImageStats
+
+# (looks of all images) → the place of each odd one, and what is odd about it
+Rule = Callable[[Sequence[ImageStats]], Iterator[tuple[int, str]]]
+FEW = 10  # images, below which nothing is usual
+MANY, AT_LEAST = 0.25, 3  # share and number of images, from which a rule has found no outliers
+SMALL_PX = 32
+SIZES, SHAPES = 10.0, 3.0  # times the median, beyond which an area or an aspect ratio is odd
+RARE = 0.05  # share of the images, below which a mode is odd
+FAR = 5.0  # standard deviations, estimated robustly
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class OutlierRule:
+    """summary: what is odd, in words. find: see `Rule`. of_many: what many images are or have, of
+    which the rule has found nothing odd, but a property of the data set.
+    """
+
+    summary: str
+    find: Rule
+    of_many: str
+
+
+@dataclass(frozen=True)
+class Common:
+    """A rule that finds many images, by their places."""
+
+    what: str
+    images: tuple[int, ...]
+
+
+def _blank(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    for place, look in enumerate(looks):
+        if look.contrast < FLAT:
+            yield place, f"gray levels differ by {look.contrast:.1f} only"
+
+
+def _small(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    usual = np.median([min(look.width, look.height) for look in looks])
+    for place, look in enumerate(looks):
+        if min(look.width, look.height) < min(SMALL_PX, usual):
+            yield place, f"{look.width} x {look.height} pixels"
+
+
+def _size(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    areas = np.array([look.width * look.height for look in looks], np.float64)
+    usual, odd = _beyond(areas, SIZES)
+    for place in odd:
+        look = looks[place]
+        note = f"{look.width} x {look.height} pixels, {areas[place] / usual:.3g} times the median"
+        yield place, note
+
+
+def _shape(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    shapes = np.array([look.width / look.height for look in looks])
+    usual, odd = _beyond(shapes, SHAPES)
+    for place in odd:
+        look = looks[place]
+        note = f"{look.width} x {look.height} pixels; usual is {usual:.2f} times as wide as high"
+        yield place, note
+
+
+def _beyond(values: NDArray[np.float64], times: float) -> tuple[float, list[int]]:
+    """Return the median, and the places of values so many times above or below it."""
+    usual = float(np.median(values))
+    far = (values > times * usual) | (values < usual / times)
+    return usual, np.flatnonzero(far).tolist()
+
+
+def _mode(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    counts = Counter(look.mode for look in looks)
+    for place, look in enumerate(looks):
+        if counts[look.mode] < RARE * len(looks):
+            yield place, f"stored as {look.mode}, like {counts[look.mode]} of {len(looks)}"
+
+
+def _brightness(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    levels = np.array([look.brightness for look in looks])
+    usual = float(np.median(levels))
+    deviation = MAD_TO_DEVIATION * float(np.median(np.abs(levels - usual)))
+    for place in np.flatnonzero(np.abs(levels - usual) > FAR * max(deviation, 1.0)).tolist():
+        yield place, f"mean gray level {levels[place]:.0f}, the median is {usual:.0f}"
+
+
+ODD: dict[str, OutlierRule] = {
+    "blank": OutlierRule(
+        "next to no contrast",
+        _blank,
+        f"have next to no contrast: the standard deviation of their gray levels is below {FLAT:g}",
+    ),
+    "small": OutlierRule(
+        "fewer than 32 pixels in a direction, where that is unusual",
+        _small,
+        "have fewer than 32 pixels in a direction, the others have more",
+    ),
+    "size": OutlierRule(
+        "ten times larger or smaller than the median",
+        _size,
+        "have an area ten times larger or smaller than the median",
+    ),
+    "shape": OutlierRule(
+        "three times wider or higher than the median's shape",
+        _shape,
+        "are three times wider or higher than the median's shape",
+    ),
+    "mode": OutlierRule(
+        "stored otherwise than 95 % of the images", _mode, "are each stored in a rare mode"
+    ),
+    "brightness": OutlierRule(
+        "much lighter or darker than the others",
+        _brightness,
+        "are much lighter or darker than the others",
+    ),
+}
+
+
+def find_outliers(looks: Sequence[ImageStats]) -> tuple[list[tuple[int, str, str]], list[Common]]:
+    """Return place, rule and note of every odd image; of few images, none but the blank is odd.
+
+    A rule that finds more than a quarter of the images (and at least three) is returned once, with
+    all that it found.
+    """
+    rules = ODD if len(looks) >= FEW else {"blank": ODD["blank"]}
+    odd, common = list[tuple[int, str, str]](), list[Common]()
+    for name, rule in rules.items():
+        found = list(rule.find(looks))
+        if len(found) >= AT_LEAST and len(found) > MANY * len(looks):
+            common.append(Common(name, tuple(place for place, _ in found)))
+        else:
+            odd += [(place, name, note) for place, note in found]
+    return odd, common

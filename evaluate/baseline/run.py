@@ -1,0 +1,297 @@
+"""A backbone, a head's configuration and labelled images → a model that was trained as a whole."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from filelock import FileLock, Timeout
+
+from cache.arrays import write_arrays
+from cache.embedding_key import file_name
+from cache.errors import Failure, GridError, HeadError, WeightsError
+from cache.locks import sharing
+from cache.progress import Progress, silent
+from evaluate.backbone_loader import NETWORK_FORMAT, check_network, network_path
+from evaluate.baseline.images import Readable, readable
+from evaluate.baseline.modes import MODES, check_start
+from evaluate.baseline.network import build_network, placed
+from evaluate.baseline.training import NO_AUGMENTATION, Training, TrainingPlan
+from evaluate.text import TRAINED
+from evaluate.workspace.layout import Workspace
+from extract.dataset import ImageSet
+from extract.devices import torch_device
+from extract.embedder import EmbeddingSpec
+from extract.imaging.augmentation import POLICIES
+from extract.signals import stoppable
+from extract.sources.image_file import ImageFile
+from heads.architectures import HEADS
+from heads.batched.fit import TrainingData, as_pass
+from heads.batched.trainer import EmbeddingDataset
+from heads.config import HeadConfig, fingerprint
+from heads.modules import folded
+from heads.splits import NO_GROUPS, Groups
+from heads.store import (
+    HeadInfo,
+    Network,
+    SavedHead,
+    Selection,
+    read_info,
+    save_head,
+    unreadable,
+)
+from heads.temperature_scaling import cross_entropies, fit_temperatures
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A model that was trained as a whole: its head, which says where its backbone lies. already:
+    it was there, and nothing was trained. failures: images that could not be decoded.
+    """
+
+    head: SavedHead
+    already: bool
+    failures: tuple[Failure, ...]
+
+
+def train_network(  # noqa: PLR0913
+    target: EmbeddingSpec,
+    configuration: HeadConfig,
+    mode: str,
+    training: ImageSet,
+    place: Workspace,
+    groups: Groups = NO_GROUPS,
+    augmentation: str = NO_AUGMENTATION,
+    progress: Progress = silent,
+    found: Readable | None = None,
+    remark: Callable[[str], None] = lambda text: None,
+) -> TrainedNetwork:
+    """Train a backbone and a head as one network, unless it was done before.
+
+    target: the backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast; its
+    engines are for later. mode: of MODES. groups: of near duplicates, which the split does not
+    divide. augmentation: the policy by which each image is changed anew in every epoch, or `none`.
+    found: which of the images can be decoded, if that is known. progress counts images: all are
+    decoded once at first, unless it is known, then run through the network in every epoch, to train
+    and to validate. Killed or stopped, the same call goes on from a checkpoint; on the CPU, with as
+    many threads, it ends with the same weights to the last bit. Of several processes one trains,
+    and the others wait for it; remark is told so.
+
+    Raises:
+        GridError, HeadError: this can't be trained in this way, on these images; or it diverged.
+        WeightsError: the mode can't start from the backbone's weights.
+        DeviceError: the device can't be used here.
+        DatasetError: an image has changed while it was trained on.
+        OSError: the disk is full.
+        KeyboardInterrupt: the user asked to stop; a checkpoint is there.
+    """
+    check(configuration, mode, augmentation)
+    check_start(mode, target.backbone)
+    where = torch_device(target.device)
+    told = _Told(progress, len(training.unique) * (1 + configuration.epochs))
+    found = found or readable(training, target.decoding, told.advance)
+    network = Network(
+        "", mode, target.backbone.weights, augmentation, target.precision, target.device
+    )
+    begun = _begun(target, configuration, training, found.files, groups, network)
+    with sharing(place.networks), _alone(place, _network_of(begun).name, remark):
+        if saved := _kept(place, begun, remark):
+            return TrainedNetwork(saved, True, found.failures)
+        run = _prepared(begun, target, found.files, groups, where, place)
+        run.resume()
+        told.expect(run.remaining)
+        saved = _save(place, _finished(begun, run, told), run)
+        run.checkpoint.unlink(missing_ok=True)
+    return TrainedNetwork(saved, False, found.failures)
+
+
+@contextmanager
+def _alone(place: Workspace, name: str, remark: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other process is at the training of this name, and keep it from beginning."""
+    lock = FileLock(place.networks / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remark(f"{name} is being trained by another process: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Told:
+    """Tells progress of images, of which there may turn out to be others than was thought."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.done, self.total = progress, 0, total
+
+    def advance(self, images: int) -> None:
+        self.done += images
+        self.progress(self.done, self.total)
+
+    def expect(self, images: int) -> None:
+        self.total = self.done + images
+
+
+def check(configuration: HeadConfig, mode: str, augmentation: str) -> None:
+    """Make sure that a configuration can be trained in the ordinary way.
+
+    Raises:
+        GridError, HeadError: it can't.
+    """
+    if HEADS[configuration.head].fitted:
+        raise HeadError(
+            f"--head {configuration.head} is fitted at once, to embeddings that do not change; "
+            "choose one that is trained by an optimizer"
+        )
+    if configuration.views and configuration.balance != "augment":
+        raise GridError(
+            "--views: a whole network sees another view of each image in every epoch: choose them "
+            "by --augment, and leave --views out"
+        )
+    if configuration.balance == "augment" and augmentation == NO_AUGMENTATION:
+        raise GridError(
+            f"--balance augment fills small classes up with augmented views, and --augment "
+            f"{augmentation} forbids them: give --augment {' or '.join(POLICIES)}"
+        )
+    if configuration.batch_size == 1 and MODES[mode].trains_backbone:
+        raise GridError("--batch-size 1: batch norm needs two images or more")
+
+
+def _begun(
+    target: EmbeddingSpec,
+    configuration: HeadConfig,
+    training: ImageSet,
+    files: Sequence[ImageFile],
+    groups: Groups,
+    network: Network,
+) -> HeadInfo:
+    """Return what is known of a head before it is trained; its training gets its name."""
+    identity, labels = target.identity, {file.sha256: file.label for file in files}
+    images = fingerprint(labels, groups)
+    key = json.dumps([asdict(configuration), identity.digest, images, asdict(network)])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    sizes = Counter(groups[key] for key in labels.keys() & groups.keys())
+    return HeadInfo(
+        configuration=configuration,
+        identity=identity,
+        classes=tuple(sorted(set(labels.values()))),
+        dataset=training.name,
+        dataset_fingerprint=fingerprint(training.labels),
+        images_fingerprint=images,
+        n_groups=sum(size > 1 for size in sizes.values()),
+        weights=network.start,
+        n_training=0,
+        n_validation=0,
+        training_seconds=0.0,
+        embedding_seconds=0.0,
+        curves={},
+        epoch=0,
+        temperature=1.0,
+        selection=Selection(),
+        network=replace(network, name=f"{file_name(identity.backbone)}-{network.mode}-{digest}"),
+    )
+
+
+def _prepared(
+    begun: HeadInfo,
+    target: EmbeddingSpec,
+    files: tuple[ImageFile, ...],
+    groups: Groups,
+    where: str,
+    place: Workspace,
+) -> Training:
+    """Return the training of a head and its backbone, before its first epoch."""
+    network, configuration, decoding = _network_of(begun), begun.configuration, target.decoding
+    labels = torch.tensor([begun.classes.index(file.label) for file in files])
+    rows = EmbeddingDataset(torch.empty(1, len(files), 0), labels, len(begun.classes))
+    mine = {file.sha256: groups[file.sha256] for file in files if file.sha256 in groups}
+    data = TrainingData({file.sha256: file.label for file in files}, rows, mine)
+    if network.augmentation != NO_AUGMENTATION:
+        decoding = replace(decoding, augmentation=network.augmentation)
+    course = TrainingPlan(
+        configuration, files, labels, len(begun.classes), as_pass([configuration], data), decoding,
+        network.augmentation, target.precision, where,
+    )  # fmt: skip
+    whole = build_network(
+        target.backbone.module, configuration, begun.identity.embedding_dim, course.classes,
+        MODES[network.mode].trains_backbone,
+    )  # fmt: skip
+    checkpoint = place.networks / f"{network.name}.checkpoint.safetensors"
+    return Training(course, placed(whole, where, target.precision), checkpoint)
+
+
+def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
+    """Train to the end, and return what is known of the head then; its backbone's file aside."""
+    with stoppable() as stopped:
+        epoch = run.run(stopped, told.advance)
+        told.expect(len(run.held_out))  # patience may have spared epochs
+        logits = run.answers(stopped, told.advance).double().numpy()[None]
+    labels = run.labels[run.held_out].numpy()
+    temperatures = fit_temperatures(logits, labels)
+    return replace(
+        begun,
+        n_training=len(run.course.files) - len(labels),
+        n_validation=len(labels),
+        training_seconds=run.seconds,
+        curves=run.curves,
+        epoch=epoch,
+        temperature=float(temperatures[0]),
+        calibrated_loss=float(cross_entropies(logits, labels, temperatures)[0]),
+    )
+
+
+def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
+    """Write the backbone, if it was trained, and then the head: where it is, both are."""
+    from extract.state_dict import tensors_sha256
+
+    network, whole = _network_of(info), run.network.cpu()
+    if MODES[network.mode].trains_backbone:
+        backbone = whole.backbone.get_submodule("network")
+        sha256 = tensors_sha256(backbone)
+        identity = replace(info.identity, weights_sha256=sha256)
+        info = replace(info, identity=identity, weights=f"{TRAINED}:{network.name}")
+        state = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
+        write_arrays(network_path(place, network.name), state, NETWORK_FORMAT)
+    head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}
+    return SavedHead(save_head(place.heads, info, head), info)
+
+
+def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> SavedHead | None:
+    """Return the head of this training, if it is there with all that belongs to it.
+
+    remark: is told of files that can't be used.
+    """
+    network = _network_of(begun)
+    if MODES[network.mode].trains_backbone:
+        if not network_path(place, network.name).exists():
+            return None
+        try:
+            check_network(place, network.name)
+        except WeightsError as error:
+            remark(f"Trained again: {error}")
+            return None
+    kind = begun.id.rpartition("-")[0]  # its digits depend on what the backbone becomes
+    for path in sorted(place.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
+        try:
+            info = read_info(path)
+        except HeadError as error:  # perhaps another's
+            remark(str(error))
+        except OSError as error:
+            remark(unreadable(path, error))
+        else:
+            if info.network == network:
+                return SavedHead(path, info)
+    return None
+
+
+def _network_of(info: HeadInfo) -> Network:
+    assert info.network is not None  # noqa: S101 - of a head of ours
+    return info.network

@@ -1,0 +1,1 @@
+"""Activation maps: which parts of an image contributed to a prediction."""

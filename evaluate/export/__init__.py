@@ -1,0 +1,1 @@
+"""Models, embeddings and curves as files for other programs."""

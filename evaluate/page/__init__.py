@@ -1,1 +1,0 @@
-"""The sections of the report: what each shows, made from files; the templates draw it."""

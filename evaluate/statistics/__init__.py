@@ -1,0 +1,1 @@
+"""Intervals, comparisons on the same images, effects of settings, calibration, agreement."""

@@ -1,0 +1,1 @@
+"""Scores that flag a prediction for review, fitted on corrupted and held-out images."""

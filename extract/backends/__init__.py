@@ -1,0 +1,1 @@
+"""What runs a backbone: the table of engines, their verification, and this machine."""

@@ -1,0 +1,108 @@
+"""int8: a backbone's graph quantised after training, with ranges taken from some of the images."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from importlib.util import find_spec
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import DatasetError, DeviceError
+from extract.artifact_store import ArtifactStore, Note
+from extract.backends.openvino import convert, import_openvino, kept_graph, openvino_core, save
+from extract.devices import usable_cores
+from extract.loader import batch, decoded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from extract.embedder import EmbeddingSpec
+    from extract.imaging.preprocessing import Preprocessing
+    from extract.sources.image_file import ImageFile
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 128  # images that the ranges are taken from
+
+
+def calibrated(
+    target: EmbeddingSpec, images: Sequence[ImageFile], shelf: ArtifactStore
+) -> EmbeddingSpec:
+    """Return the target with its calibration, after Jacob et al. 2018, by NNCF.
+
+    A backbone is calibrated once per workspace: images that come later change nothing, and rows go
+    into the same cache. Deleting the kept engines means calibrating anew, which is another cache.
+
+    Raises:
+        DeviceError: NNCF is not installed.
+        DatasetError: no image can be read.
+    """
+    pointer = target.slot_of_calibration(shelf)
+    if note := pointer.read(_Calibration):
+        known = replace(target, calibration=note.calibration)
+        slot = known.slot(shelf)
+        if slot and (graph := slot.read(Note)):
+            if graph.digest == note.graph:
+                return known
+            log.warning("%s is not the graph that was calibrated. It is made again.", slot.folder)
+            slot.remove()
+        pointer.remove()
+    if find_spec("nncf") is None:
+        raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
+    pixels, name = _sample(images, target.decoding)
+    new = replace(target, calibration=name)
+    slot, fp32 = new.slot(shelf), replace(target, precision="fp32").slot(shelf)
+    assert slot  # noqa: S101 - a shelf has a slot for every target
+    graph = kept_graph(openvino_core(), fp32) or convert(target.backbone.module)
+    slot.fill(partial(save, _quantised(graph, pixels)))
+    filled = slot.read(Note)
+    pointer.fill(lambda folder: None, calibration=name, graph=filled.digest if filled else "")
+    return new
+
+
+@dataclass(frozen=True)
+class _Calibration(Note):
+    """Note beside a quantised graph.
+
+    Attributes:
+        calibration: The images, as `EmbeddingSpec` names them.
+        graph: SHA-256 of the quantised graph.
+    """
+
+    calibration: str
+    graph: str
+
+
+def _sample(images: Sequence[ImageFile], decoding: Preprocessing) -> tuple[NDArray[np.uint8], str]:
+    """Decode the images with the smallest hashes: a random choice, and the same in any order."""
+    files = {image.sha256: image.path for image in images}
+    paths = (files[key] for key in sorted(files))
+    readable = (
+        image
+        for image in decoded(paths, usable_cores(), SAMPLE, decoding)
+        if not isinstance(image.picture, str)
+    )
+    chosen = batch(islice(readable, SAMPLE))
+    if not chosen.hashes:
+        raise DatasetError("--precision int8: none of the images can be read to calibrate with")
+    digest = sha256(b"".join(chosen.hashes)).hexdigest()
+    return chosen.pixels, f"{len(chosen.hashes)} images, {digest[:16]}"
+
+
+def _quantised(graph: Any, pixels: NDArray[np.uint8]) -> Any:
+    import_openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # not set_log_level: it changes the handlers
+    with redirect_stdout(io.StringIO()):  # its own progress bars
+        images = nncf.Dataset([pixels[i : i + 1] for i in range(len(pixels))])
+        return nncf.quantize(graph, images, subset_size=len(pixels))

@@ -1,0 +1,152 @@
+"""One cache being filled: pictures gather until they make a batch, which is computed and kept."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from importlib.metadata import version
+from platform import node
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import Failure
+from cache.store import Cache, row_key
+from extract.artifact_store import ArtifactStore
+from extract.backends.backend import ENGINES, Backend
+from extract.backends.verification import Deviation, verified_engine
+from extract.embedder import EmbeddingSpec
+from extract.loader import Decoded, batch
+from extract.writer import SEGMENT_SECONDS, SegmentWriter
+
+
+class CacheFiller:
+    """Takes decoded files, and fills the cache of one target with their rows.
+
+    The engine is built when the first batch is there. On leaving, whatever was computed is
+    committed. Since it began with some images: done: rows dealt with; lost: of these, the ones that
+    can't be had; spent: seconds by stage.
+    """
+
+    def __init__(
+        self,
+        target: EmbeddingSpec,
+        cache: Cache,
+        batch_size: int | None,
+        shelf: ArtifactStore | None,
+        pool: Executor,
+        segment_seconds: float | None = SEGMENT_SECONDS,
+    ) -> None:
+        self.target, self.shelf = target, shelf
+        self.batch_size = batch_size or target.batch_size
+        note = {"weights": target.backbone.weights}
+        self.writer = SegmentWriter(cache, note, pool, segment_seconds)
+        self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
+        self.built: Backend | None = None
+        self.deviation: Deviation | None = None
+        self.begin((), 0, {})
+
+    def __enter__(self) -> "CacheFiller":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.commit()
+
+    def begin(self, images: Iterable[bytes], views: int, names: Mapping[str, str]) -> None:
+        """Find out which rows of these images are not there yet: clean, and of so many views.
+
+        names: by path, of files that users know by another name. What was done before is no longer
+        counted.
+        """
+        self.names, self.numbers = names, range(views + 1)
+        wanted = {row_key(image, number) for image in images for number in self.numbers}
+        self.missing = frozenset(self.writer.stored.missing(wanted))
+        self.done = self.computed = self.lost = 0
+        self.failed: list[Failure] = []
+        self.several_pages: list[str] = []
+        self.spent: dict[str, float] = defaultdict(float)
+        self.written_before = self.writer.write_seconds
+
+    def commit(self) -> None:
+        """Write what was computed, and wait until it is safe. Raises OSError."""
+        self.writer.close()
+        self.spent["write"] = self.writer.write_seconds - self.written_before
+
+    def missing_views(self, image: bytes) -> list[int]:
+        """Return the views of an image without a row; others may have written it meanwhile."""
+        keys = ((number, row_key(image, number)) for number in self.numbers)
+        return [n for n, key in keys if key in self.missing and key not in self.writer.stored]
+
+    def take(self, image: Decoded, key: bytes, waited: float, share: float) -> None:
+        """Take the wanted views of one file; compute if a batch is complete.
+
+        key: the image that it was. waited: seconds for it. share: of what it cost, as others may
+        take it too.
+        """
+        cost = {"read": image.read_seconds, "decode": image.decode_seconds, "waiting": waited}
+        self._spend(**{stage: seconds * share for stage, seconds in cost.items()})
+        numbers = self.missing_views(key)
+        if isinstance(image.picture, str):  # it is dealt with, in all views
+            self.done += len(numbers) - 1
+            self.lost += len(numbers)
+            numbers = [0]
+        for number in numbers:
+            self.pending.append((image.view(number), number))
+            if len(self.pending) >= self.batch_size:
+                self.compute()
+
+    def compute(self) -> None:
+        """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
+        images, self.pending = self.pending, []
+        gathered = batch(image for image, _ in images)
+        keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
+        embeddings = np.empty((0, self.writer.cache.identity.embedding_dim), np.float32)
+        if gathered.hashes:
+            if self.built is None:
+                started = time.perf_counter()
+                self.built = self._build(gathered.pixels)
+                self._spend(build=time.perf_counter() - started)
+            started = time.perf_counter()
+            embeddings = self.built.forward(gathered.pixels)
+            self._spend(compute=time.perf_counter() - started)
+        finite = np.isfinite(embeddings).all(axis=1)
+        failed = list(gathered.failed)
+        for i in np.flatnonzero(~finite):
+            reason = f"{self.target.backbone.name} gave NaN or infinity for it"
+            failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
+        self.lost += int((~finite).sum())
+        of_file = {(failure.sha256, failure.path): failure for failure in failed}
+        failed = [replace(f, path=self.names.get(f.path, f.path)) for f in of_file.values()]
+        kept = [keys[i] for i in np.flatnonzero(finite)]
+        self.writer.add(kept, embeddings[finite], failed)
+        self.failed += failed
+        several = (str(path) for path in gathered.several_pages)
+        self.several_pages += [self.names.get(path, path) for path in several]
+        self.computed += len(kept)
+        self.done += len(images)
+        if len(embeddings) < len(gathered.hashes):
+            raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
+
+    def _build(self, pixels: NDArray[np.uint8]) -> Backend:
+        target = self.target
+        built, self.deviation = verified_engine(target, self.batch_size, pixels, self.shelf)
+        package = ENGINES[built.name].package
+        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}
+        self.writer.note |= {
+            "engine": built.name,
+            "host": node(),
+            "versions": {name: version(name) for name in sorted(libraries)},
+        }
+        if self.deviation:
+            when = ", verified earlier" if self.deviation.earlier else ""
+            self.writer.note["deviation from torch fp32"] = f"{self.deviation.share:.1g}{when}"
+        return built
+
+    def _spend(self, **seconds: float) -> None:
+        for stage, amount in seconds.items():
+            self.spent[stage] += amount
+            self.writer.spent[stage] += amount

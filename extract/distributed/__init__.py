@@ -1,0 +1,1 @@
+"""Extraction by several processes: one per local device, or Ray tasks."""

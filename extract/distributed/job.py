@@ -1,0 +1,60 @@
+"""What another process is told, so that it fills the same caches as this one would."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import WeightsError
+from extract.artifact_store import ArtifactStore
+from extract.embedder import EmbeddingSpec
+from extract.imaging.preprocessing import Preprocessing
+from extract.model_loader import Normalization, load_backbone
+
+
+@dataclass(frozen=True)
+class Order:
+    """A target that can be sent. weights, seed: see `load_backbone`; what `auto` came to is said.
+    cache: the name of the cache that is to be filled.
+    """
+
+    backbone: str
+    weights: str
+    seed: int
+    normalization: Normalization
+    device: str
+    engines: tuple[str, ...]
+    precision: str
+    decoding: Preprocessing
+    cache: str
+
+    def target(self, shelf: ArtifactStore | None) -> EmbeddingSpec:
+        """Return the target, made here.
+
+        Raises:
+            WeightsError: the weights can't be had here, or are others.
+        """
+        backbone = load_backbone(self.backbone, self.weights, self.seed, shelf, self.normalization)
+        target = EmbeddingSpec(backbone, self.device, self.engines, self.precision, self.decoding)
+        if target.identity.name != self.cache:
+            raise WeightsError(
+                f"{self.backbone}: its weights ({backbone.weights}), or the rules of decoding, are "
+                f"not the same on every machine: here they would fill {target.identity.name}, not "
+                f"{self.cache}; install the same versions, and put the same weights everywhere"
+            )
+        return target
+
+
+def order_of(target: EmbeddingSpec, weights: str, seed: int) -> Order:
+    """Say how to make a target elsewhere. weights: as the user gave them."""
+    backbone = target.backbone
+    source, _, _ = backbone.weights.partition(":")
+    return Order(
+        backbone=backbone.name,
+        weights=str(Path(weights).absolute()) if source == "file" else source,
+        seed=seed,
+        normalization=backbone.normalization,
+        device=target.device,
+        engines=target.engines,
+        precision=target.precision,
+        decoding=target.decoding,
+        cache=target.identity.name,
+    )

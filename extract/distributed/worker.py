@@ -1,0 +1,204 @@
+"""One shard of a data set: fetched, hashed, computed, committed, told; on whatever machine."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import file_digest
+from pathlib import Path
+from platform import node
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from PIL import Image
+
+from cache.errors import Failure, FrostlineError, UnreadableImageError
+from extract.artifact_store import ArtifactStore
+from extract.distributed.job import Order
+from extract.distributed.shards import Shard, fetched
+from extract.embedder import engines_folder
+from extract.imaging.image_stats import ImageStats
+from extract.loader import Decoded
+from extract.pipeline import Extraction, Extractor
+from extract.sources.file_names import ListingNotes
+from extract.sources.hash_index import Hashed, key_of
+from extract.sources.image_file import ImageFile
+from extract.sources.location import is_remote, place
+from extract.sources.url import UNKNOWN
+
+# RuntimeError: what torch and OpenVINO raise where a device has too little memory, or is gone.
+MENDABLE = (FrostlineError, OSError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told. root: where the caches are, a path or URL that all can reach.
+    workers, batch_size: see `Extractor`. strict: a file that can't be read ends its shard.
+    max_pixels: of an image that is decoded.
+    """
+
+    orders: tuple[Order, ...]
+    root: str
+    workers: int | None
+    batch_size: int | None
+    strict: bool
+    max_pixels: int | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard to be done. source: what the data set is called that it is of. views: augmented ones
+    of each image, besides the clean one. known: by name, files as they were when they were hashed.
+    """
+
+    source: str
+    shard: Shard
+    views: int
+    known: Mapping[str, Hashed]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a shard. name: what the user knows it by. label: its class. hashed: as it is."""
+
+    name: str
+    label: str
+    hashed: Hashed
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a shard, the one of this number of a source.
+
+    worker: its machine and process. seconds: from the first file to the last segment. files: those
+    that could be had. looks: of the images decoded, by their SHA-256. unopened: files that could
+    not be had. extractions: by target. error: what stopped it, "" if nothing did. notes: what
+    else is in its archive.
+    """
+
+    source: str
+    number: int
+    worker: str
+    seconds: float
+    files: tuple[Member, ...] = ()
+    looks: Mapping[bytes, ImageStats] = field(default_factory=dict)
+    unopened: tuple[Failure, ...] = ()
+    extractions: tuple[Extraction, ...] = ()
+    error: str = ""
+    notes: ListingNotes = field(default_factory=ListingNotes)
+
+
+class Worker:
+    """Does shards, one after the other; engines are built with the first row that is missing."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.name = job, f"{node()}:{os.getpid()}"
+        self.stack = ExitStack()
+        self.extractor: Extractor | None = None
+
+    def do(self, part: Part) -> JobResult:
+        """Fill the caches with a shard's rows, and commit them.
+
+        What went wrong is told, not raised, where users can mend it: other shards go on.
+        """
+        started = perf_counter()
+        told = partial(JobResult, part.source, part.shard.number, self.name)
+        Image.MAX_IMAGE_PIXELS = self.job.max_pixels
+        try:
+            with TemporaryDirectory(prefix="frostline-") as scratch:
+                extractor = self._open()
+                extractor.look_around()
+                files, unopened, notes = self._files(part, extractor, Path(scratch))
+                looks, extractions = self._fill(part, extractor, files)
+        except MENDABLE as error:
+            with suppress(*MENDABLE):  # the same again: what could not be written
+                self.close()  # the next shard begins with the caches as they are then
+            return told(perf_counter() - started, error=str(error) or repr(error))
+        members = tuple(member for member, _ in files)
+        seconds = perf_counter() - started
+        return told(seconds, members, looks, unopened, extractions, notes=notes)
+
+    def close(self) -> None:
+        """Commit, and let go of engines and locks. Raises OSError."""
+        self.extractor = None
+        self.stack.close()
+
+    def _files(
+        self, part: Part, extractor: Extractor, scratch: Path
+    ) -> tuple[list[tuple[Member, Path]], tuple[Failure, ...], ListingNotes]:
+        """Return a shard's files with their hashes and where they can be read now; those that can't
+        be had; and what else is in its archive.
+
+        What lies elsewhere, and has all its rows already, is not fetched: its path leads nowhere.
+        """
+        there = self._there(part, extractor)
+        files = [(member, Path(member.name)) for member in there.values()]
+        unopened, notes = [], ListingNotes()
+        for file in fetched(part.shard, scratch, there, notes):
+            try:
+                if file.path is None:
+                    raise OSError(file.reason)
+                hashed = part.known.get(file.name)
+                stamp = (file.size, file.mtime_ns, file.ctime_ns, file.inode)
+                if not hashed or not _is_as(hashed, stamp):
+                    with file.path.open("rb") as opened:
+                        sha256 = file_digest(opened, "sha256").digest()
+                    hashed = Hashed(key_of(file.name), *stamp[:2], sha256, *stamp[2:])
+            except OSError as error:
+                unopened.append(Failure(b"", file.name, error.strerror or str(error)))
+            else:
+                files.append((Member(file.name, file.label, hashed), file.path))
+        if unopened and self.job.strict:
+            raise UnreadableImageError(f"{unopened[0].path} can't be opened: {unopened[0].reason}")
+        return files, tuple(unopened), notes
+
+    def _there(self, part: Part, extractor: Extractor) -> dict[str, Member]:
+        """Return the files, by name, that are as they were hashed, and lack no row.
+
+        Only a listing that says size and time can tell, of files that lie elsewhere.
+        """
+        shard, found = part.shard, dict[str, Member]()
+        listed = zip(shard.names, shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
+        for name, label, size, mtime_ns in listed:
+            hashed = part.known.get(name)
+            same = hashed and _is_as(hashed, (size, mtime_ns, 0, 0))
+            if hashed and same and not extractor.lacks(hashed.sha256, part.views):
+                found[name] = Member(name, label, hashed)
+        return found
+
+    def _fill(
+        self, part: Part, extractor: Extractor, files: Sequence[tuple[Member, Path]]
+    ) -> tuple[dict[bytes, ImageStats], tuple[Extraction, ...]]:
+        looks = dict[bytes, ImageStats]()
+
+        def watch(image: Decoded) -> None:
+            if image.look:
+                looks[image.sha256] = image.look
+
+        images = [ImageFile(path, member.label, member.hashed.sha256) for member, path in files]
+        names = {str(path): member.name for member, path in files}
+        extractor.fill(images, strict=self.job.strict, views=part.views, watch=watch, names=names)
+        extractor.commit()
+        return looks, tuple(extractor.summaries())
+
+    def _open(self) -> Extractor:
+        if self.extractor is None:
+            root = place(self.job.root)
+            shelf = engines_folder(root) if not is_remote(root) else self._own_shelf()
+            targets = [order.target(shelf) for order in self.job.orders]
+            # Cut by their number only, rows make the same segments whoever computes them.
+            extractor = Extractor(
+                targets, root, self.job.workers, self.job.batch_size, shelf, segment_seconds=None
+            )
+            self.extractor = self.stack.enter_context(extractor)
+        return self.extractor
+
+    def _own_shelf(self) -> ArtifactStore:
+        folder = self.stack.enter_context(TemporaryDirectory(prefix="frostline-engines-"))
+        return ArtifactStore(Path(folder))
+
+
+def _is_as(hashed: Hashed, stamp: tuple[int, int, int, int]) -> bool:
+    """Tell whether a file is as it was hashed; of one without a time nobody knows."""
+    return stamp[1] != UNKNOWN and hashed.stamp == stamp

@@ -1,0 +1,150 @@
+"""What fills one cache: a backbone, and where and how precisely it runs."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cache.embedding_key import EmbeddingKey, file_name
+from extract.artifact_store import Artifact, ArtifactStore
+from extract.backbones import find_backbone
+from extract.devices import DEVICES
+from extract.imaging import decode
+from extract.imaging.augmentation import POLICIES
+from extract.imaging.bit_depth import FULL_SCALE, rule_of, white_of
+from extract.imaging.decode import SIZE
+from extract.imaging.preprocessing import AS_USUAL, FITS, Preprocessing
+from extract.model_loader import LoadedBackbone, Normalization
+
+# By whether decoding is fast.
+INTERPOLATIONS = {False: decode.INTERPOLATION_RULE, True: decode.FAST_INTERPOLATION_RULE}
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """A backbone on a device. engines: those to try, in order.
+
+    calibration: which images the ranges of int8 arithmetic were taken from; "" at other
+    precisions.
+    """
+
+    backbone: LoadedBackbone
+    device: str
+    engines: tuple[str, ...]
+    precision: str
+    decoding: Preprocessing = AS_USUAL
+    calibration: str = ""
+
+    @property
+    def identity(self) -> EmbeddingKey:
+        """The identity of the cache that it fills."""
+        return identity_of(
+            self.backbone.name,
+            self.backbone.weights_sha256,
+            self.backbone.normalization,
+            self.device,
+            self.precision,
+            self.decoding,
+            self.calibration,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """How many images its device takes at once."""
+        return DEVICES[self.device].engines[self.engines[0]]
+
+    def slot(self, shelf: ArtifactStore | None) -> Artifact | None:
+        """Return where its converted graph is kept; fp32 and bf16 are compiled from the same."""
+        if shelf is None or "openvino" not in self.engines:
+            return None
+        precision = "int8" if self.precision == "int8" else "fp32"
+        return self._slot(shelf, precision, calibration=self.calibration)
+
+    def slot_of_calibration(self, shelf: ArtifactStore) -> Artifact:
+        """Return where it is kept which images int8's ranges are taken from in this workspace."""
+        white = self.decoding.full_scale
+        more = {} if white == FULL_SCALE else {"full_scale": white}
+        return self._slot(shelf, "calibration", decoding=self.decoding, **more)
+
+    def _slot(self, shelf: ArtifactStore, kind: str, **more: object) -> Artifact:
+        identity = self.identity
+        packages = ("torch", "openvino", find_backbone(identity.backbone).package)
+        return shelf.slot(
+            f"{file_name(identity.backbone)}-{kind}",
+            weights=identity.weights_sha256,
+            input=(identity.size, identity.mean, identity.std),
+            versions=[version(name) for name in packages],
+            **more,
+        )
+
+
+def identity_of(  # noqa: PLR0913
+    name: str,
+    weights_sha256: str,
+    normalization: Normalization,
+    device: str,
+    precision: str,
+    decoding: Preprocessing,
+    calibration: str,
+) -> EmbeddingKey:
+    """Return the key of the cache that a backbone with these weights fills; see `EmbeddingSpec`."""
+    mean, std = normalization
+    white = decoding.full_scale
+    return EmbeddingKey(
+        backbone=name,
+        weights_sha256=weights_sha256,
+        embedding_dim=find_backbone(name).dim,
+        gray=decode.GRAY_RULE,
+        bit_depth=decode.BIT_DEPTH_RULE if white == FULL_SCALE else rule_of(white),
+        fit=FITS[decoding.fit],
+        interpolation=INTERPOLATIONS[decoding.fast],
+        size=SIZE,
+        mean=mean,
+        std=std,
+        views=POLICIES[decoding.augmentation].rule,
+        precision=precision,
+        calibration=calibration,
+        device=device,
+    )
+
+
+def renewed(identity: EmbeddingKey) -> EmbeddingKey:
+    """Return what the identity of a cache would be if it were made by the rules of now."""
+    return identity_of(
+        identity.backbone,
+        identity.weights_sha256,
+        (identity.mean, identity.std),  # of the weights, or of images: both are still good
+        identity.device,
+        identity.precision,
+        decoding_of(identity),
+        identity.calibration,
+    )
+
+
+def decoding_of(identity: EmbeddingKey) -> Preprocessing:
+    """Return how the images of a cache were decoded; the usual way, where a rule is unknown."""
+    policies = {policy.rule: name for name, policy in POLICIES.items()}
+    return Preprocessing(
+        fast=identity.interpolation == INTERPOLATIONS[True],
+        fit={rule: name for name, rule in FITS.items()}.get(identity.fit, AS_USUAL.fit),
+        augmentation=policies.get(identity.views, AS_USUAL.augmentation),
+        full_scale=white_of(identity.bit_depth),
+    )
+
+
+def normalization_of(identity: EmbeddingKey) -> str:
+    """Say by what a cache's images were normalised: `weights`, or `dataset`."""
+    entry = find_backbone(identity.backbone)
+    return "weights" if (entry.mean, entry.std) == (identity.mean, identity.std) else "dataset"
+
+
+def target_of(
+    identity: EmbeddingKey, backbone: LoadedBackbone, engines: tuple[str, ...]
+) -> EmbeddingSpec:
+    """Return what fills the cache of this identity, if the backbone is that very one."""
+    decoding, device, precision = decoding_of(identity), identity.device, identity.precision
+    return EmbeddingSpec(backbone, device, engines, precision, decoding, identity.calibration)
+
+
+def engines_folder(root: Path) -> ArtifactStore:
+    """Return the shelf for built engines beside the caches below `root`."""
+    return ArtifactStore(root / "engines")

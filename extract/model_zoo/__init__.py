@@ -1,0 +1,1 @@
+"""Backbones beyond the table: those of torchvision and timm by name, and our own network."""

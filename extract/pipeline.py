@@ -1,0 +1,268 @@
+"""Extraction: every image is decoded once, and goes through each backbone that lacks it."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+from cache.errors import Failure, UnreadableImageError
+from cache.locks import sharing
+from cache.progress import Progress, silent
+from cache.store import Cache, open_cache, row_key
+from extract.artifact_store import ArtifactStore
+from extract.cache_filler import CacheFiller
+from extract.dataset_statistics.image_index import ImageIndex
+from extract.devices import usable_cores
+from extract.embedder import EmbeddingSpec
+from extract.imaging.preprocessing import AS_USUAL
+from extract.loader import BATCHES_AHEAD, Decoded, decoded
+from extract.signals import stoppable
+from extract.sources.image_file import ImageFile
+from extract.timings import summed
+from extract.writer import SEGMENT_SECONDS
+
+Watch = Callable[[Decoded], None]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What was done for one target.
+
+    computed, present: rows computed now, and those that were there or were given by another
+    process meanwhile; of clean views alone, as many as images. failed: every image of this call
+    that has no row, and why. several_pages: files of which one page was used. engine: what
+    computed, None if nothing was to be. deviation: its largest distance from torch at fp32, as a
+    share of an embedding's length, where that was measured; verified_earlier: by an earlier
+    command. trouble: the engines that should have
+    been used, and why they were not. views: augmented ones that were asked for. spent: seconds by
+    stage; those of reading and decoding, which are of all threads, and of waiting are shared out
+    among the targets.
+    """
+
+    cache: Cache
+    computed: int
+    present: int
+    failed: tuple[Failure, ...]
+    several_pages: tuple[str, ...]
+    engine: str | None
+    deviation: float | None
+    trouble: tuple[str, ...]
+    views: int
+    spent: dict[str, float]
+    verified_earlier: bool = False
+
+
+def extract(  # noqa: PLR0913
+    targets: Sequence[EmbeddingSpec],
+    images: Sequence[ImageFile],
+    root: Path,
+    progress: Progress = silent,
+    strict: bool = False,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    shelf: ArtifactStore | None = None,
+    views: int = 0,
+    looks: Path | None = None,
+) -> list[Extraction]:
+    """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
+
+    looks: the table where it is noted what decoded images look like. For the rest, and what else is
+    raised, see `Extractor` and its `fill`.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop; what was computed is kept.
+    """
+    with (
+        stoppable() as asked_to_stop,
+        ImageIndex(looks) as seen,
+        Extractor(targets, root, workers, batch_size, shelf) as run,
+    ):
+        run.fill(images, progress, strict, views, seen.add, asked_to_stop=asked_to_stop)
+    return run.summaries()
+
+
+def together(one: Extraction, other: Extraction) -> Extraction:
+    """Sum up what was done for the same target."""
+    engines = {each.engine for each in (one, other) if each.engine}
+    deviations = [each.deviation for each in (one, other) if each.deviation is not None]
+    return replace(
+        one,
+        computed=one.computed + other.computed,
+        present=one.present + other.present,
+        failed=one.failed + other.failed,
+        several_pages=one.several_pages + other.several_pages,
+        engine=" and ".join(sorted(engines)) or None,
+        deviation=max(deviations, default=None),
+        verified_earlier=one.verified_earlier and other.verified_earlier,
+        trouble=tuple(dict.fromkeys(one.trouble + other.trouble)),
+        views=max(one.views, other.views),
+        spent=summed([one.spent, other.spent]),
+    )
+
+
+class Extractor:
+    """Fills the caches of some targets below `root`; engines stay built from one call to the next.
+
+    All targets decode alike, in `workers` threads (default: one per core). Other processes may fill
+    the same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
+    segment_seconds: after how long rows are committed though they are few; None: never. Whatever
+    was computed is committed on leaving, however that comes.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[EmbeddingSpec],
+        root: Path,
+        workers: int | None = None,
+        batch_size: int | None = None,
+        shelf: ArtifactStore | None = None,
+        segment_seconds: float | None = SEGMENT_SECONDS,
+    ) -> None:
+        self.targets, self.root, self.workers = targets, root, workers or usable_cores()
+        self.batch_size, self.shelf, self.segment_seconds = batch_size, shelf, segment_seconds
+        self.stack, self.lanes, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
+
+    def __enter__(self) -> "Extractor":
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
+            for target in self.targets:
+                cache = open_cache(self.root, target.identity)
+                self.alone &= stack.enter_context(sharing(cache.folder))
+                lane = CacheFiller(
+                    target, cache, self.batch_size, self.shelf, pool, self.segment_seconds
+                )
+                self.lanes.append(stack.enter_context(lane))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
+
+    def fill(  # noqa: PLR0913
+        self,
+        images: Sequence[ImageFile],
+        progress: Progress = silent,
+        strict: bool = False,
+        views: int = 0,
+        watch: Watch = lambda image: None,
+        names: Mapping[str, str] | None = None,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compute the rows of these images that are missing.
+
+        Each image is read and decoded once, for all targets that lack it. Segments are committed as
+        the run goes on. strict: stop at the first unreadable image. views: augmented ones of each
+        image, besides the clean one. watch: is shown what was decoded as usual. names: by path, of
+        files that users know by another name. asked_to_stop: is asked after each batch. progress
+        counts rows.
+
+        Raises:
+            CacheError: a segment is damaged.
+            DeviceError: no engine of a target can be built, or it differs from torch too much.
+            UnreadableImageError: an image can't be read, and `strict`.
+            OSError: the disk is full, or a cache can't be written.
+        """
+        unique = {image.sha256: image for image in images}
+        self.rows = len(unique) * (views + 1)
+        for lane in self.lanes:
+            lane.begin(unique, views, names or {})
+        files = [
+            f for key, f in unique.items() if any(lane.missing_views(key) for lane in self.lanes)
+        ]
+        # Two that go the same way would do the same work. Segments that are to be the same each
+        # time have no order of their own.
+        if not self.alone and self.segment_seconds is not None:
+            random.shuffle(files)
+        total, shown = sum(len(lane.missing) for lane in self.lanes), 0
+        for _ in self._filled(files, views, watch):
+            if (done := sum(lane.done for lane in self.lanes)) != shown:
+                progress(shown := done, total)
+            failed = next((failure for lane in self.lanes for failure in lane.failed), None)
+            if strict and failed:
+                raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
+            if asked_to_stop():
+                break
+
+    def look_around(self) -> None:
+        """Learn which rows others have committed meanwhile."""
+        for lane in self.lanes:
+            lane.writer.look_around()
+
+    def lacks(self, image: bytes, views: int) -> bool:
+        """Tell whether a row of an image was missing when the caches were last looked at."""
+        keys = [row_key(image, number) for number in range(views + 1)]
+        return any(key not in lane.writer.stored for lane in self.lanes for key in keys)
+
+    def commit(self) -> None:
+        """Write what was computed, and wait until it is safe. Raises OSError, as `fill` does."""
+        for lane in self.lanes:
+            lane.commit()
+
+    def summaries(self) -> list[Extraction]:
+        """Say what the last `fill` did for each target; complete when it is committed."""
+        return [_summary(lane, self.rows) for lane in self.lanes]
+
+    def _filled(self, files: Sequence[ImageFile], views: int, watch: Watch) -> Iterator[None]:
+        """Decode the files and fill the lanes; yield after each step that dealt with some."""
+        under_way: deque[ImageFile] = deque()
+
+        def paths() -> Iterator[Path]:
+            """Leave out what others have committed by the time that its turn comes."""
+            for file in files:
+                if any(lane.missing_views(file.sha256) for lane in self.lanes):
+                    under_way.append(file)
+                    yield file.path
+                else:
+                    _skip(self.lanes, file)
+
+        ahead = BATCHES_AHEAD * max(lane.batch_size for lane in self.lanes)
+        decoding, numbers = self.targets[0].decoding, range(1, views + 1)
+        hashes = {file.path: file.sha256 for file in files}
+        with closing(decoded(paths(), self.workers, ahead, decoding, numbers, hashes)) as source:
+            started = time.perf_counter()
+            for image in source:
+                waited = time.perf_counter() - started
+                file = under_way.popleft()
+                if decoding.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies
+                    watch(image)
+                takers = [lane for lane in self.lanes if lane.missing_views(file.sha256)]
+                for lane in takers:
+                    lane.take(image, file.sha256, waited, share=1 / len(takers))
+                _skip([lane for lane in self.lanes if lane not in takers], file)
+                yield
+                started = time.perf_counter()
+        for lane in self.lanes:
+            lane.compute()
+            yield
+
+
+def _skip(lanes: Sequence[CacheFiller], file: ImageFile) -> None:
+    for lane in lanes:
+        keys = [row_key(file.sha256, number) for number in lane.numbers]
+        lane.done += sum(key in lane.missing for key in keys)
+
+
+def _summary(lane: CacheFiller, rows: int) -> Extraction:
+    return Extraction(
+        cache=lane.writer.cache,
+        computed=lane.computed,
+        present=rows - lane.computed - lane.lost,
+        failed=tuple(lane.failed),
+        several_pages=tuple(lane.several_pages),
+        engine=lane.built.name if lane.built else None,
+        deviation=lane.deviation.share if lane.deviation else None,
+        verified_earlier=bool(lane.deviation and lane.deviation.earlier),
+        trouble=lane.built.trouble if lane.built else (),
+        views=len(lane.numbers) - 1,
+        spent=dict(lane.spent),
+    )

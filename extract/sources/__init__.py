@@ -1,0 +1,1 @@
+"""Where images come from: file names, hashes, CSV manifests, zip and tar archives, URLs."""

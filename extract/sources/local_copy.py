@@ -1,0 +1,59 @@
+"""A path as its user gave it → a folder or list on this machine: unpacked or fetched, once."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.progress import Progress, silent
+from extract.sources.csv_manifest import is_list
+from extract.sources.location import is_remote
+from extract.sources.mirror import folder_of, is_of_urls, mirrored, with_files_here
+from extract.sources.tar_archive import tars_of, unpacked_tars
+from extract.sources.zip_archive import UNPACKED, in_zip, unpacked_zip, version
+
+
+def unpacked(
+    path: Path,
+    root: Path,
+    progress: Progress = silent,
+    tell: Callable[[str], None] | None = None,
+    opened: bool = True,
+    rehash: bool = False,
+) -> Path:
+    """Return the local folder, or `.csv` list, that a path means: itself, or what is in it.
+
+    `gels.zip/train` is the folder `train` in the archive `gels.zip`, `gels.zip` all of it; of a tar
+    archive or a folder of them, see `extract/sources/tar_archive.py`. An archive is unpacked
+    into a folder of its own below `root`, whole or not at all, unless it is there for the archive
+    as it is now. It may lie behind a URL; of a folder or list with URLs, see
+    `extract/sources/mirror.py`. Images alone are unpacked; what is
+    left out is counted, and told. opened: a list's images will be; else those whose SHA-256 it says
+    are not fetched. rehash: unpack and fetch again what is there. progress counts files.
+
+    Raises:
+        DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
+            a URL names can't be had.
+        OSError: it can't be read, or the disk is full.
+    """
+    if found := in_zip(path):
+        whole = root / (version([found[0]], found[1]) + UNPACKED)
+        _remove_if(rehash, whole)
+        return unpacked_zip(path, *found, whole, progress, tell)
+    if is_list(path):
+        if not is_of_urls(path, opened):
+            return path
+        _remove_if(rehash, folder_of(path, root))
+        return with_files_here(path, root, progress, tell, opened)
+    if tars := tars_of(path):
+        _remove_if(rehash, root / (version(tars, ()) + UNPACKED))
+        return unpacked_tars(path, tars, root, progress, tell)
+    if not is_remote(path):
+        return path
+    _remove_if(rehash, folder_of(path, root))
+    return mirrored(path, root, progress, tell)
+
+
+def _remove_if(rehash: bool, whole: Path) -> None:
+    """Remove a folder of ours, so that it is made again. Raises OSError."""
+    if rehash and whole.exists():
+        shutil.rmtree(whole)

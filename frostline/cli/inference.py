@@ -1,0 +1,122 @@
+"""The steps that commands for using a model are made of: predict and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import HeadError, UnreadableImageError
+from evaluate.text import printable
+from frostline.cli.console import bar, say, warn
+
+if TYPE_CHECKING:
+    from evaluate.workspace.image_files import ImageFiles
+    from evaluate.workspace.layout import Workspace
+    from heads.store import SavedHead
+
+
+def predict(  # noqa: PLR0913
+    given: Sequence[Path], model: str, place: Workspace, out: Path | None, heatmap: Path | None,
+    weights: str, engine: str | None,
+) -> None:  # fmt: skip
+    """Classify files by a model, and print or write what it says."""
+    from evaluate.backbone_loader import reload_target
+    from evaluate.predict import (
+        as_csv,
+        check_out,
+        find_row,
+        listed,
+        load_row,
+        predict,
+        write_answers,
+    )
+    from extract.embedder import engines_folder
+
+    place.require_folder()
+    check_out(out)
+    row = find_row(place, model)
+    model_id, saved = load_row(place, row)
+    info, shelf = saved.info, engines_folder(place.cache)
+    paths, remarks = listed(given)
+    for remark in remarks:
+        warn(remark)
+    say(_told(row, saved), err=True)
+    target = reload_target(info, weights, engine, place)
+    remarks, notes = list[str](), list[str]()
+    with bar("Embedding", "rows") as progress:
+        found = predict(paths, saved, target, place, progress, shelf, remarks.append, notes.append)
+    for remark in (*notes, *remarks):
+        warn(remark)
+    for each in found:
+        if each.error:
+            warn(f"{each.path}: {each.error}")
+    if out:
+        write_answers(out, found, info, model_id)
+        say(f"Written: {out}", err=True)
+    else:
+        say(*as_csv(found, info.classes, printable).splitlines())
+    answered = [each for each in found if not each.error]
+    if not answered:
+        raise UnreadableImageError(f"none of the {len(found)} files is an image that can be read")
+    told = f"{len(answered)} image(s) classified"
+    if answered[0].doubt is not None:
+        doubted = sum(bool(each.doubt) for each in answered)
+        told += f", {doubted} of them to be doubted"
+    say(told, err=True)
+    if answered[0].doubt is None and not remarks:
+        why = (
+            "can't be measured, as it was not trained on cached embeddings"
+            if info.network
+            else "was never measured; `cli.py evaluate` does it for the best that it measures"
+        )
+        warn(f"Model {model_id}: its doubt {why}")
+    if heatmap:
+        from evaluate.explanation.heatmaps import write_heatmaps
+
+        with bar("Activation maps", "images") as progress:
+            images = [Path(each.path) for each in answered]
+            count = write_heatmaps(images, saved, target, heatmap, progress)
+        say(f"{count} activation map(s) in {heatmap}", err=True)
+
+
+def export(
+    model: str, file_format: str, out: Path, place: Workspace, weights: str, files: ImageFiles
+) -> None:
+    """Write a model as one file, and say how near it answers to the model put together here.
+
+    files: finds the test images.
+    """
+    from evaluate.backbone_loader import reload_backbone
+    from evaluate.export.model_file import export_model
+    from evaluate.leaderboard import studies
+    from evaluate.predict import find_row, load_row
+    from evaluate.report.context import read_answers
+
+    place.require_folder()
+    found = find_row(place, model)
+    model_id, saved = load_row(place, found)
+    say(_told(found, saved))
+    rows = [row for study in studies(place.results) for row in study.rows]
+    row = next(row for row in rows if row["model_id"] == int(model_id))
+    info = saved.info
+    answers = read_answers(row, place)
+    if answers is None:
+        raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
+    backbone = reload_backbone(info.identity, info.weights, weights, place)
+    written = export_model(backbone, saved, row, answers, file_format, out, files)
+    say("Written: " + ", ".join(map(str, written.files)))
+    say(
+        f"Run by itself, it answers {written.check.images} test images within "
+        f"{written.check.difference:.1g} of the model put together here"
+    )
+
+
+def _told(row: Mapping[str, str], saved: SavedHead) -> str:
+    """Say which model of which study is used."""
+    info = saved.info
+    return (
+        f"Model {row['model_id']}: {info.identity.backbone} on {info.identity.device}, "
+        f"{info.configuration.head} head, {info.configuration.optimizer}; trained on "
+        f"{row['dataset']} ({', '.join(info.classes)}), tested on {row['test']}"
+    )

@@ -1,0 +1,430 @@
+"""The command line: parse, call, echo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from codecs import BOM_UTF8 as BOM
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache.errors import DatasetError, FrostlineError
+from evaluate.text import printable
+from extract.imaging.bit_depth import AUTO
+from frostline.cli import inference, steps
+from frostline.cli.cache import caches
+from frostline.cli.console import quiet_when_unread, say, show_findings, use_utf8_output, warn
+from frostline.cli.options import (
+    FEWER,
+    FIELD_OPTIONS,
+    IMAGES,
+    PICTURES,
+    RAY,
+    RECIPE,
+    TRAINING,
+    takes,
+)
+from frostline.cli.recipes import check_recipe, cut_by, invoke
+
+# torch, h5py, pandas and rich are imported where they are used: --help answers at once.
+if TYPE_CHECKING:
+    from evaluate.workspace.layout import Workspace
+    from extract.dataset import ImageSet
+    from frostline.cli.recipes import Recipe
+
+
+class Frostline(click.Group):
+    """The one place where our errors become messages, and Ctrl-C a promise."""
+
+    def main(self, *arguments: Any, **extra: Any) -> Any:
+        """Run the command line."""
+        use_utf8_output()
+        return super().main(*arguments, **extra)
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Read the options; --help prints meanwhile."""
+        with quiet_when_unread():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; see the class."""
+        with quiet_when_unread():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except FrostlineError as error:
+            raise click.ClickException("\n".join(map(printable, error.lines))) from error
+        except OSError as error:  # the disk or its rights; our own faults raise other things
+            raise click.ClickException(
+                printable(f"{error}. Fix this or choose another folder. Finished work is saved.")
+            ) from error
+        except KeyboardInterrupt:
+            say("", "Interrupted. Finished work is saved; run the same command again to resume.")
+            raise click.exceptions.Exit(130) from None
+
+
+@click.group(cls=Frostline, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option("0.1.0", prog_name="frostline")
+def cli() -> None:
+    """Run every frozen image backbone once, train every head, believe the result."""
+
+
+@cli.command()
+@takes("recipe", "dataset", "test", "hold_out", "also", *FEWER, "workspace", "arch", "device",
+       "head", "optimizer", "weights", "precision", "engine", *PICTURES, "strict", "max_pixels",
+       "rehash", *TRAINING)  # fmt: skip
+@click.pass_context
+def run(
+    ctx: click.Context, /, dataset: Path, test: Path, hold_out: float | None, workspace: Path,
+    also: dict[str, Path], **choices: Any,
+) -> None:  # fmt: skip
+    """Do everything: extract, train-heads, evaluate, report; with a recipe, a whole study."""
+    from cache.store import open_cache
+    from evaluate.evaluation import check_classes, unmeasured
+    from evaluate.workspace.layout import Workspace
+    from heads.search.space import asked
+    from heads.splits import check_trainable
+
+    place, sweep = Workspace(workspace), asked(choices)
+    recipe: Recipe | None = ctx.meta.get(RECIPE)
+    if recipe:
+        check_recipe(recipe, ctx)
+    if recipe and recipe.split is not None:
+        dataset, test = invoke(split, cut_by(recipe.split, ctx), ctx)
+    elif hold_out is not None:
+        if steps.is_given(ctx, "test"):
+            raise DatasetError("--test and --test-fraction exclude each other. Give one of them.")
+        how_to_cut = (
+            *(hold_out, False, choices["seed"], choices["no_group"], choices["full_scale"]),
+        )
+        dataset, test = steps.split(dataset, place, None, *how_to_cut)
+    else:
+        steps.check_sets(ctx, ", or --test-fraction 0.2 to hold out a part")
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
+    check_trainable(training.labels, sweep.cv)
+    for images in (testing, *others.values()):
+        check_classes(set(training.labels.values()), images)
+    choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
+    views = max(candidate.views for candidate in sweep.candidates)
+    every = [training, testing, *others.values()]
+    targets = steps.extract(every, place, **_only(choices, _EXTRACT), augmented=views)
+    caches = [open_cache(place.cache, target.identity) for target in targets]
+    audit = steps.audit_datasets(training, testing, place, white)
+    groups = {} if choices["no_group"] else audit.group_of
+    repeats = {} if choices["no_group"] else audit.repeat_of
+    training_options = choices["train_on"], choices["tensorboard"]
+    heads = steps.train(caches, training, place, sweep, groups, *training_options)
+    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    steps.set_current(place, (training, testing), (dataset, test), choices)
+    new = unmeasured(heads, testing, place, choices["engine"], leaked, repeats=repeats)
+    if old := len(heads) - len(new):
+        say(f"{old} model(s) measured before: `evaluate` measures them again")
+    how = place, choices["engine"], choices["weights"]
+    if new:
+        steps.evaluate(new, testing, leaked, *how, repeats=repeats)
+    steps.fit_uncertainty(heads, training, testing, audit.group_of, *how)
+    failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how, white)
+    ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
+    for given in recipe.baselines if recipe else ():
+        try:
+            invoke(baseline, given, ctx)
+        except FrostlineError as error:  # the report tells of what is there
+            failed += error.lines
+    invoke(report, (recipe and recipe.report) or {}, ctx)
+    _stop_if(failed)
+
+
+@cli.command()
+@takes("dataset", "test", *FEWER, "workspace", "arch", "device", "weights", "precision", "engine",
+       *PICTURES, "workers", "images_at_once", "augmented", "seed", "strict", "max_pixels",
+       "rehash", "cache_at", "on", *RAY, "shard_size", "max_failed_shards")  # fmt: skip
+@click.pass_context
+def extract(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, on: str,
+    cache_at: Path | None, **choices: Any,
+) -> None:  # fmt: skip
+    """Run each backbone once over every image that is not in its cache yet."""
+    from evaluate.workspace.layout import Workspace
+
+    place = Workspace(workspace)
+    cluster = [choices.pop(name) for name in (*RAY, "shard_size", "max_failed_shards")]
+    folders = {"dataset": dataset, "test": test}
+    there = {name: path for name, path in folders.items() if steps.is_meant(ctx, name, path)}
+    if not there:
+        raise DatasetError(f"{dataset} and {test} are not there: say with --dataset what is")
+    if on == "ray":
+        from frostline.cli.distributed import Cluster, extract_at_scale
+
+        extract_at_scale(there, place, cache_at or place.cache, Cluster(*cluster), choices)
+        return
+    given = {"dataset": (dataset, choices.pop("per_class"))}
+    given["test"] = (test, choices.pop("test_per_class"))
+    found = {
+        name: steps.scan_if_there(ctx, name, folder, place, per_class)
+        for name, (folder, per_class) in given.items()
+    }
+    for option, value in (("precision", "int8"), ("normalize", "dataset"), ("full_scale", AUTO)):
+        if choices[option] == value and not found["dataset"]:
+            raise DatasetError(
+                f"--{option.replace('_', '-')} {value} goes by training images, and {dataset} is "
+                "not there: test images take no part in any choice"
+            )
+    sets = [images for images in found.values() if images]
+    choices["full_scale"] = steps.white_value(choices["full_scale"], sets[0], place)
+    steps.extract(sets, place, root=cache_at, **choices)
+    parts = {"training": found["dataset"], "test": found["test"]}
+    steps.print_bit_depth({k: v for k, v in parts.items() if v}, place, choices["full_scale"])
+
+
+@cli.command("train-heads")
+@takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
+       *TRAINING, "rehash", "on", *RAY)  # fmt: skip
+@click.pass_context
+def train_heads(  # noqa: PLR0913
+    ctx: click.Context, /, dataset: Path, workspace: Path, arch: list[str], device: list[str],
+    on: str, address: str | None, resources: str, **choices: Any,
+) -> None:  # fmt: skip
+    """Train every head with every optimizer on every cache found."""
+    from evaluate.selection import Wanted, select_caches, smallest_full_scale
+    from evaluate.workspace.layout import Workspace
+    from heads.search.space import asked
+
+    place, sweep = Workspace(workspace), asked(choices)
+    place.require()
+    (dataset,) = steps.take_current(ctx, place, choices)
+    training = steps.scan(dataset, place, choices["per_class"], opened=not choices["no_group"])
+    caches, remarks = select_caches(training, place, Wanted(arch, device))
+    for remark in remarks:
+        warn(remark)
+    groups = dict[bytes, int]()
+    if not choices["no_group"]:
+        white = smallest_full_scale(cache.identity for cache in caches)
+        groups = {**steps.audit_datasets(training, None, place, white).group_of}
+    training_options = choices["train_on"], choices["tensorboard"]
+    if on == "ray":
+        from frostline.cli.distributed import train_at_scale
+
+        train_at_scale(
+            caches, training, place, sweep, groups, *training_options, address, resources
+        )
+    else:
+        steps.train(caches, training, place, sweep, groups, *training_options)
+
+
+@cli.command()
+@takes("dataset", "test", "also", *FEWER, "workspace", "only_arch", "only_device", "head",
+       "optimizer", "weights", "engine", "no_group", "max_pixels", "rehash")  # fmt: skip
+@click.pass_context
+def evaluate(
+    ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
+    **choices: Any,
+) -> None:  # fmt: skip
+    """Put backbone and head together again, test and time each whole model."""
+    from evaluate.selection import Wanted, select_heads, smallest_full_scale
+    from evaluate.workspace.layout import Workspace
+
+    place = Workspace(workspace)
+    place.require()
+    steps.check_sets(ctx)
+    dataset, test = steps.take_current(ctx, place, choices)
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
+    wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
+    heads, remarks = select_heads(training, place, wanted)
+    for remark in remarks:
+        warn(remark)
+    leaked, groups = training.labels.keys() & testing.labels.keys(), dict[bytes, int]()
+    white = smallest_full_scale(saved.info.identity for saved in heads)
+    repeats = dict[bytes, int]()
+    if not choices["no_group"]:
+        audit = steps.audit_datasets(training, testing, place, white)
+        leaked, groups, repeats = {*audit.leaked}, {**audit.group_of}, {**audit.repeat_of}
+    how = place, choices["engine"], choices["weights"]
+    steps.set_current(place, (training, testing), (dataset, test), choices)
+    steps.evaluate(heads, testing, leaked, *how, repeats=repeats)
+    steps.fit_uncertainty(heads, training, testing, groups, *how)
+    _stop_if(
+        steps.evaluate_also(heads, others, training, choices["no_group"], *how, white, anew=True)
+    )
+
+
+@cli.command()
+@takes("dataset", "test", "also", *FEWER, "workspace", "mode", "some_arch", "training_device",
+       "head", "optimizer", "weights", "training_precision", "engine", "fit", "normalize",
+       "full_scale", "augment_or_none", "max_pixels", "rehash", *FIELD_OPTIONS, "seed",
+       "no_group")  # fmt: skip
+@click.pass_context
+def baseline(
+    ctx: click.Context, /, dataset: Path, test: Path, also: dict[str, Path], workspace: Path,
+    **choices: Any,
+) -> None:  # fmt: skip
+    """Train whole networks in the ordinary way, to see what freezing costs and saves."""
+    from evaluate.evaluation import check_classes, unmeasured
+    from evaluate.workspace.layout import Workspace
+    from frostline.cli.baseline import train_whole
+
+    place = Workspace(workspace)
+    steps.check_sets(ctx)
+    dataset, test = steps.take_current(ctx, place, choices)
+    training, testing = _scan(dataset, test, place, choices)
+    others = {name: steps.scan(folder, place) for name, folder in also.items()}
+    for images in (testing, *others.values()):
+        check_classes(set(training.labels.values()), images)
+    choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
+    audit = steps.audit_datasets(training, testing, place, white)
+    groups = {} if choices["no_group"] else audit.group_of
+    repeats = {} if choices["no_group"] else audit.repeat_of
+    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    steps.set_current(place, (training, testing), (dataset, test), choices)
+    failed = list[str]()
+    for saved in train_whole(training, groups, place, choices):
+        how = place, choices["engine"], choices["weights"]
+        if unmeasured([saved], testing, place, choices["engine"], leaked, repeats=repeats):
+            steps.evaluate([saved], testing, leaked, *how, repeats=repeats)
+        failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how, white)
+    _stop_if(failed)
+
+
+@cli.command()
+@takes("workspace", "published", "max_latency_ms", "max_size_mb")
+def report(workspace: Path, baseline: Path | None, **limits: float | None) -> None:
+    """Show the ranked results and write report/index.html."""
+    from evaluate.constraints import Limits
+    from evaluate.workspace.layout import Workspace
+
+    steps.report(Workspace(workspace), baseline, Limits(**limits))
+
+
+@cli.command()
+@click.argument("source", type=IMAGES)
+@takes("split_out", "test_fraction", "copy", "seed", "no_group", "full_scale", "workspace",
+       "max_pixels", "rehash")  # fmt: skip
+def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
+    """Cut one folder of images into a training and a test set: by class, copies on one side."""
+    from evaluate.workspace.layout import Workspace
+
+    return steps.split(source, Workspace(workspace), **choices)
+
+
+@cli.command()
+@takes("dataset", "test", *FEWER, "workspace", "full_scale", "html", "audit_format", "fail_on",
+       "max_pixels", "rehash")  # fmt: skip
+@click.pass_context
+def audit(  # noqa: PLR0913
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,
+    audit_format: str, fail_on: list[str], per_class: int | None, test_per_class: int | None,
+    full_scale: int | str | None,
+) -> None:  # fmt: skip
+    """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
+    from evaluate.audit.findings import FINDINGS, as_json, in_words
+    from evaluate.workspace.image_files import ImageFiles
+    from evaluate.workspace.layout import Workspace, writable
+
+    place, few = Workspace(workspace), {"per_class": per_class, "test_per_class": test_per_class}
+    dataset, test = steps.take_current(ctx, place, few)
+    per_class, test_per_class = few.values()
+    if steps.is_given(ctx, "test"):
+        steps.check_sets(ctx)
+    files, place = ImageFiles(place), ctx.with_resource(writable(place, warn))
+    training = steps.scan(dataset, place, per_class)
+    if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
+        steps.check_sets(ctx)
+        testing: ImageSet | None = steps.scan(test, place, test_per_class)
+    else:
+        testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
+    white = steps.white_value(full_scale, training, place)
+    found = steps.audit_datasets(training, testing, place, white, anew=True)
+    say(*(as_json(found).split("\n") if audit_format == "json" else in_words(found)))
+    if html:
+        from evaluate.report.page import write_audit_page
+
+        warn(f"Page: {write_audit_page(found, html, files)}")
+        if files.remark:
+            warn(files.remark)
+    if failed := [name for name in fail_on if FINDINGS[name].count(found)]:
+        warn(f"--fail-on {' '.join(failed)}: found")
+        ctx.exit(1)
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@takes("model", "workspace", "answers", "heatmap", "weights", "engine", "max_pixels")
+@click.pass_context
+def predict(
+    ctx: click.Context, /, paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
+) -> None:
+    """Classify files, folders, or the paths on standard input (-), and say where there is doubt."""
+    from evaluate.workspace.layout import Workspace, writable
+
+    if paths == (Path("-"),):
+        given = sys.stdin.buffer.read().removeprefix(BOM)
+        lines = given.split(b"\0" if b"\0" in given else b"\n")
+        paths = tuple(Path(os.fsdecode(line.strip(b"\r"))) for line in lines if line.strip())
+    place = ctx.with_resource(writable(Workspace(workspace), warn))
+    inference.predict(paths, model, place, **choices)
+
+
+@cli.command()
+@takes("model", "file_format", "file", "workspace", "weights", "max_pixels")
+@click.pass_context
+def export(
+    ctx: click.Context, /, model: str, file_format: str, out: Path, workspace: Path, weights: str
+) -> None:
+    """Write a whole model as one file for other programs, with a model card beside it."""
+    from evaluate.workspace.image_files import ImageFiles
+    from evaluate.workspace.layout import Workspace, writable
+
+    files = ImageFiles(Workspace(workspace))
+    place = ctx.with_resource(writable(Workspace(workspace), warn))
+    inference.export(model, file_format, out, place, weights, files)
+
+
+@cli.command()
+def doctor() -> None:
+    """Say which devices, engines and weights this machine has, and how to get the others."""
+    from extract.backends.environment import examine
+
+    show_findings(examine())
+
+
+cli.add_command(caches)
+
+
+_EXTRACT = ("arch", "device", "weights", "precision", "engine", *PICTURES, "seed", "strict")
+
+
+def _scan(
+    dataset: Path, test: Path, place: Workspace, choices: dict[str, Any]
+) -> tuple[ImageSet, ImageSet]:
+    training = steps.scan(dataset, place, choices["per_class"])
+    return training, steps.scan(test, place, choices["test_per_class"])
+
+
+def _stop_if(failed: Sequence[str]) -> None:
+    """Raise what cost a part only, now that all else is done."""
+    if failed:
+        raise FrostlineError(*dict.fromkeys(failed))
+
+
+def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: choices[name] for name in names}
+
+
+def main() -> None:
+    """Run the command line, in UTF-8 mode."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # Such as with LC_ALL=C: names would not be what they are.
+        os.execve(  # noqa: S606 - this very program
+            sys.executable,
+            [sys.executable, "-X", "utf8", *sys.orig_argv[1:]],
+            {**os.environ, "PYTHONUTF8": "1"},
+        )
+    cli()

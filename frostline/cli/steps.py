@@ -1,0 +1,520 @@
+"""The steps that commands are made of: each does its work, shows progress, and says what was done.
+
+Everything heavy is imported where it is used: `cli.py --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache.errors import (
+    CacheError,
+    DatasetError,
+    HeadError,
+    ResultsError,
+    UnreadableImageError,
+    WeightsError,
+)
+from evaluate.text import REHASH, STUDYS_OWN
+from extract.backbones import STANDARD, WEIGHTS_WORDS
+from extract.backends.backend import usable_engines
+from extract.devices import present_devices, require_device
+from extract.imaging.bit_depth import AUTO, FULL_SCALE
+from extract.sources.class_names import between_sets
+from frostline.cli.console import bar, console, print_extractions, say, warn
+
+if TYPE_CHECKING:
+    from cache.store import Cache
+    from evaluate.audit.findings import Audit
+    from evaluate.constraints import Limits
+    from evaluate.workspace.layout import Workspace
+    from extract.dataset import ImageSet
+    from extract.embedder import EmbeddingSpec
+    from extract.imaging.preprocessing import Preprocessing
+    from extract.model_loader import Normalization
+    from heads.batched.fit import Trainer
+    from heads.search.space import SearchPlan
+    from heads.store import SavedHead
+
+
+SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
+NONE: Mapping[bytes, int] = {}
+
+
+def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
+    """Return the caches of these backbones and devices. Raises CacheError if there is none."""
+    from evaluate.selection import Wanted, find_wanted
+
+    place.require()
+    found = find_wanted(place, Wanted(arch, device))
+    if not found:
+        raise CacheError(f"{place.cache} has no such cache: run extract first, or see --workspace")
+    return found
+
+
+def scan_present(ctx: click.Context, dataset: Path, test: Path, place: Workspace) -> list[ImageSet]:
+    """Scan both folders; see `scan_if_there`."""
+    given = {"dataset": dataset, "test": test}
+    found = [scan_if_there(ctx, name, folder, place) for name, folder in given.items()]
+    return [images for images in found if images]
+
+
+def scan_if_there(
+    ctx: click.Context, option: str, folder: Path, place: Workspace, per_class: int | None = None
+) -> ImageSet | None:
+    """Scan an option's folder; None if it is missing and was not asked for."""
+    return scan(folder, place, per_class) if is_meant(ctx, option, folder) else None
+
+
+def is_meant(ctx: click.Context, option: str, folder: Path) -> bool:
+    """Tell whether an option's folder was asked for, or neither was and the default is there."""
+    return is_given(ctx, option) or (not any(map(partial(is_given, ctx), SETS)) and folder.exists())
+
+
+def is_given(ctx: click.Context, option: str) -> bool:
+    """Tell whether an option is given, on the command line or by a recipe."""
+    return ctx.get_parameter_source(option) != click.core.ParameterSource.DEFAULT
+
+
+def check_sets(ctx: click.Context, hint: str = "") -> None:
+    """Make sure that --dataset and --test are given together: their defaults belong together.
+
+    Raises:
+        DatasetError: only one is given. hint: what else could be given than --test.
+    """
+    if is_given(ctx, "dataset") and not is_given(ctx, "test"):
+        raise DatasetError(f"No test images given. Use --test DIR{hint}.")
+    if is_given(ctx, "test") and not is_given(ctx, "dataset"):
+        raise DatasetError("No training images given. Use --dataset DIR.")
+
+
+def take_current(ctx: click.Context, place: Workspace, choices: dict[str, Any]) -> list[Path]:
+    """Return --dataset and --test; where neither is given, those of the study run last.
+
+    choices: get its --per-class and --test-per-class, too.
+
+    Raises:
+        ResultsError: what says which study was run last is damaged.
+    """
+    from evaluate.workspace.current_study import read_current
+
+    given = [ctx.params[name] for name in SETS if name in ctx.params]
+    if any(map(partial(is_given, ctx), SETS)) or not (current := read_current(place)):
+        return given
+    parts = {"per_class": current.training, "test_per_class": current.test}
+    for option, part in parts.items():
+        if option in choices and choices[option] is None:
+            choices[option] = part.per_class
+    say(f"Images of the study run last: {current.title}", err=True)
+    found = [current.path_of(part, place) for part in parts.values()]
+    return found[: len(given)]
+
+
+def set_current(
+    place: Workspace, sets: Sequence[ImageSet], given: Sequence[Path], choices: Mapping[str, Any]
+) -> None:
+    """Note which study is run. sets: training and test images. given: their paths."""
+    from evaluate.workspace.current_study import part_of, write_current
+
+    (training, testing), (dataset, test) = sets, given
+    write_current(
+        place,
+        part_of(training, dataset, choices["per_class"]),
+        part_of(testing, test, choices["test_per_class"]),
+        list(training.labels.values()),
+    )
+
+
+def rehash_asked() -> bool:
+    """Tell whether the command has --rehash."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(REHASH))
+
+
+def scan(
+    folder: Path, place: Workspace, per_class: int | None = None, opened: bool = True
+) -> ImageSet:
+    """List and hash the images of a folder, list, or archive, which is unpacked; or of a URL.
+
+    With --rehash, files that were read before are read, fetched and unpacked again.
+
+    per_class: take so many of each class, chosen by their content. opened: the images will be;
+    else those behind a URL, whose SHA-256 a list says, are not fetched.
+    """
+    from extract.dataset import scan
+    from extract.sources.local_copy import unpacked
+
+    rehash, source = rehash_asked(), folder
+    with bar(f"Unpacking {folder}", "files") as progress:
+        folder = unpacked(folder, place.images, progress, warn, opened, rehash)
+    with bar(f"Reading {folder}", "files") as progress:
+        images = replace(scan(folder, progress, place.scan_table, rehash), source=source)
+    for remark in images.remarks:
+        warn(remark)
+    return images.at_most(per_class) if per_class else images
+
+
+def extract(  # noqa: PLR0913
+    sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
+    weights: str, precision: str, engine: str | None, fast_decode: bool, fit: str, normalize: str,
+    full_scale: int, augment: str, seed: int, strict: bool, workers: int | None = None,
+    images_at_once: int | None = None, augmented: int = 0, root: Path | None = None,
+) -> list[EmbeddingSpec]:  # fmt: skip
+    """Fill the caches of every backbone and device asked for.
+
+    sets: of training images first. root: where the caches are, unless in the workspace.
+    """
+    from evaluate.workspace.known_datasets import record
+    from extract.distributed.job import order_of
+    from extract.distributed.local_devices import extract_on_local_devices, local_devices
+    from extract.embedder import engines_folder
+    from extract.imaging.preprocessing import Preprocessing
+    from extract.pipeline import extract
+
+    devices = list(device) or present_devices()
+    for name in devices:
+        require_device(name)
+    check_weights(arch, weights)
+    engines = {name: usable_engines(name, engine, precision) for name in devices}
+    place.prepare()
+    for images in sets:
+        hashes = (file.sha256 for file in images.files)
+        record(root or place.cache, images.source or images.folder, hashes)
+    found = {name: local_devices(name) for name in devices}
+    failed = [failure for images in sets for failure in images.unopened]
+    if strict and failed:
+        raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
+    decoding = Preprocessing(fast_decode, fit, augment, full_scale)
+    shelf = engines_folder(place.cache)
+    mean_and_std = normalization(normalize, sets[0], place, full_scale)
+    targets = targets_of(arch, engines, weights, precision, decoding, seed, place, mean_and_std)
+    if precision == "int8":
+        from extract.backends.int8 import calibrated
+
+        first = sets[0].files  # not the test images, which take no part in any choice
+        targets = [calibrated(target, first, shelf) for target in targets]
+    # Views are for training.
+    whole = len(sets) == 1 or not augmented
+    parts = [(sets, augmented)] if whole else [(sets[:1], augmented), (sets[1:], 0)]
+    done = []
+    for part, views in parts:
+        files = [file for images in part for file in images.files]
+        how = strict, workers, images_at_once, shelf, views, place.looks
+        # 0: chips that are not counted yet may be there all the same.
+        if one := [target for target in targets if found[target.device] < 2]:
+            with bar("Embedding", "rows") as progress:
+                done += extract(one, files, root or place.cache, progress, *how)
+        for name in devices:
+            if many := [t for t in targets if t.device == name and found[name] > 1]:
+                orders = [order_of(target, weights, seed) for target in many]
+                with bar(f"Embedding on {found[name]} chips", "rows") as progress:
+                    done += extract_on_local_devices(
+                        many, orders, files, root or place.cache, progress, *how
+                    )
+    print_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
+    return targets
+
+
+def check_weights(arch: Sequence[str], weights: str) -> None:
+    """Make sure that weights are for every backbone asked for. Raises WeightsError."""
+    if weights not in WEIGHTS_WORDS and len(arch) != 1:
+        raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
+
+
+def targets_of(  # noqa: PLR0913
+    arch: Sequence[str], engines: Mapping[str, tuple[str, ...]], weights: str, precision: str,
+    decoding: Preprocessing, seed: int, place: Workspace, mean_and_std: Normalization | None = None,
+) -> list[EmbeddingSpec]:  # fmt: skip
+    """Return what every backbone asked for fills on each device. engines: to try there."""
+    from extract.embedder import EmbeddingSpec, engines_folder
+    from extract.model_loader import load_backbone
+
+    targets, shelf = list[EmbeddingSpec](), engines_folder(place.cache)
+    for name in arch or STANDARD:
+        backbone = load_backbone(name, weights, seed, shelf, mean_and_std)
+        if backbone.notice:
+            warn(backbone.notice)
+        targets += [
+            EmbeddingSpec(backbone, where, chosen, precision, decoding)
+            for where, chosen in engines.items()
+        ]
+    return targets
+
+
+def white_value(full_scale: int | str | None, training: ImageSet, place: Workspace) -> int:
+    """Return the value of 9 to 16 bits that becomes white: see `Preprocessing`.
+
+    full_scale: of the option; `auto` goes by the training images.
+    """
+    from extract.dataset_statistics.image_index import looks_of
+    from extract.imaging.image_stats import smallest_white
+
+    if full_scale != AUTO:
+        return FULL_SCALE if full_scale is None else int(full_scale)
+    with bar("Measuring bit depth", "images") as progress:
+        looks, _ = looks_of(training.unique, place.looks, progress, None)
+    white = smallest_white(looks.values())
+    if white == FULL_SCALE:
+        say(f"--full-scale auto: {training.name} uses the full scale of its files")
+    else:
+        largest = max(look.largest for look in looks.values() if look.full_scale > 255)
+        say(f"--full-scale auto: {white}, as the largest value in {training.name} is {largest}")
+    return white
+
+
+def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) -> None:
+    """Say what of the images' bit depth is worth knowing, as far as they were decoded before.
+
+    sets: by what they are for. white: see `white_value`.
+    """
+    from evaluate.audit.set_properties import Shown, of_depth
+    from extract.dataset_statistics.image_index import known_looks
+
+    files = [(part, file) for part, images in sets.items() for file in images.unique]
+    try:
+        looks = known_looks({file.sha256 for _, file in files}, place.looks, white)
+    except CacheError as error:
+        warn(f"The bit depth of the images is not known: {error}")
+        return
+    known = [(part, file) for part, file in files if file.sha256 in looks]
+    for each in of_depth(
+        [Shown(file.path, file.label, part, looks[file.sha256]) for part, file in known]
+    ):
+        warn(each.note)
+
+
+def normalization(
+    normalize: str, training: ImageSet, place: Workspace, white: int = FULL_SCALE
+) -> Normalization | None:
+    """Return mean and standard deviation of the training images, or None for the weights' own."""
+    from extract.dataset_statistics.image_index import looks_of
+    from extract.dataset_statistics.normalization import of_images
+
+    if normalize != "dataset":
+        return None
+    with bar("Looking at gray levels", "images") as progress:
+        looks, _ = looks_of(training.unique, place.looks, progress, white)
+    found = of_images(looks.values())
+    say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
+    return found
+
+
+def audit_datasets(
+    training: ImageSet, testing: ImageSet | None, place: Workspace, full_scale: int,
+    anew: bool = False,
+) -> Audit:  # fmt: skip
+    """Audit the images, or read what was found before, and say in a line what is wrong.
+
+    full_scale: of the decoding.
+    """
+    from evaluate.audit.audit import audit, kept_audit
+    from evaluate.audit.findings import FINDINGS
+
+    found = None
+    if not anew:
+        try:
+            found = kept_audit(training, testing, place, full_scale)
+        except ResultsError as error:
+            warn(f"Audited again: {error}")
+    if found is None:
+        with bar("Looking for copies", "images") as progress:
+            found = audit(training, testing, place, progress, full_scale)
+    if testing:
+        mine, others = ({file.label for file in images.files} for images in (training, testing))
+        for line in between_sets(mine, others):
+            warn(f"{testing.folder}: {line}")
+    counts = {name: f.count(found) for name, f in FINDINGS.items() if name != "property"}
+    if any(counts.values()) and not anew:
+        told = [f"{n} {FINDINGS[name].summary}" for name, n in counts.items() if n]
+        warn(f"{training.name}: {'; '.join(told)} (`cli.py audit` shows them)")
+    for each in found.properties:
+        warn(each.note)
+    return found
+
+
+def train(  # noqa: PLR0913
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: SearchPlan,
+    groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None,
+    trainer_of: Callable[[Cache], Trainer] | None = None,
+) -> list[SavedHead]:  # fmt: skip
+    """Train the heads of a sweep on each cache.
+
+    groups: of images that no split divides. trainer_of: who trains on a cache, if not this process.
+    """
+    from extract.devices import torch_device
+    from frostline.cli.sweep_tables import tell_heads
+    from heads.batched.fit import train as train_here
+    from heads.training import train_heads
+
+    device = train_on if trainer_of else torch_device(train_on)
+    heads: list[SavedHead] = []
+    for cache in caches:
+        with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
+            done = train_heads(
+                cache, training.labels, training.name, sweep, place.heads, progress, device,
+                groups, trainer_of(cache) if trainer_of else train_here,
+            )  # fmt: skip
+        tell_heads(cache.identity.name, done, place.heads, len(training.labels))
+        heads += done.heads
+    if not heads:
+        raise HeadError("no head is left: every training diverged; give a smaller --lr")
+    if tensorboard:
+        from evaluate.export.tensorboard import write_tensorboard
+
+        write_tensorboard(heads, tensorboard)
+        say(f"{len(heads)} run(s) for TensorBoard in {tensorboard}")
+    return heads
+
+
+def evaluate(  # noqa: PLR0913
+    heads: Sequence[SavedHead], testing: ImageSet, leaked: Collection[bytes], place: Workspace,
+    engine: str | None, weights: str, also: str = STUDYS_OWN, repeats: Mapping[bytes, int] = NONE,
+) -> None:  # fmt: skip
+    """Measure whole models on the test images. also: their name, if they are an independent set.
+
+    repeats: the group of each test image that is a near duplicate of another one.
+    """
+    from evaluate.evaluation import evaluate
+
+    with bar("Whole models, file to label", "images") as progress:
+        ids = evaluate(
+            heads, testing, leaked, place, engine, weights, progress, warn, also, repeats
+        )
+    say(f"{len(ids)} whole model(s) measured on {testing.name}: {place.results}")
+
+
+def fit_uncertainty(  # noqa: PLR0913
+    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet,
+    groups: Mapping[bytes, int], place: Workspace, engine: str | None, weights: str,
+) -> None:  # fmt: skip
+    """Measure how to doubt the answers of the best of some models, unless it is known.
+
+    groups: of training images, that no fold divides.
+    """
+    from evaluate.backbone_loader import reload_target
+    from evaluate.predict import best_of, measured_doubt
+    from evaluate.uncertainty.fitting import measure_doubt
+    from heads.config import fingerprint
+
+    best = best_of(place, heads, fingerprint(testing.labels))
+    if best and best.info.network:
+        warn(
+            "How to doubt the best model can't be measured: it was not trained on cached embeddings"
+        )
+    elif best:
+        try:
+            if measured_doubt(best):
+                return
+        except (ResultsError, OSError) as error:
+            warn(f"Measured again: {error}")
+        target = reload_target(best.info, weights, engine, place)
+        try:
+            with bar("Provoking errors, to learn what to doubt", "parts") as progress:
+                measure_doubt(best, training, groups, target, place, progress)
+        except HeadError as error:  # the results are there, and stay
+            warn(f"How to doubt the best model could not be measured: {error}")
+
+
+def evaluate_also(  # noqa: PLR0913
+    heads: Sequence[SavedHead], others: Mapping[str, ImageSet], training: ImageSet, no_group: bool,
+    place: Workspace, engine: str | None, weights: str, full_scale: int, anew: bool = False,
+) -> list[str]:  # fmt: skip
+    """Measure whole models on independent sets by name; unless anew, those that were not yet.
+
+    A set that can't be used costs itself only; returns what was wrong with it.
+    """
+    from evaluate.evaluation import unmeasured
+
+    failed = []
+    for name, images in others.items():
+        audit = audit_datasets(training, images, place, full_scale)
+        leaked = audit.exactly_leaked if no_group else audit.leaked
+        repeats = {} if no_group else audit.repeat_of
+        how = place, engine, leaked, name, repeats
+        todo = heads if anew else unmeasured(heads, images, *how)
+        try:
+            if todo:
+                evaluate(todo, images, leaked, place, engine, weights, name, repeats)
+        except DatasetError as error:
+            failed.append(f"--also {name}: {error}")
+    return failed
+
+
+def split(  # noqa: PLR0913
+    source: Path, place: Workspace, out: Path | None, test_fraction: float, copy: bool, seed: int,
+    no_group: bool, full_scale: int | str | None,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Cut one set of images into two, and return where they are.
+
+    out: None for a folder of this division in the workspace.
+    """
+    from evaluate.split import (
+        SplitOptions,
+        divide,
+        divided_before,
+        folder_of,
+        sides,
+        table_of,
+        write_division,
+    )
+
+    cut, images = SplitOptions(test_fraction, seed, not no_group, copy), scan(source, place)
+    out = out or folder_of(images, cut, place.splits)
+    if divided_before(images, cut, out):
+        say(f"{out}: divided before, the same way")
+    else:
+        white = white_value(full_scale, images, place)
+        division = divide(images, audit_datasets(images, None, place, white), cut)
+        for remark in division.remarks:
+            warn(remark)
+        with bar(f"Writing {out}", "files") as progress:
+            write_division(division, images, out, progress)
+        console().print(table_of(division))
+    training, testing = sides(out, cut)
+    say(f"To train on: {training}; to test on: {testing}")
+    return training, testing
+
+
+def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
+    """Write the report, and show its tables."""
+    from evaluate.leaderboard import (
+        cautions,
+        describe_best,
+        describe_confusions,
+        describe_others,
+        studies,
+    )
+    from evaluate.report.context import properties_of
+    from evaluate.report.page import LEFT_OUT, write_report
+    from evaluate.report.sections.constraints import choice_in_words
+    from evaluate.workspace.current_study import current_first
+    from frostline.cli.console import ranked_table
+
+    place.require_folder()
+    left_out = list[str]()
+    path = write_report(place, baseline, limits, left_out.append)
+    for line in left_out[:LEFT_OUT]:
+        warn(f"Left out of the report: {line}")
+    if len(left_out) > LEFT_OUT:
+        warn(f"Left out of the report: {len(left_out) - LEFT_OUT} more files.")
+    shown = console()
+    for study in reversed(current_first(studies(place.results), place)):
+        shown.print(ranked_table(study, shown.width))
+        for caution in cautions(study):
+            warn(caution)
+        for note in properties_of(study, place):
+            warn(note)
+        say(f"Best: {describe_best(study)}")
+        if confused := describe_confusions(study.best):
+            say(confused)
+        for line in describe_others(study):
+            say(line)
+        if limits.given:
+            say(choice_in_words(study, limits, place))
+    say(f"Report: {path}")

@@ -1,0 +1,1 @@
+"""Many heads trained in one pass, each as if it were trained alone."""

@@ -1,0 +1,1 @@
+"""The search space of configurations, and the trials that were run."""
