@@ -28,7 +28,7 @@ from extract.devices import usable_cores  # noqa: E402
 from extract.embedder import EmbeddingSpec  # noqa: E402
 from extract.loader import batches, decoded  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
-from extract.pipeline import extract  # noqa: E402
+from extract.pipeline import RunnerOptions, extract  # noqa: E402
 
 Row = tuple[str, ...]
 THREE = ("resnet18", "mobilenet_v3_large", "efficientnet_lite0")
@@ -92,7 +92,9 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
         {
             "decode": decode,
             "compute": lambda: [built.forward(part) for part in pixels],
-            "whole": lambda: extract([wanted], files, fresh(folder), shelf=shelf),
+            "whole": lambda: extract(
+                [wanted], files, fresh(folder), options=RunnerOptions(artifacts=shelf)
+            ),
         }
     )
     parts = taken["decode"] + taken["compute"]
@@ -111,10 +113,15 @@ def one_pass(folder: Path) -> list[Row]:
     def three() -> None:
         root = fresh(folder)
         for each in targets:
-            extract([each], files, root, shelf=shelf)
+            extract([each], files, root, options=RunnerOptions(artifacts=shelf))
 
     taken = medians(
-        {"one": lambda: extract(targets, files, fresh(folder), shelf=shelf), "3": three}
+        {
+            "one": lambda: extract(
+                targets, files, fresh(folder), options=RunnerOptions(artifacts=shelf)
+            ),
+            "3": three,
+        }
     )
     return [
         (f"three backbones, {len(files)} photos of 3 megapixels", f"{taken['one']:.1f} s",
@@ -173,7 +180,7 @@ def accuracies(folder: Path, images: Path, what: str) -> list[Row]:
         wanted = target("efficientnet_lite0", precision)
         if precision == "int8":
             wanted = calibrated(wanted, files, shelf)
-        (done,) = extract([wanted], files, fresh(folder), shelf=shelf)
+        (done,) = extract([wanted], files, fresh(folder), options=RunnerOptions(artifacts=shelf))
         embeddings = read(done.cache, [file.sha256 for file in files])
         scores = cross_val_score(
             LogisticRegression(max_iter=2000, C=0.01), embeddings, labels, cv=5

@@ -23,7 +23,7 @@ from extract.backends.backend import usable_engines  # noqa: E402
 from extract.dataset import ImageSet, scan  # noqa: E402
 from extract.embedder import EmbeddingSpec  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
-from extract.pipeline import extract  # noqa: E402
+from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.batched.fit import TrainingData, train  # noqa: E402
 from heads.batched.trainer import EmbeddingDataset  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
@@ -152,7 +152,10 @@ def reference_study(data: Path, folder: Path) -> list[Row]:
         EmbeddingSpec(load_backbone(name, "random", 0, shelf), "cpu", engines, "bf16")
         for name in REFERENCE
     ]
-    caches = [done.cache for done in extract(targets, images.files, folder, shelf=shelf)]
+    caches = [
+        done.cache
+        for done in extract(targets, images.files, folder, options=RunnerOptions(artifacts=shelf))
+    ]
     standard = SearchPlan(tuple(combinations({})))
     folds = SearchPlan(standard.candidates, cv=5, repeats=5)
 
@@ -190,7 +193,9 @@ def real_work(data: Path, folder: Path) -> list[Row]:
     target = EmbeddingSpec(
         load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32"
     )
-    (done,) = extract([target], wanted, folder, shelf=ArtifactStore(folder / "engines"))
+    (done,) = extract(
+        [target], wanted, folder, options=RunnerOptions(artifacts=ArtifactStore(folder / "engines"))
+    )
     classes = sorted(set(train_labels.values()))
     truth = np.array([classes.index(label) for label in test_labels.values()])
     new = read(done.cache, tuple(test_labels))

@@ -19,7 +19,7 @@ from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.embedder import EmbeddingSpec  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
-from extract.pipeline import extract  # noqa: E402
+from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
 from heads.inference import answer  # noqa: E402
 from heads.search.space import SearchPlan  # noqa: E402
@@ -40,7 +40,10 @@ def against_transfer(data: Path, name: str) -> list[Row]:
         files = (*training.files, *testing.files)
         started = time.perf_counter()
         (done,) = extract(
-            [target], files, place.cache, shelf=ArtifactStore(place.cache / "engines")
+            [target],
+            files,
+            place.cache,
+            options=RunnerOptions(artifacts=ArtifactStore(place.cache / "engines")),
         )
         embedding = (time.perf_counter() - started) * len(training.unique) / len(files)
         rows, found = read(done.cache, tuple(testing.labels)), list[Row]()

@@ -30,13 +30,13 @@ from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backends.backend import usable_engines  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
-from extract.distributed.job import order_of  # noqa: E402
+from extract.distributed.job import Job, order_of  # noqa: E402
 from extract.distributed.ray import extract_on_ray  # noqa: E402
 from extract.distributed.shards import shards  # noqa: E402
-from extract.distributed.worker import Job, Part  # noqa: E402
+from extract.distributed.worker import Part  # noqa: E402
 from extract.embedder import EmbeddingSpec, engines_folder  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
-from extract.pipeline import extract  # noqa: E402
+from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from extract.sources.hash_index import Hashed, known_among, remember  # noqa: E402
 
 Row = tuple[str, ...]
@@ -75,13 +75,18 @@ def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     def local() -> float:
         started = time.perf_counter()
         files = scan(images).files
-        (done,) = extract([target], files, Path(tempfile.mkdtemp(dir=folder)), shelf=shelf)
+        (done,) = extract(
+            [target],
+            files,
+            Path(tempfile.mkdtemp(dir=folder)),
+            options=RunnerOptions(artifacts=shelf),
+        )
         return done.computed / (time.perf_counter() - started - done.spent.get("build", 0))
 
     def on_ray() -> float:
         root = Path(tempfile.mkdtemp(dir=folder))
         engines_folder(root).folder.symlink_to(shelf.folder)
-        job = Job((order,), str(root), None, None, False, None)
+        job = Job((order,), str(root), RunnerOptions(), None)
         parts = (Part("dataset", shard, 0, {}) for shard in shards(images, SHARD))
         cache = open_cache(root, target.identity)
         dones = list(extract_on_ray(parts, job, [cache], {"num_cpus": cores}, None, print_nothing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,51 +45,57 @@ def check_network(place: Workspace, name: str) -> None:
         raise WeightsError(f"{file} can't be used: {error}; {remedy}") from error
 
 
-def reload_target(
-    info: HeadInfo, weights: str, engine: str | None, place: Workspace
-) -> EmbeddingSpec:
-    """Return what gives a head its embeddings: its backbone, on its device, by an engine of now.
+@dataclass(frozen=True)
+class ModelLoader:
+    """Loads the very backbone that a cache or a head was made with.
 
-    weights: see `reload_backbone`. engine: see `usable_engines`.
-
-    Raises:
-        DeviceError: the device, or an engine on it, can't be used here.
-        WeightsError: those weights can't be had, or are others than then.
+    Attributes:
+        workspace: Where engines are stored, and backbones that were trained here.
+        weights: `--weights` of now; a path is where weights from a file are looked for.
+        engine: `--engine` of now; None: those usable on the device, in their order.
     """
-    identity = info.identity
-    require_device(identity.device)
-    backbone = reload_backbone(identity, info.weights, weights, place)
-    engines = usable_engines(identity.device, engine, identity.precision)
-    return target_of(identity, backbone, engines)
 
+    workspace: Workspace
+    weights: str = "auto"
+    engine: str | None = None
 
-def reload_backbone(
-    identity: EmbeddingKey, weights_label: str, weights: str, place: Workspace
-) -> LoadedBackbone:
-    """Load the very backbone that an identity was made with.
+    def spec(self, info: HeadInfo) -> EmbeddingSpec:
+        """Return what computes a head's embeddings: its backbone, on its device.
 
-    weights_label: where the weights came from then. weights: the `--weights` of now; a path there
-    is where weights from a file are looked for. Those that were trained here lie in the workspace.
+        Raises:
+            DeviceError: the device, or an engine on it, cannot be used here.
+            WeightsError: as `backbone`.
+        """
+        key = info.identity
+        require_device(key.device)
+        loaded = self.backbone(key, info.weights)
+        return target_of(key, loaded, usable_engines(key.device, self.engine, key.precision))
 
-    Raises:
-        WeightsError: those weights can't be had, or are others than then.
-    """
-    kind, _, detail = weights_label.partition(":")
-    if kind == TRAINED:
-        check_network(place, detail)
-        weights, seed = str(network_path(place, detail)), 0
-    else:
-        weights, seed = _as_then(identity.backbone, weights_label, weights)
-    normalization, shelf = (identity.mean, identity.std), engines_folder(place.cache)
-    loaded = load_backbone(identity.backbone, weights, seed, shelf, normalization)
-    now = target_of(identity, loaded, ()).identity
-    if differences := identity.differences(now):
-        raise WeightsError(
-            f"{identity.backbone}: its heads were trained on a cache ({weights_label}) that is not "
-            f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
-            "Give --weights, or run extract and train-heads again"
-        )
-    return replace(loaded, weights=weights_label)
+    def backbone(self, key: EmbeddingKey, weights_label: str) -> LoadedBackbone:
+        """Load a backbone.
+
+        Args:
+            key: Of the cache that it was made for.
+            weights_label: Where the weights came from then.
+
+        Raises:
+            WeightsError: those weights are missing, or differ from then.
+        """
+        kind, _, detail = weights_label.partition(":")
+        if kind == TRAINED:
+            check_network(self.workspace, detail)
+            weights, seed = str(network_path(self.workspace, detail)), 0
+        else:
+            weights, seed = _as_then(key.backbone, weights_label, self.weights)
+        artifacts = engines_folder(self.workspace.cache)
+        loaded = load_backbone(key.backbone, weights, seed, artifacts, (key.mean, key.std))
+        if differences := key.differences(target_of(key, loaded, ()).identity):
+            raise WeightsError(
+                f"{key.backbone}: its heads were trained on a cache ({weights_label}) that is not "
+                f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
+                "Give --weights, or run extract and train-heads again"
+            )
+        return replace(loaded, weights=weights_label)
 
 
 def _as_then(name: str, label: str, weights: str) -> tuple[str, int]:

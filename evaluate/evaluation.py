@@ -1,6 +1,6 @@
 """The evaluation run: every head put on its backbone again, tested, timed, and entered."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -12,46 +12,27 @@ from cache.errors import DatasetError, WeightsError
 from cache.progress import Progress, silent
 from cache.store import open_cache
 from evaluate import result_row
-from evaluate.backbone_loader import reload_target
+from evaluate.backbone_loader import ModelLoader
 from evaluate.benchmark.timing import time_models
 from evaluate.classifier import Answers, Measurement, measure
 from evaluate.explanation.gradcam import Maps, activation_maps, maps_path, write_maps
 from evaluate.predictions import Predictions, are_whole, predictions_path, write_predictions
 from evaluate.ranking import ranked
 from evaluate.results import VALUES, Row, add_result, matching, read_results
-from evaluate.text import STUDYS_OWN
+from evaluate.test_set import TestSet, check_classes
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.backends.backend import usable_engines
-from extract.dataset import ImageSet
 from extract.devices import DEVICES, usable_cores
 from extract.embedder import EmbeddingSpec, engines_folder
 from extract.loader import CHANGED, batch, decoded
-from extract.sources.class_names import between_sets
 from heads.architectures import HEADS
 from heads.config import NO_OPTIMIZER, fingerprint
 from heads.optimizers import OPTIMIZERS
-from heads.splits import NO_GROUPS, Groups
 from heads.store import SavedHead, load_head
 
 TIMING_S = 0.5  # for single images, and for each batch size
 MAPPED = 8  # test images, the mistakes first, of which the best model's activation is mapped
-
-
-def check_classes(classes: Collection[str], test: ImageSet) -> None:
-    """Make sure that the test folder can be answered by a model of these classes.
-
-    Raises:
-        DatasetError: it has a class that training has not, or no image with one label.
-    """
-    if unknown := sorted({file.label for file in test.files} - set(classes)):
-        raise DatasetError(
-            f"{test.folder} has the class(es) {', '.join(unknown)}, which training has not "
-            f"({', '.join(sorted(classes))}): rename or remove the folder, or give another --test",
-            *between_sets(classes, unknown),
-        )
-    if not test.unique:
-        raise DatasetError(f"{test.folder}: every image there lies in two classes: keep it in one")
 
 
 def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
@@ -78,53 +59,47 @@ def _place(backbone: str) -> tuple[int, str]:
     return (names.index(backbone) if backbone in names else len(names)), backbone
 
 
-def evaluate(  # noqa: PLR0913
+def evaluate(
     heads: Sequence[SavedHead],
-    test: ImageSet,
-    leaked: Collection[bytes],
-    workspace: Workspace,
-    engine: str | None = None,
-    weights: str = "auto",
+    test: TestSet,
+    loader: ModelLoader,
     progress: Progress = silent,
     remark: Callable[[str], None] = lambda text: None,
-    also: str = STUDYS_OWN,
-    repeats: Groups = NO_GROUPS,
 ) -> list[int]:
     """Measure whole models on the test images and enter each in `results.csv`.
 
     Heads of one cache are measured behind the same run of their backbone, then entered; of the best
-    of them, activation is mapped. leaked: test images that are left out of every score. also: the
-    test set's name, if it is an independent one. repeats: near duplicates among the test images,
-    which count as one in the accuracy's interval.
-    Returns the rows' model_ids, in the reference study's order. progress counts images. remark: is
-    told of engines that gave way. A backbone whose weights can't be had costs its own models only;
+    of them, activation is mapped. A backbone whose weights are missing costs its own models only:
     the error comes at the end.
 
+    Args:
+        progress: Counts images.
+        remark: Receives a line about each engine that could not be used.
+
+    Returns:
+        The rows' model_ids, in the reference study's order.
+
     Raises:
-        DatasetError: the test folder has a class that a head has not, or no image to test on.
-        DeviceError: a head's device or the engine can't be used here.
-        WeightsError: a head's backbone can't be had again.
+        DatasetError: the test set has a class that a head does not know, or no image to test on.
+        DeviceError: a head's device or the engine cannot be used here.
+        WeightsError: a head's backbone cannot be loaded again.
     """
     ids, refused = list[int](), list[str]()
-    images = len(test.unique)
-    if all(file.sha256 in leaked for file in test.unique):
-        raise DatasetError(
-            f"{test.folder}: every image there is in training too: nothing to test on"
-        )
+    test.check()
+    images, results = len(test.images.unique), loader.workspace.results
     groups = [list(them) for _, them in groupby(in_reference_order(heads), _cache_of)]
     for number, group in enumerate(groups):
         info = group[0].info
         for saved in group:
-            check_classes(saved.info.classes, test)
+            check_classes(saved.info.classes, test.images)
         try:
-            target = reload_target(info, weights, engine, workspace)
+            target = loader.spec(info)
         except WeightsError as error:
             refused += error.lines
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
-        for row in _measured(group, target, test, leaked, workspace, within, remark, also, repeats):
-            entry = {name: row[name] for name in VALUES[1:]}
-            ids.append(add_result(workspace.results, entry))
+        for row in _measured(group, target, test, loader.workspace, within, remark):
+            ids.append(add_result(results, {name: row[name] for name in VALUES[1:]}))
     if refused:
         left_out = len(heads) - len(ids)
         raise WeightsError(f"{left_out} of {len(heads)} models left out:", *refused)
@@ -140,28 +115,20 @@ def _within(progress: Progress, before: int, all_of_them: int, done: int, total:
     progress(before + done, all_of_them)
 
 
-def unmeasured(  # noqa: PLR0913
-    heads: Sequence[SavedHead],
-    test: ImageSet,
-    workspace: Workspace,
-    engine: str | None,
-    leaked: Collection[bytes] = (),
-    also: str = STUDYS_OWN,
-    repeats: Groups = NO_GROUPS,
-) -> list[SavedHead]:
+def unmeasured(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -> list[SavedHead]:
     """Return the heads not yet measured on these images, by this engine, in this very workspace,
-    with as many images left out as leaked, or counted as repeats. also, repeats: see `evaluate`.
+    with as many images left out as leaked, or counted as repeats.
     """
-    results, known = read_results(workspace.results), fingerprint(test.labels)
-    clean = [key for key in test.labels if key not in leaked]
-    counted_twice = len(clean) - result_row.distinct(clean, repeats)
+    workspace, labels = loader.workspace, test.images.labels
+    results, known = read_results(workspace.results), fingerprint(labels)
+    counted_twice = len(test.counted) - result_row.distinct(test.counted, test.repeats)
 
     def measured(saved: SavedHead) -> bool:
-        key = (saved.info.id, known, _first_engine(saved, engine))
-        found = results[matching(results, *key, also)]
+        key = (saved.info.id, known, _first_engine(saved, loader.engine))
+        found = results[matching(results, *key, test.name)]
         same_choice = found["selected_by"] == saved.info.selection.rule
         same_folds = found["cv_accuracy"].fillna(-1) == (saved.info.selection.cv_accuracy or -1)
-        same_images = found["n_leaked"] == sum(key in leaked for key in test.labels)
+        same_images = found["n_leaked"] == len(labels) - len(test.counted)
         same_head = (found["temperature"] - saved.info.temperature).abs() < 1e-5
         if saved.info.calibrated_loss is not None:  # earlier versions did not enter it
             same_head &= found["val_calibrated_loss"].notna()
@@ -177,26 +144,23 @@ def _first_engine(saved: SavedHead, engine: str | None) -> str:
     return usable_engines(identity.device, engine, identity.precision)[0]
 
 
-def _measured(  # noqa: PLR0913
+def _measured(
     heads: Sequence[SavedHead],
     target: EmbeddingSpec,
-    test: ImageSet,
-    leaked: Collection[bytes],
+    test: TestSet,
     workspace: Workspace,
     progress: Progress,
     remark: Callable[[str], None],
-    also: str,
-    repeats: Groups,
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
     modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
-    hashes = {file.path: file.sha256 for file in test.unique}
+    hashes = {file.path: file.sha256 for file in test.images.unique}
     measured = measure(target, modules, list(hashes), progress, shelf, hashes)
     for failure in measured.failed:
         if failure.reason == CHANGED:
             remark(f"{failure.path} is left out: {failure.reason}")
-    if all(key in leaked for key in measured.hashes):
-        raise DatasetError(f"{test.folder}: all that can be read there is in training too")
+    if all(key in test.leaked for key in measured.hashes):
+        raise DatasetError(f"{test.images.folder}: all that can be read there is in training too")
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
     as_measured = replace(target, engines=(measured.engine,))
@@ -207,32 +171,28 @@ def _measured(  # noqa: PLR0913
         heads, modules, measured.answers, timings, strict=True
     ):
         info = saved.info
-        predictions = _predictions(info.classes, test, leaked, measured, answers)
-        row = result_row.origin(info) | result_row.measured(test, measured, answers, also)
+        predictions = _predictions(info.classes, test, measured, answers)
+        row = result_row.origin(info) | result_row.measured(test, measured, answers)
         path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
         write_predictions(path, predictions, info.classes)
-        row |= result_row.scores(predictions, info.temperature, repeats)
+        row |= result_row.scores(predictions, info.temperature, test.repeats)
         row |= result_row.costs(timing, info.identity.backbone, module)
         row["cached_difference"] = result_row.difference(module, answers, cached)
         done.append(row)
         said.append(predictions)
     first = ranked(done)[0]
     best = next(number for number, row in enumerate(done) if row is first)
-    if also == STUDYS_OWN:  # a model has maps of one set, which the report shows
+    if test.is_own:  # a model has maps of one set, which the report shows
         _map_activation(target, heads[best], said[best], workspace)
     return done
 
 
 def _predictions(
-    classes: Sequence[str],
-    test: ImageSet,
-    leaked: Collection[bytes],
-    measured: Measurement,
-    answers: Answers,
+    classes: Sequence[str], test: TestSet, measured: Measurement, answers: Answers
 ) -> Predictions:
-    label_of = {file.path: file.label for file in test.unique}
+    label_of = {file.path: file.label for file in test.images.unique}
     labels = [classes.index(label_of[path]) for path in measured.paths]
-    in_training = [key in leaked for key in measured.hashes]
+    in_training = [key in test.leaked for key in measured.hashes]
     return Predictions(
         tuple(path.absolute() for path in measured.paths),  # to be found from any folder
         measured.hashes,

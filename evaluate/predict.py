@@ -25,10 +25,9 @@ from evaluate.text import STUDYS_OWN
 from evaluate.uncertainty.scores import Uncertainty, doubt_path, doubts, read_doubt
 from evaluate.workspace.current_study import read_current
 from evaluate.workspace.layout import Workspace
-from extract.artifact_store import ArtifactStore
 from extract.dataset import files_below
-from extract.embedder import EmbeddingSpec
-from extract.pipeline import extract
+from extract.embedder import EmbeddingSpec, engines_folder
+from extract.pipeline import RunnerOptions, extract
 from extract.sources.file_names import ListingNotes, check_regular, why_no_image
 from extract.sources.image_file import ImageFile
 from heads.inference import answer, probabilities
@@ -148,20 +147,22 @@ def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedH
     return mine[_first(rows)["head_id"]] if rows else None
 
 
-def predict(  # noqa: PLR0913
+def predict(
     paths: Sequence[Path],
     saved: SavedHead,
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     place: Workspace,
     progress: Progress = silent,
-    shelf: ArtifactStore | None = None,
     remark: Callable[[str], None] = lambda text: None,
-    note: Callable[[str], None] = lambda text: None,
-) -> list[Prediction]:
-    """Answer for each file, in their order; what is no image has an error instead.
+) -> tuple[list[Prediction], list[str]]:
+    """Classify files.
 
-    remark: receives why there are no review marks, if a file with the review score can't be used.
-    note: receives images whose bit depth is not what the model decodes.
+    Args:
+        remark: Receives why there are no review flags, if a file with the score cannot be used.
+
+    Returns:
+        Predictions in the order of the files; a file that is no image has an error instead. And a
+        line about each kind of image whose bit depth differs from what the model decodes.
 
     Raises:
         CacheError, DeviceError, OSError: as `extract`.
@@ -179,18 +180,19 @@ def predict(  # noqa: PLR0913
         except (OSError, ValueError) as error:  # a name that no file can have
             errors[path] = getattr(error, "strerror", None) or str(error)
     files = [ImageFile(path, "", key) for path, key in hashes.items()]
-    (done,) = extract([target], files, place.cache, progress, shelf=shelf, looks=place.looks)
+    options = RunnerOptions(artifacts=engines_folder(place.cache), index=place.looks)
+    (done,) = extract([spec], files, place.cache, progress, options)
     reasons = {failure.sha256: failure.reason for failure in done.failed}
     errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
     good = [path for path in hashes if path not in errors]
     readable = [file for file in files if file.path not in errors]
-    for line in of_new_images(readable, place, target.decoding):
-        note(line)
+    notes = list(of_new_images(readable, place, spec.decoding))
     answers = dict(zip(good, _answers(good, hashes, saved, done.cache, remark), strict=True))
-    return [
+    found = [
         answers[path] if path in answers else Prediction(str(path), error=errors[path])
         for path in paths
     ]
+    return found, notes
 
 
 def listed(given: Iterable[Path]) -> tuple[list[Path], list[str]]:

@@ -16,8 +16,7 @@ from evaluate.metrics import METRICS, confusion_matrix, cross_entropy
 from evaluate.predictions import Predictions
 from evaluate.results import OWN
 from evaluate.statistics.calibration import calibrated, ece
-from evaluate.text import STUDYS_OWN
-from extract.dataset import ImageSet
+from evaluate.test_set import TestSet
 from extract.embedder import decoding_of, normalization_of
 from extract.imaging.bit_depth import FULL_SCALE
 from heads.architectures import HEADS
@@ -128,17 +127,13 @@ def _augmentation(info: HeadInfo) -> str:
     return decoding_of(info.identity).augmentation if info.configuration.views else "none"
 
 
-def measured(
-    test: ImageSet, measurement: Measurement, answers: Answers, also: str = STUDYS_OWN
-) -> dict[str, Any]:
-    """Return the columns that say what was measured, and how long it took. also: the test set's
-    name, if it is an independent one.
-    """
+def measured(test: TestSet, measurement: Measurement, answers: Answers) -> dict[str, Any]:
+    """Return the columns that say what was measured, and how long it took."""
     return {
-        "test": test.name,
-        "test_fingerprint": fingerprint(test.labels),
-        "also": also,
-        "n_unreadable": len(measurement.failed) + len(test.unopened),
+        "test": test.images.name,
+        "test_fingerprint": fingerprint(test.images.labels),
+        "also": test.name,
+        "n_unreadable": len(measurement.failed) + len(test.images.unopened),
         "engine": measurement.engine,
         "inference_time_secs": round(measurement.seconds + answers.seconds, 6),
         "warmup_time_secs": round(measurement.warmup_seconds, 6),

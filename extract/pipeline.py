@@ -57,32 +57,52 @@ class Extraction:
     verified_earlier: bool = False
 
 
-def extract(  # noqa: PLR0913
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How an extraction runs; it changes no row.
+
+    Attributes:
+        strict: Stop at the first unreadable image.
+        workers: Threads that decode; None: one per core.
+        batch_size: Images per batch; None: the engine's own.
+        artifacts: Where built engines are stored; None: nowhere.
+        views: Augmented views of each image, besides the clean one.
+        index: SQLite file of image statistics, filled with what is decoded; None: none.
+    """
+
+    strict: bool = False
+    workers: int | None = None
+    batch_size: int | None = None
+    artifacts: ArtifactStore | None = None
+    views: int = 0
+    index: Path | None = None
+
+
+DEFAULT = RunnerOptions()
+
+
+def extract(
     targets: Sequence[EmbeddingSpec],
     images: Sequence[ImageFile],
     root: Path,
     progress: Progress = silent,
-    strict: bool = False,
-    workers: int | None = None,
-    batch_size: int | None = None,
-    shelf: ArtifactStore | None = None,
-    views: int = 0,
-    looks: Path | None = None,
+    options: RunnerOptions = DEFAULT,
 ) -> list[Extraction]:
-    """Compute the rows that the targets' caches below `root` lack, and say what was done for each.
+    """Compute the rows that the targets' caches below `root` lack.
 
-    looks: the table where it is noted what decoded images look like. For the rest, and what else is
-    raised, see `Extractor` and its `fill`.
+    Returns:
+        What was done, one for each target.
 
     Raises:
-        KeyboardInterrupt: the user asked to stop; what was computed is kept.
+        KeyboardInterrupt: the user asked to stop; computed rows are saved.
+        FrostlineError, OSError: as `Extractor.fill`.
     """
     with (
         stoppable() as asked_to_stop,
-        ImageIndex(looks) as seen,
-        Extractor(targets, root, workers, batch_size, shelf) as run,
+        ImageIndex(options.index) as index,
+        Extractor(targets, root, options) as run,
     ):
-        run.fill(images, progress, strict, views, seen.add, asked_to_stop=asked_to_stop)
+        run.fill(images, progress, options.views, index.add, asked_to_stop=asked_to_stop)
     return run.summaries()
 
 
@@ -108,23 +128,23 @@ def together(one: Extraction, other: Extraction) -> Extraction:
 class Extractor:
     """Fills the caches of some targets below `root`; engines stay built from one call to the next.
 
-    All targets decode alike, in `workers` threads (default: one per core). Other processes may fill
-    the same caches meanwhile. Engines are built only if a row is missing, and kept on the `shelf`.
-    segment_seconds: after how long rows are committed though they are few; None: never. Whatever
-    was computed is committed on leaving, however that comes.
+    All targets decode alike. Other processes may fill the same caches meanwhile. Engines are built
+    only if a row is missing. Whatever was computed is committed on leaving, however that comes.
+
+    Args:
+        options: Of these, `views` and `index` are for `extract`; here `fill` is given both.
+        segment_seconds: After how long few rows are committed, too; None: never.
     """
 
     def __init__(
         self,
         targets: Sequence[EmbeddingSpec],
         root: Path,
-        workers: int | None = None,
-        batch_size: int | None = None,
-        shelf: ArtifactStore | None = None,
+        options: RunnerOptions = DEFAULT,
         segment_seconds: float | None = SEGMENT_SECONDS,
     ) -> None:
-        self.targets, self.root, self.workers = targets, root, workers or usable_cores()
-        self.batch_size, self.shelf, self.segment_seconds = batch_size, shelf, segment_seconds
+        self.targets, self.root, self.options = targets, root, options
+        self.segment_seconds = segment_seconds
         self.stack, self.lanes, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
 
     def __enter__(self) -> "Extractor":
@@ -133,9 +153,8 @@ class Extractor:
             for target in self.targets:
                 cache = open_cache(self.root, target.identity)
                 self.alone &= stack.enter_context(sharing(cache.folder))
-                lane = CacheFiller(
-                    target, cache, self.batch_size, self.shelf, pool, self.segment_seconds
-                )
+                batch_size, artifacts = self.options.batch_size, self.options.artifacts
+                lane = CacheFiller(target, cache, batch_size, artifacts, pool, self.segment_seconds)
                 self.lanes.append(stack.enter_context(lane))
             self.stack = stack.pop_all()
         return self
@@ -148,11 +167,10 @@ class Extractor:
     ) -> None:
         self.stack.__exit__(kind, error, trace)
 
-    def fill(  # noqa: PLR0913
+    def fill(
         self,
         images: Sequence[ImageFile],
         progress: Progress = silent,
-        strict: bool = False,
         views: int = 0,
         watch: Watch = lambda image: None,
         names: Mapping[str, str] | None = None,
@@ -161,15 +179,19 @@ class Extractor:
         """Compute the rows of these images that are missing.
 
         Each image is read and decoded once, for all targets that lack it. Segments are committed as
-        the run goes on. strict: stop at the first unreadable image. views: augmented ones of each
-        image, besides the clean one. watch: is shown what was decoded as usual. names: by path, of
-        files that users know by another name. asked_to_stop: is asked after each batch. progress
-        counts rows.
+        the run goes on.
+
+        Args:
+            progress: Counts rows.
+            views: Augmented views of each image, besides the clean one.
+            watch: Receives each image that was decoded without padding.
+            names: By path, of files that users know by another name.
+            asked_to_stop: Is asked after each batch.
 
         Raises:
             CacheError: a segment is damaged.
             DeviceError: no engine of a target can be built, or it differs from torch too much.
-            UnreadableImageError: an image can't be read, and `strict`.
+            UnreadableImageError: an image can't be read, and options.strict.
             OSError: the disk is full, or a cache can't be written.
         """
         unique = {image.sha256: image for image in images}
@@ -188,7 +210,7 @@ class Extractor:
             if (done := sum(lane.done for lane in self.lanes)) != shown:
                 progress(shown := done, total)
             failed = next((failure for lane in self.lanes for failure in lane.failed), None)
-            if strict and failed:
+            if self.options.strict and failed:
                 raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
             if asked_to_stop():
                 break
@@ -228,7 +250,8 @@ class Extractor:
         ahead = BATCHES_AHEAD * max(lane.batch_size for lane in self.lanes)
         decoding, numbers = self.targets[0].decoding, range(1, views + 1)
         hashes = {file.path: file.sha256 for file in files}
-        with closing(decoded(paths(), self.workers, ahead, decoding, numbers, hashes)) as source:
+        workers = self.options.workers or usable_cores()
+        with closing(decoded(paths(), workers, ahead, decoding, numbers, hashes)) as source:
             started = time.perf_counter()
             for image in source:
                 waited = time.perf_counter() - started

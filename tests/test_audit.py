@@ -29,7 +29,7 @@ from extract.dataset import scan
 from extract.embedder import EmbeddingSpec
 from extract.imaging.image_stats import BITS, ImageStats, signs
 from extract.model_loader import load_backbone
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from heads.config import fingerprint
 from tests.conftest import ROOT
 
@@ -51,7 +51,12 @@ def gels(gel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace
     target = EmbeddingSpec(
         load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32"
     )
-    extract([target], [*training.files, *testing.files], place.cache, looks=place.looks)
+    extract(
+        [target],
+        [*training.files, *testing.files],
+        place.cache,
+        options=RunnerOptions(index=place.looks),
+    )
     return place, audit(training, testing, place)
 
 

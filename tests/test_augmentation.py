@@ -18,7 +18,7 @@ from extract.imaging.augmentation import POLICIES, rendered
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from extract.model_loader import LoadedBackbone, load_backbone
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from heads.config import HeadConfig
 from heads.search.space import SearchPlan
 from heads.training import train_heads
@@ -131,8 +131,8 @@ def test_a_backbone_gets_only_the_views_that_it_lacks(
 ) -> None:
     files, other = scan(few(3, 1) / "dataset").files, load_backbone("toy", "random", 1)
     targets = [EmbeddingSpec(each, "cpu", ("torch",), "fp32") for each in (toy, other)]
-    extract(targets[:1], files, tmp_path, views=1)
-    first, second = extract(targets, files, tmp_path, views=2)
+    extract(targets[:1], files, tmp_path, options=RunnerOptions(views=1))
+    first, second = extract(targets, files, tmp_path, options=RunnerOptions(views=2))
     assert (first.computed, second.computed) == (6, 18)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cache.errors import HeadError
-from evaluate.backbone_loader import network_path, reload_target
+from evaluate.backbone_loader import ModelLoader, network_path
 from evaluate.baseline.checkpoint import read_checkpoint, write_checkpoint
 from evaluate.baseline.modes import MODES
 from evaluate.baseline.run import TrainedNetwork, train_network
@@ -26,6 +26,7 @@ from evaluate.export.model_file import export_model
 from evaluate.predict import predict
 from evaluate.report.context import read_answers
 from evaluate.results import read_results
+from evaluate.test_set import TestSet
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import ImageSet, scan
@@ -276,16 +277,17 @@ def test_it_is_measured_asked_and_exported_as_any_model(
     configuration = HeadConfig("single", "adam", epochs=2, batch_size=7)
     saved = train_network(target, configuration, mode, images, place).head
     test = scan(images.folder.parent / "test_images")
-    assert evaluate([saved], test, (), place) == [1]
+    loader = ModelLoader(place)
+    assert evaluate([saved], TestSet(test), loader) == [1]
     row = {str(name): value for name, value in read_results(place.results).iloc[0].items()}
     assert row["mode"] == mode
     assert row["weights"] == "random:0"  # what it started from
     assert row["engine"] == "openvino"
     assert row["training_time_mins"] > 0
     assert row["n_test"] == 6
-    again = reload_target(saved.info, "auto", None, place)
-    answers = predict([test.files[0].path], saved, again, place)
-    assert answers[0].error is None
+    again = loader.spec(saved.info)
+    (answer,), _ = predict([test.files[0].path], saved, again, place)
+    assert answer.error is None
     said = read_answers(row, place)
     assert said
     written = export_model(again.backbone, saved, row, said, "openvino", tmp_path / "model.xml")

@@ -19,7 +19,7 @@ from extract.imaging.decode import FAST_INTERPOLATION_RULE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from extract.loader import decoded
 from extract.model_loader import LoadedBackbone, load_backbone
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 from extract.timings import advice, in_words, summed
 
@@ -52,11 +52,11 @@ def test_each_image_is_decoded_once_for_all_backbones(
 ) -> None:
     files = images(few(6, 1))
     targets = [on_torch(toy), on_torch(load_backbone("toy", "random", 1))]
-    done = extract(targets, files, tmp_path, batch_size=4)
+    done = extract(targets, files, tmp_path, options=RunnerOptions(batch_size=4))
     assert [each.computed for each in done] == [12, 12]
     assert len(decodings) == 12
     for target, each in zip(targets, done, strict=True):
-        (alone,) = extract([target], files, tmp_path / "alone", batch_size=4)
+        (alone,) = extract([target], files, tmp_path / "alone", options=RunnerOptions(batch_size=4))
         assert np.array_equal(read(alone.cache), read(each.cache))
 
 
@@ -120,7 +120,12 @@ def test_an_error_of_one_backbone_keeps_what_the_others_did(
     monkeypatch.setitem(ENGINES, "openvino", Engine("openvino", ("fp32",), build))  # type: ignore[arg-type]
     broken = EmbeddingSpec(load_backbone("toy", "random", 1), "cpu", ("openvino",), "fp32")
     with pytest.raises(DeviceError, match="its driver crashed"):
-        extract([on_torch(toy), broken], images(few(4, 1)), tmp_path, batch_size=4)
+        extract(
+            [on_torch(toy), broken],
+            images(few(4, 1)),
+            tmp_path,
+            options=RunnerOptions(batch_size=4),
+        )
     found = contents(next(iter([extract([on_torch(toy)], [], tmp_path)[0].cache])))
     assert len(found.stored) == 4
 
@@ -148,7 +153,7 @@ def test_a_kept_graph_gives_the_same_rows(toy: LoadedBackbone, few: Few, tmp_pat
     target = EmbeddingSpec(toy, "cpu", ("openvino",), "fp32")
     rows = []
     for name in "ab":
-        (done,) = extract([target], files, tmp_path / name, shelf=shelf)
+        (done,) = extract([target], files, tmp_path / name, options=RunnerOptions(artifacts=shelf))
         rows.append(read(done.cache))
     slot = target.slot(shelf)
     assert slot and slot.read(Note)

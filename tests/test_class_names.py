@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import DatasetError
-from evaluate.evaluation import check_classes
+from evaluate.test_set import check_classes
 from extract.dataset import scan
 from extract.distributed.shards import shards
 from extract.sources.class_names import class_name, look_alikes

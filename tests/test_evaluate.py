@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 
 from cache.errors import DatasetError, WeightsError
 from cache.store import Cache, open_cache, read
-from evaluate.backbone_loader import reload_backbone
+from evaluate.backbone_loader import ModelLoader
 from evaluate.classifier import measure
-from evaluate.evaluation import check_classes, evaluate, in_reference_order
+from evaluate.evaluation import evaluate, in_reference_order
 from evaluate.explanation.gradcam import maps_path, read_maps
 from evaluate.predictions import predictions_path, read_predictions
 from evaluate.ranking import ranked
 from evaluate.results import read_results, read_rows
+from evaluate.test_set import TestSet, check_classes
 from evaluate.workspace.layout import Workspace
 from extract.backends.backend import ENGINES, Engine
 from extract.dataset import scan
@@ -89,7 +90,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
     shutil.copytree(workspace[0].heads, place.heads)
     test = scan(ROOT / "test_images")
     heads = [saved for saved in workspace[1] if saved.info.identity.device == "cpu"]
-    ids = evaluate(heads, test, (), place)
+    ids = evaluate(heads, TestSet(test), ModelLoader(place))
     assert ids == list(range(1, len(heads) + 1))
     table = read_results(place.results)
     assert (table["n_test"] == 22).all()
@@ -110,7 +111,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
         predictions = read_predictions(path, ["gel", "not_gel"])
         right = (predictions.probabilities.argmax(1) == predictions.labels).mean()
         assert row["accuracy"] == pytest.approx(right, abs=1e-6)
-    assert evaluate(heads[:1], test, (), place) == [1]
+    assert evaluate(heads[:1], TestSet(test), ModelLoader(place)) == [1]
     assert len(read_results(place.results)) == len(heads)
 
 
@@ -123,7 +124,7 @@ def test_leaked_images_are_left_out_of_scores_and_both_are_told(
     (data / "test_images" / "gel" / "broken.png").write_bytes(b"x")
     test, place = scan(data / "test_images"), Workspace(tmp_path / "empty")
     leaked = sha256(mislabelled.read_bytes()).digest()
-    evaluate(workspace[1][:1], test, {leaked}, place)
+    evaluate(workspace[1][:1], TestSet(test, {leaked}), ModelLoader(place))
     row = read_results(place.results).iloc[0]
     assert (row["n_test"], row["n_leaked"], row["n_unreadable"]) == (4, 1, 1)
     assert (row["accuracy"], row["accuracy_with_leaked"]) == (1.0, 0.8)
@@ -140,7 +141,11 @@ def test_a_test_set_of_leaks_only_is_refused(
 ) -> None:
     test = scan(few(1, 1) / "test_images")
     with pytest.raises(DatasetError, match="every image there is in training too"):
-        evaluate(workspace[1][:1], test, set(test.labels), Workspace(tmp_path / "out"))
+        evaluate(
+            workspace[1][:1],
+            TestSet(test, set(test.labels)),
+            ModelLoader(Workspace(tmp_path / "out")),
+        )
 
 
 def test_leaks_and_broken_files_only_are_refused_too(
@@ -150,7 +155,11 @@ def test_leaks_and_broken_files_only_are_refused_too(
     leaked = set(scan(data / "test_images").labels)
     (data / "test_images" / "gel" / "broken.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="all that can be read there is in training too"):
-        evaluate(workspace[1][:1], scan(data / "test_images"), leaked, Workspace(tmp_path / "out"))
+        evaluate(
+            workspace[1][:1],
+            TestSet(scan(data / "test_images"), leaked),
+            ModelLoader(Workspace(tmp_path / "out")),
+        )
 
 
 def test_nothing_readable_is_an_error(
@@ -171,7 +180,7 @@ def test_a_file_that_changed_since_it_was_scanned_is_left_out_and_named(
     (victim,) = {file.path for file in test.files if file.path == test.files[0].path}
     shutil.copy(next(path for path in victim.parent.parent.glob("not_gel/*")), victim)
     said = list[str]()
-    (number,) = evaluate(heads[:1], test, (), place, remark=said.append)
+    (number,) = evaluate(heads[:1], TestSet(test), ModelLoader(place), remark=said.append)
     rows = read_results(place.results)
     row = rows[rows["model_id"] == number].iloc[0]
     assert (row["n_test"], row["n_unreadable"]) == (3, 1)
@@ -190,7 +199,7 @@ def test_an_engine_that_gives_way_is_told_and_entered(
     monkeypatch.setitem(ENGINES, "openvino", Engine("openvino", ("fp32",), build))  # type: ignore[arg-type]
     place, told = Workspace(tmp_path / "out"), list[str]()
     test = scan(few(1, 1) / "test_images")
-    evaluate(workspace[1][:1], test, (), place, remark=told.append)
+    evaluate(workspace[1][:1], TestSet(test), ModelLoader(place), remark=told.append)
     assert told == [
         "the engine openvino can't be built on cpu: no kernel for this; torch was measured instead"
     ]
@@ -255,7 +264,7 @@ def test_weights_that_are_gone_cost_their_own_models_only(
     heads = list(train_heads(cache, labels, "few", ONE, place.heads).heads)
     heads.append(workspace[1][0])
     with pytest.raises(WeightsError, match=r"1 of 2 models left out:\nresnet18 .*mine"):
-        evaluate(heads, scan(data / "test_images"), (), place)
+        evaluate(heads, TestSet(scan(data / "test_images")), ModelLoader(place))
     assert read_results(place.results)["pretrained_model"].tolist() == ["efficientnet_lite0"]
 
 
@@ -265,23 +274,25 @@ class TestReload:
     ) -> None:
         files = scan(few(2, 1) / "dataset").files
         cache = extract_one(toy, files, tmp_path).cache
-        again = reload_backbone(cache.identity, toy.weights, "auto", Workspace(tmp_path))
+        again = ModelLoader(Workspace(tmp_path), "auto").backbone(cache.identity, toy.weights)
         assert again.weights_sha256 == toy.weights_sha256
 
     def test_other_weights_are_refused(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         with pytest.raises(
             WeightsError, match=r"weights_sha256: .*run extract and train-heads again"
         ):
-            reload_backbone(caches["cpu"].identity, "random:3", "auto", Workspace(tmp_path))
+            ModelLoader(Workspace(tmp_path), "auto").backbone(caches["cpu"].identity, "random:3")
 
     def test_other_weights_asked_for_are_refused(
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         with pytest.raises(WeightsError, match="was extracted with imagenet"):
-            reload_backbone(caches["cpu"].identity, "imagenet", "random", Workspace(tmp_path))
+            ModelLoader(Workspace(tmp_path), "random").backbone(caches["cpu"].identity, "imagenet")
 
     def test_weights_from_a_file_must_be_given_again(
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         with pytest.raises(WeightsError, match=r"--weights PATH/mine\.pth"):
-            reload_backbone(caches["cpu"].identity, "file:mine.pth", "auto", Workspace(tmp_path))
+            ModelLoader(Workspace(tmp_path), "auto").backbone(
+                caches["cpu"].identity, "file:mine.pth"
+            )

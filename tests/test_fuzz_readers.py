@@ -21,13 +21,13 @@ from cache.records import RecordError
 from cache.tables import table_text
 from evaluate.audit.audit import audit
 from evaluate.audit.findings import audit_path, in_words, read_audit
+from evaluate.audit.split import NOTE, SplitOptions, divided_before
 from evaluate.leaderboard import cautions, describe_best, describe_confusions, studies
 from evaluate.predict import find_row
 from evaluate.predictions import Predictions, read_predictions, write_predictions
 from evaluate.report.published_results import read_published
 from evaluate.report.sections import speed
 from evaluate.results import add_result, read_results
-from evaluate.split import NOTE, SplitOptions, divided_before
 from evaluate.uncertainty.scores import Uncertainty, read_doubt, write_doubt
 from evaluate.workspace.current_study import read_current, write_current
 from evaluate.workspace.layout import Workspace

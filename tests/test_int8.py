@@ -17,7 +17,7 @@ from extract.backends.int8 import calibrated
 from extract.dataset import scan
 from extract.embedder import EmbeddingSpec
 from extract.model_loader import LoadedBackbone
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 
 Few = Callable[[int, int], Path]
@@ -44,7 +44,8 @@ def test_rows_are_near_those_of_fp32(
     ready = calibrated(target, images, shelf)
     fp32 = replace(target, precision="fp32")
     rows, exact = (
-        read(each.cache) for each in extract([ready, fp32], images, tmp_path, shelf=shelf)
+        read(each.cache)
+        for each in extract([ready, fp32], images, tmp_path, options=RunnerOptions(artifacts=shelf))
     )
     distance = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert 1e-5 < distance.max() < 0.1  # it was int8 indeed

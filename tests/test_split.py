@@ -12,7 +12,7 @@ from rich.console import Console
 from cache.errors import DatasetError
 from evaluate.audit.audit import audit
 from evaluate.audit.findings import Audit
-from evaluate.split import (
+from evaluate.audit.split import (
     NOTE,
     SplitOptions,
     SplitResult,

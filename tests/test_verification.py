@@ -19,7 +19,7 @@ from extract.backends.verification import deviation_of, verified_engine
 from extract.dataset import scan
 from extract.embedder import EmbeddingSpec
 from extract.model_loader import LoadedBackbone, load_backbone
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from tests.conftest import ROOT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 1, 224, 224), dtype=np.uint8)
@@ -94,8 +94,8 @@ def test_a_shuffled_graph_is_converted_again_before_a_row_is_written(
     """Even where every checksum in its note was rewritten."""
     shelf, files = ArtifactStore(tmp_path / "engines"), scan(ROOT / "test_images").files[:8]
     wanted = EmbeddingSpec(toy, "cpu", ("openvino",), "fp32")
-    (right,) = extract([wanted], files, tmp_path / "a", shelf=shelf)
-    (again,) = extract([wanted], files, tmp_path / "b", shelf=shelf)
+    (right,) = extract([wanted], files, tmp_path / "a", options=RunnerOptions(artifacts=shelf))
+    (again,) = extract([wanted], files, tmp_path / "b", options=RunnerOptions(artifacts=shelf))
     assert (right.verified_earlier, again.verified_earlier) == (False, True)
     assert again.deviation == right.deviation
     slot = wanted.slot(shelf)
@@ -113,7 +113,7 @@ def test_a_shuffled_graph_is_converted_again_before_a_row_is_written(
     note["files"]["graph.bin"] = sha256(weights.read_bytes()).hexdigest()
     del note[artifact_store.CHECKSUM]
     path.write_text(json.dumps(note | {artifact_store.CHECKSUM: artifact_store._checksum(note)}))
-    (after,) = extract([wanted], files, tmp_path / "c", shelf=shelf)
+    (after,) = extract([wanted], files, tmp_path / "c", options=RunnerOptions(artifacts=shelf))
     assert re.search(f"{slot.folder} .*The graph is converted again", caplog.text)
     assert after.deviation == right.deviation
     assert np.array_equal(read(after.cache), read(right.cache))

@@ -14,7 +14,7 @@ from cache.errors import Failure, WeightsError
 from cache.store import Cache, contents, find_caches, read_headers
 from extract.artifact_store import ArtifactStore
 from extract.dataset import scan
-from extract.distributed.job import Order, order_of
+from extract.distributed.job import Job, Order, order_of
 from extract.distributed.serialization import (
     done_from_json,
     done_to_json,
@@ -22,16 +22,19 @@ from extract.distributed.serialization import (
     part_to_json,
 )
 from extract.distributed.shards import Shard, shards
-from extract.distributed.worker import Job, JobResult, Member, Part, Worker
+from extract.distributed.worker import JobResult, Member, Part, Worker
 from extract.embedder import EmbeddingSpec
 from extract.imaging.image_stats import ImageStats
 from extract.model_loader import LoadedBackbone
-from extract.pipeline import together
+from extract.pipeline import RunnerOptions, together
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, key_of, known_among, remember
 from frostline.cli.distributed import Sums, _fault
 
 Few = Callable[[int, int], Path]
+
+
+OPTIONS = RunnerOptions(workers=1, batch_size=4)
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def order(toy: LoadedBackbone) -> Order:
 
 @pytest.fixture
 def worker(order: Order, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(Job((order,), str(tmp_path / "cache"), 1, 4, False, 10_000_000))
+    worker = Worker(Job((order,), str(tmp_path / "cache"), OPTIONS, 10_000_000))
     yield worker
     worker.close()
 
@@ -71,7 +74,7 @@ def test_each_shard_has_segments_of_its_own(worker: Worker, few: Few) -> None:
 def test_a_shard_done_again_makes_the_same_file(worker: Worker, few: Few, tmp_path: Path) -> None:
     (part, *_) = parts(few(6, 1) / "dataset", 12)
     worker.do(part)
-    elsewhere = Worker(replace(worker.job, root=str(tmp_path / "other"), batch_size=4))
+    elsewhere = Worker(replace(worker.job, root=str(tmp_path / "other")))
     elsewhere.do(part)
     names = [[path.name for path in cache_of(each).segments] for each in (worker, elsewhere)]
     assert names[0] == names[1] and len(names[0]) == 1
@@ -137,7 +140,7 @@ def test_a_file_that_is_gone_costs_itself(worker: Worker, few: Few) -> None:
 
 
 def test_what_can_be_mended_is_told_and_the_next_shard_goes_on(worker: Worker, few: Few) -> None:
-    strict = Worker(replace(worker.job, strict=True))
+    strict = Worker(replace(worker.job, options=replace(OPTIONS, strict=True)))
     data = few(3, 1) / "dataset"
     (data / "gel" / "broken.png").write_bytes(b"no image")
     done = [strict.do(part) for part in parts(data, 1)]

@@ -1,4 +1,4 @@
-"""What another process is told, so that it fills the same caches as this one would."""
+"""A picklable description of an extraction: what another process needs to fill the same caches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from extract.artifact_store import ArtifactStore
 from extract.embedder import EmbeddingSpec
 from extract.imaging.preprocessing import Preprocessing
 from extract.model_loader import Normalization, load_backbone
+from extract.pipeline import RunnerOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,23 @@ class Order:
                 f"{self.cache}; install the same versions, and put the same weights everywhere"
             )
         return target
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker gets.
+
+    Attributes:
+        orders: One for each cache to fill.
+        root: Where the caches are: a path, or a URL that all workers can reach.
+        options: Their `workers` are those of one process.
+        max_pixels: Limit of an image that is decoded; None: no limit.
+    """
+
+    orders: tuple[Order, ...]
+    root: str
+    options: RunnerOptions
+    max_pixels: int | None
 
 
 def order_of(target: EmbeddingSpec, weights: str, seed: int) -> Order:

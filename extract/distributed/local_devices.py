@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -18,35 +18,17 @@ from PIL import Image
 
 from cache.errors import DeviceError, FrostlineError
 from cache.progress import Progress, silent
-from extract.artifact_store import ArtifactStore
 from extract.dataset_statistics.image_index import ImageIndex
 from extract.devices import DEVICES, usable_cores
-from extract.distributed.job import Order
+from extract.distributed.job import Job, Order
 from extract.embedder import EmbeddingSpec
-from extract.pipeline import Extraction, Extractor, together
+from extract.pipeline import DEFAULT, Extraction, Extractor, RunnerOptions, together
 from extract.signals import SIGNALS, stoppable
 from extract.sources.image_file import ImageFile
 
 POLL_SECONDS = 0.2  # between two looks at whether the user asked to stop
 TOLD_SECONDS = 0.1  # between two words of a child about its progress
 MESH_PORT = 8476  # of the first chip, as in torch_xla._internal.tpu
-
-
-@dataclass(frozen=True)
-class Errand:
-    """What every child is told. workers: its own. For the rest, see `extract`. max_pixels: of an
-    image that is decoded.
-    """
-
-    orders: tuple[Order, ...]
-    root: Path
-    strict: bool
-    workers: int
-    batch_size: int | None
-    shelf: ArtifactStore | None
-    views: int
-    looks: Path | None
-    max_pixels: int | None
 
 
 @dataclass
@@ -67,25 +49,20 @@ def local_devices(device: str) -> int:
     return len(_local_devices(device))
 
 
-def extract_on_local_devices(  # noqa: PLR0913
+def extract_on_local_devices(
     targets: Sequence[EmbeddingSpec],
     orders: Sequence[Order],
     images: Sequence[ImageFile],
     root: Path,
     progress: Progress = silent,
-    strict: bool = False,
-    workers: int | None = None,
-    batch_size: int | None = None,
-    shelf: ArtifactStore | None = None,
-    views: int = 0,
-    looks: Path | None = None,
+    options: RunnerOptions = DEFAULT,
 ) -> list[Extraction]:
     """Do what `extract` does, with a process for each chip of the targets' device.
 
     Each process has every n-th of the images that lack a row, and commits by itself; none waits for
     another. If one fails, the others stop after their batch; if one is killed, they finish. Both
     keep what they computed. targets: all of one device. orders: how to make them in a child, one
-    each. workers: threads that decode, of all processes together.
+    each. options: its `workers` are those of all processes together.
 
     Raises:
         KeyboardInterrupt: the user asked to stop; what was computed is kept.
@@ -93,23 +70,16 @@ def extract_on_local_devices(  # noqa: PLR0913
             as `extract` would, is raised here.
     """
     device, unique = targets[0].device, {image.sha256: image for image in images}
-    with stoppable() as asked_to_stop, Extractor(targets, root, workers, batch_size, shelf) as run:
-        todo = {key: image for key, image in unique.items() if run.lacks(key, views)}
-        run.fill([image for key, image in unique.items() if key not in todo], views=views)
+    with stoppable() as asked_to_stop, Extractor(targets, root, options) as run:
+        todo = {key: image for key, image in unique.items() if run.lacks(key, options.views)}
+        run.fill([image for key, image in unique.items() if key not in todo], views=options.views)
         used = _local_devices(device)[: len(todo)]
-        errand = Errand(
-            orders=tuple(orders),
-            root=root,
-            strict=strict,
-            workers=max(1, (workers or usable_cores()) // max(1, len(used))),
-            batch_size=batch_size,
-            shelf=shelf,
-            views=views,
-            looks=looks,
-            max_pixels=Image.MAX_IMAGE_PIXELS,
+        threads = max(1, (options.workers or usable_cores()) // max(1, len(used)))
+        job = Job(
+            tuple(orders), str(root), replace(options, workers=threads), Image.MAX_IMAGE_PIXELS
         )
         shares = _shares(list(todo.values()), used)
-        with _working(device, errand, shares) as children:
+        with _working(device, job, shares) as children:
             heard = _listen(list(children), progress, asked_to_stop)
         if heard.errors:
             raise next(iter(heard.errors.values()))
@@ -158,7 +128,7 @@ def _shares(images: list[ImageFile], used: Sequence[str]) -> dict[str, list[Imag
 
 @contextmanager
 def _working(
-    device: str, errand: Errand, shares: dict[str, list[ImageFile]]
+    device: str, job: Job, shares: dict[str, list[ImageFile]]
 ) -> Iterator[dict[Connection, SpawnProcess]]:
     """Start the children, and wait for them on leaving, with whatever they have left to commit."""
     context, children = get_context("spawn"), dict[Connection, SpawnProcess]()
@@ -167,7 +137,7 @@ def _working(
             for chip, images in shares.items():
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=_work, args=(theirs, device, chip, errand, images), name=chip
+                    target=_work, args=(theirs, device, chip, job, images), name=chip
                 )
                 process.start()
                 theirs.close()
@@ -237,23 +207,21 @@ def _raise_for_killed(device: str, processes: Sequence[SpawnProcess]) -> None:
         )
 
 
-def _work(
-    parent: Connection, device: str, chip: str, errand: Errand, images: list[ImageFile]
-) -> None:
+def _work(parent: Connection, device: str, chip: str, job: Job, images: list[ImageFile]) -> None:
     """Be the process of one chip."""
     os.environ.update(_environment(device, chip))
-    Image.MAX_IMAGE_PIXELS = errand.max_pixels
+    Image.MAX_IMAGE_PIXELS = job.max_pixels
     try:
         import torch_xla
 
         # One process is one chip. By itself, launch would start threads, not processes, where it
         # finds several devices (the CPU's, or two cores of a chip), and tracing is not for threads.
-        torch_xla.launch(_fill, (parent, errand, images), debug_single_process=True)
+        torch_xla.launch(_fill, (parent, job, images), debug_single_process=True)
     except (RuntimeError, OSError) as error:  # XLA's, and its plugins'
         _tell(parent, DeviceError(f"--device {device}: chip {chip} can't be used: {error}"))
 
 
-def _fill(ordinal: int, parent: Connection, errand: Errand, images: list[ImageFile]) -> None:
+def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -> None:
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -263,15 +231,14 @@ def _fill(ordinal: int, parent: Connection, errand: Errand, images: list[ImageFi
             _tell(parent, (done, total))
 
     try:
-        targets = [order.target(errand.shelf) for order in errand.orders]
+        options = job.options
+        targets = [order.target(options.artifacts) for order in job.orders]
         with (
-            ImageIndex(errand.looks) as seen,
-            Extractor(targets, errand.root, errand.workers, errand.batch_size, errand.shelf) as run,
+            ImageIndex(options.index) as index,
+            Extractor(targets, Path(job.root), options) as run,
         ):
             # Whatever the parent sends, or its end, means to stop.
-            run.fill(
-                images, progress, errand.strict, errand.views, seen.add, asked_to_stop=parent.poll
-            )
+            run.fill(images, progress, options.views, index.add, asked_to_stop=parent.poll)
     except (FrostlineError, OSError) as error:
         _tell(parent, error)
     else:

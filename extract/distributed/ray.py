@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cache.store import Cache
-    from extract.distributed.worker import Job, JobResult, Part
+    from extract.distributed.job import Job
+    from extract.distributed.worker import JobResult, Part
 
 WAITING_SHARDS = 2  # per worker, itself included: the next one is there when one is done
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 
 from cache.errors import Failure, FrostlineError, UnreadableImageError
 from extract.artifact_store import ArtifactStore
-from extract.distributed.job import Order
+from extract.distributed.job import Job
 from extract.distributed.shards import Shard, fetched
 from extract.embedder import engines_folder
 from extract.imaging.image_stats import ImageStats
@@ -29,21 +29,6 @@ from extract.sources.url import UNKNOWN
 
 # RuntimeError: what torch and OpenVINO raise where a device has too little memory, or is gone.
 MENDABLE = (FrostlineError, OSError, RuntimeError)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is told. root: where the caches are, a path or URL that all can reach.
-    workers, batch_size: see `Extractor`. strict: a file that can't be read ends its shard.
-    max_pixels: of an image that is decoded.
-    """
-
-    orders: tuple[Order, ...]
-    root: str
-    workers: int | None
-    batch_size: int | None
-    strict: bool
-    max_pixels: int | None
 
 
 @dataclass(frozen=True)
@@ -149,7 +134,7 @@ class Worker:
                 unopened.append(Failure(b"", file.name, error.strerror or str(error)))
             else:
                 files.append((Member(file.name, file.label, hashed), file.path))
-        if unopened and self.job.strict:
+        if unopened and self.job.options.strict:
             raise UnreadableImageError(f"{unopened[0].path} can't be opened: {unopened[0].reason}")
         return files, tuple(unopened), notes
 
@@ -178,7 +163,7 @@ class Worker:
 
         images = [ImageFile(path, member.label, member.hashed.sha256) for member, path in files]
         names = {str(path): member.name for member, path in files}
-        extractor.fill(images, strict=self.job.strict, views=part.views, watch=watch, names=names)
+        extractor.fill(images, views=part.views, watch=watch, names=names)
         extractor.commit()
         return looks, tuple(extractor.summaries())
 
@@ -188,9 +173,8 @@ class Worker:
             shelf = engines_folder(root) if not is_remote(root) else self._own_shelf()
             targets = [order.target(shelf) for order in self.job.orders]
             # Cut by their number only, rows make the same segments whoever computes them.
-            extractor = Extractor(
-                targets, root, self.job.workers, self.job.batch_size, shelf, segment_seconds=None
-            )
+            options = replace(self.job.options, artifacts=shelf)
+            extractor = Extractor(targets, root, options, segment_seconds=None)
             self.extractor = self.stack.enter_context(extractor)
         return self.extractor
 

@@ -13,6 +13,7 @@ from evaluate.baseline.modes import MODES, check_start, starting_weights
 from extract.backbones import WEIGHTS_WORDS, find_backbone
 from frostline.cli import steps
 from frostline.cli.console import bar, say, warn
+from frostline.cli.option_groups import EmbeddingOptions, group
 
 if TYPE_CHECKING:
     from evaluate.baseline.images import Readable
@@ -121,7 +122,7 @@ def _loader(training: ImageSet, place: Workspace, choices: Mapping[str, Any]) ->
     from extract.embedder import engines_folder
     from extract.model_loader import load_backbone
 
-    mean_and_std = steps.normalization(choices["normalize"], training, place, choices["full_scale"])
+    mean_and_std = steps.normalization(group(EmbeddingOptions, choices), training, place)
     shelf, seed = engines_folder(place.cache), choices["seed"]
     return lru_cache(1)(
         lambda name, weights: load_backbone(name, weights, seed, shelf, mean_and_std)

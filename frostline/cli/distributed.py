@@ -17,7 +17,7 @@ from cache.locks import sharing
 from cache.ray_cluster import connected, resources
 from evaluate.workspace.known_datasets import record
 from extract.dataset_statistics.image_index import ImageIndex
-from extract.imaging.bit_depth import AUTO, FULL_SCALE
+from extract.imaging.bit_depth import AUTO
 from extract.pipeline import together
 from extract.signals import interruptible
 from extract.sources.class_names import between_sets, check_class_names
@@ -27,16 +27,17 @@ from extract.sources.hash_index import Hashed, known_among, remember
 from extract.sources.location import is_remote
 from extract.timings import summed
 from frostline.cli.console import bar, print_extractions, print_workers, say, warn
+from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions, group
 
 if TYPE_CHECKING:
     from cache.errors import Failure
     from cache.store import Cache
     from evaluate.workspace.layout import Workspace
     from extract.dataset import ImageSet
-    from extract.distributed.worker import Job, JobResult, Part
+    from extract.distributed.job import Job
+    from extract.distributed.worker import JobResult, Part
     from extract.pipeline import Extraction
     from heads.batched.fit import Trainer
-    from heads.search.space import SearchPlan
     from heads.store import SavedHead
 
 SHOWN = 5  # failed shards named
@@ -46,14 +47,19 @@ OF_ALL = (("normalize", "dataset"), ("precision", "int8"), ("full_scale", AUTO))
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where and how shards are done. address: see `cache.cluster`. resources: of each worker, as
-    JSON. shard_size: files of each. max_failed: how many may fail before the run is given up.
+    """Where and how shards are done.
+
+    Attributes:
+        address: See `cache/ray_cluster.py`.
+        resources: Of each worker, as JSON.
+        shard_size: Files of each shard.
+        max_failed_shards: So many may fail before the run stops.
     """
 
-    address: str | None
-    resources: str
-    shard_size: int
-    max_failed: int
+    address: str | None = None
+    resources: str = "{}"
+    shard_size: int = 0
+    max_failed_shards: int = 0
 
 
 @dataclass
@@ -185,27 +191,21 @@ def extract_at_scale(
 
     from cache.store import open_cache
     from extract.backends.backend import usable_engines
-    from extract.distributed.job import order_of
-    from extract.distributed.worker import Job
-    from extract.imaging.preprocessing import Preprocessing
+    from extract.distributed.job import Job, order_of
+    from extract.pipeline import RunnerOptions
     from frostline.cli.steps import check_weights, targets_of
 
     _refuse(choices)
-    arch, weights, precision, seed = (choices[n] for n in ("arch", "weights", "precision", "seed"))
-    check_weights(arch, weights)
-    own = device_of(resources(cluster.resources))
-    devices = choices["device"] or [own]
-    engines = {name: usable_engines(name, choices["engine"], precision) for name in devices}
-    white = choices["full_scale"] or FULL_SCALE
-    decoding = Preprocessing(choices["fast_decode"], choices["fit"], choices["augment"], white)
+    options = group(EmbeddingOptions, choices)
+    check_weights(options.arch, options.weights)
+    devices = options.device or [device_of(resources(cluster.resources))]
+    engines = {name: usable_engines(name, options.engine, options.precision) for name in devices}
     place.prepare()
-    targets = targets_of(arch, engines, weights, precision, decoding, seed, place)
+    targets = targets_of(options, engines, place)
     job = Job(
-        orders=tuple(order_of(target, weights, seed) for target in targets),
+        orders=tuple(order_of(target, options.weights, options.seed) for target in targets),
         root=str(_everywhere(root)),
-        workers=choices["workers"],
-        batch_size=choices["images_at_once"],
-        strict=choices["strict"],
+        options=RunnerOptions(options.strict, options.workers, options.images_at_once),
         max_pixels=Image.MAX_IMAGE_PIXELS,
     )
     caches = [open_cache(root, target.identity) for target in targets]
@@ -252,7 +252,7 @@ def _extract(
             sums.add(done)
             kept.add(done)
             progress(sums.files, max(total, sums.files))
-            if len(sums.errors) > cluster.max_failed:
+            if len(sums.errors) > cluster.max_failed_shards:
                 break
         fault = _fault(sums, sources)
         if not sums.errors and not fault:
@@ -315,9 +315,10 @@ def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
     print_workers(sums.workers)
     for error in sums.errors[:SHOWN]:
         warn(error)
-    if len(sums.errors) > cluster.max_failed:
+    if len(sums.errors) > cluster.max_failed_shards:
         raise FrostlineError(
-            f"{len(sums.errors)} shard(s) failed, and --max-failed-shards is {cluster.max_failed}: "
+            f"{len(sums.errors)} shard(s) failed, and --max-failed-shards is "
+            f"{cluster.max_failed_shards}: "
             f"{sums.errors[0]}; mend that and run the same command again: what is finished is kept"
         )
     if sums.errors:
@@ -346,28 +347,28 @@ def _usable(table: Path) -> Iterator[None]:
         ) from None
 
 
-def train_at_scale(  # noqa: PLR0913
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: SearchPlan,
-    groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None, address: str | None,
-    wanted: str,
+def train_at_scale(
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
+    groups: Mapping[bytes, int], cluster: Cluster,
 ) -> list[SavedHead]:  # fmt: skip
-    """Train the heads of a sweep on each cache, parts of it at a time on the workers of a cluster.
+    """Train the heads of a plan on each cache, parts of it at a time on the workers of a cluster.
 
-    wanted: resources of each worker, as JSON; they say what device trains.
+    The resources of a worker say what device trains.
     """
     from frostline.cli.steps import train
     from heads.ray import device_of, train_on_ray
 
-    if train_on != "cpu":
+    if options.train_on != "cpu":
         raise DeviceError(
-            f"--train-on {train_on} is for this machine: on Ray, --resources says what trains"
+            f"--train-on {options.train_on} is for this machine: on Ray, --resources says what "
+            "trains"
         )
-    options = resources(wanted)
+    wanted = resources(cluster.resources)
 
     def trainer_of(cache: Cache) -> Trainer:
         there = replace(cache, folder=_everywhere(cache.folder))
-        return partial(train_on_ray, cache=there, options=options)
+        return partial(train_on_ray, cache=there, options=wanted)
 
-    where = device_of(options)
-    with connected(address), interruptible():
-        return train(caches, training, place, sweep, groups, where, tensorboard, trainer_of)
+    there = replace(options, train_on=device_of(wanted))
+    with connected(cluster.address), interruptible():
+        return train(caches, training, place, there, groups, trainer_of)

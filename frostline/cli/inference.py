@@ -11,17 +11,15 @@ from evaluate.text import printable
 from frostline.cli.console import bar, say, warn
 
 if TYPE_CHECKING:
+    from evaluate.backbone_loader import ModelLoader
     from evaluate.workspace.image_files import ImageFiles
-    from evaluate.workspace.layout import Workspace
     from heads.store import SavedHead
 
 
-def predict(  # noqa: PLR0913
-    given: Sequence[Path], model: str, place: Workspace, out: Path | None, heatmap: Path | None,
-    weights: str, engine: str | None,
-) -> None:  # fmt: skip
-    """Classify files by a model, and print or write what it says."""
-    from evaluate.backbone_loader import reload_target
+def predict(
+    given: Sequence[Path], model: str, loader: ModelLoader, out: Path | None, heatmap: Path | None
+) -> None:
+    """Classify files by a model; print or write its predictions."""
     from evaluate.predict import (
         as_csv,
         check_out,
@@ -31,21 +29,20 @@ def predict(  # noqa: PLR0913
         predict,
         write_answers,
     )
-    from extract.embedder import engines_folder
 
+    place = loader.workspace
     place.require_folder()
     check_out(out)
     row = find_row(place, model)
     model_id, saved = load_row(place, row)
-    info, shelf = saved.info, engines_folder(place.cache)
+    info = saved.info
     paths, remarks = listed(given)
     for remark in remarks:
         warn(remark)
     say(_told(row, saved), err=True)
-    target = reload_target(info, weights, engine, place)
-    remarks, notes = list[str](), list[str]()
+    spec, remarks = loader.spec(info), list[str]()
     with bar("Embedding", "rows") as progress:
-        found = predict(paths, saved, target, place, progress, shelf, remarks.append, notes.append)
+        found, notes = predict(paths, saved, spec, place, progress, remarks.append)
     for remark in (*notes, *remarks):
         warn(remark)
     for each in found:
@@ -76,23 +73,21 @@ def predict(  # noqa: PLR0913
 
         with bar("Activation maps", "images") as progress:
             images = [Path(each.path) for each in answered]
-            count = write_heatmaps(images, saved, target, heatmap, progress)
+            count = write_heatmaps(images, saved, spec, heatmap, progress)
         say(f"{count} activation map(s) in {heatmap}", err=True)
 
 
-def export(
-    model: str, file_format: str, out: Path, place: Workspace, weights: str, files: ImageFiles
-) -> None:
+def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: ImageFiles) -> None:
     """Write a model as one file, and say how near it answers to the model put together here.
 
     files: finds the test images.
     """
-    from evaluate.backbone_loader import reload_backbone
     from evaluate.export.model_file import export_model
     from evaluate.leaderboard import studies
     from evaluate.predict import find_row, load_row
     from evaluate.report.context import read_answers
 
+    place = loader.workspace
     place.require_folder()
     found = find_row(place, model)
     model_id, saved = load_row(place, found)
@@ -103,7 +98,7 @@ def export(
     answers = read_answers(row, place)
     if answers is None:
         raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
-    backbone = reload_backbone(info.identity, info.weights, weights, place)
+    backbone = loader.backbone(info.identity, info.weights)
     written = export_model(backbone, saved, row, answers, file_format, out, files)
     say("Written: " + ", ".join(map(str, written.files)))
     say(

@@ -6,6 +6,7 @@ import os
 import sys
 from codecs import BOM_UTF8 as BOM
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from extract.imaging.bit_depth import AUTO
 from frostline.cli import inference, steps
 from frostline.cli.cache import caches
 from frostline.cli.console import quiet_when_unread, say, show_findings, use_utf8_output, warn
+from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions, group
 from frostline.cli.options import (
     FEWER,
     FIELD_OPTIONS,
@@ -87,7 +89,10 @@ def run(
 ) -> None:  # fmt: skip
     """Do everything: extract, train-heads, evaluate, report; with a recipe, a whole study."""
     from cache.store import open_cache
-    from evaluate.evaluation import check_classes, unmeasured
+    from evaluate.audit.split import SplitOptions
+    from evaluate.backbone_loader import ModelLoader
+    from evaluate.evaluation import unmeasured
+    from evaluate.test_set import check_classes
     from evaluate.workspace.layout import Workspace
     from heads.search.space import asked
     from heads.splits import check_trainable
@@ -101,10 +106,8 @@ def run(
     elif hold_out is not None:
         if steps.is_given(ctx, "test"):
             raise DatasetError("--test and --test-fraction exclude each other. Give one of them.")
-        how_to_cut = (
-            *(hold_out, False, choices["seed"], choices["no_group"], choices["full_scale"]),
-        )
-        dataset, test = steps.split(dataset, place, None, *how_to_cut)
+        cut = SplitOptions(hold_out, choices["seed"], not choices["no_group"])
+        dataset, test = steps.split(dataset, place, None, cut, choices["full_scale"])
     else:
         steps.check_sets(ctx, ", or --test-fraction 0.2 to hold out a part")
     training, testing = _scan(dataset, test, place, choices)
@@ -114,24 +117,24 @@ def run(
         check_classes(set(training.labels.values()), images)
     choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
     views = max(candidate.views for candidate in sweep.candidates)
-    every = [training, testing, *others.values()]
-    targets = steps.extract(every, place, **_only(choices, _EXTRACT), augmented=views)
+    embedding = replace(group(EmbeddingOptions, choices), augmented=views)
+    targets = steps.extract([training, testing, *others.values()], place, embedding)
     caches = [open_cache(place.cache, target.identity) for target in targets]
     audit = steps.audit_datasets(training, testing, place, white)
     groups = {} if choices["no_group"] else audit.group_of
-    repeats = {} if choices["no_group"] else audit.repeat_of
-    training_options = choices["train_on"], choices["tensorboard"]
-    heads = steps.train(caches, training, place, sweep, groups, *training_options)
-    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    options = TrainingOptions(sweep, choices["train_on"], choices["tensorboard"])
+    heads = steps.train(caches, training, place, options, groups)
+    own = steps.test_set(testing, audit, choices["no_group"])
+    loader = ModelLoader(place, choices["weights"], choices["engine"])
     steps.set_current(place, (training, testing), (dataset, test), choices)
-    new = unmeasured(heads, testing, place, choices["engine"], leaked, repeats=repeats)
+    new = unmeasured(heads, own, loader)
     if old := len(heads) - len(new):
         say(f"{old} model(s) measured before: `evaluate` measures them again")
-    how = place, choices["engine"], choices["weights"]
     if new:
-        steps.evaluate(new, testing, leaked, *how, repeats=repeats)
-    steps.fit_uncertainty(heads, training, testing, audit.group_of, *how)
-    failed = steps.evaluate_also(heads, others, training, choices["no_group"], *how, white)
+        steps.evaluate(new, own, loader)
+    steps.fit_uncertainty(heads, training, testing, audit.group_of, loader)
+    external = steps.external_sets(others, training, place, choices["no_group"], white)
+    failed = steps.evaluate_external(heads, external, loader)
     ctx.params |= {"dataset": dataset, "test": test}  # those cut by a recipe
     for given in recipe.baselines if recipe else ():
         try:
@@ -155,7 +158,6 @@ def extract(
     from evaluate.workspace.layout import Workspace
 
     place = Workspace(workspace)
-    cluster = [choices.pop(name) for name in (*RAY, "shard_size", "max_failed_shards")]
     folders = {"dataset": dataset, "test": test}
     there = {name: path for name, path in folders.items() if steps.is_meant(ctx, name, path)}
     if not there:
@@ -163,7 +165,8 @@ def extract(
     if on == "ray":
         from frostline.cli.distributed import Cluster, extract_at_scale
 
-        extract_at_scale(there, place, cache_at or place.cache, Cluster(*cluster), choices)
+        cluster = group(Cluster, choices)
+        extract_at_scale(there, place, cache_at or place.cache, cluster, choices)
         return
     given = {"dataset": (dataset, choices.pop("per_class"))}
     given["test"] = (test, choices.pop("test_per_class"))
@@ -179,7 +182,7 @@ def extract(
             )
     sets = [images for images in found.values() if images]
     choices["full_scale"] = steps.white_value(choices["full_scale"], sets[0], place)
-    steps.extract(sets, place, root=cache_at, **choices)
+    steps.extract(sets, place, group(EmbeddingOptions, choices), cache_at)
     parts = {"training": found["dataset"], "test": found["test"]}
     steps.print_bit_depth({k: v for k, v in parts.items() if v}, place, choices["full_scale"])
 
@@ -188,10 +191,7 @@ def extract(
 @takes("dataset", "per_class", "workspace", "only_arch", "only_device", "head", "optimizer",
        *TRAINING, "rehash", "on", *RAY)  # fmt: skip
 @click.pass_context
-def train_heads(  # noqa: PLR0913
-    ctx: click.Context, /, dataset: Path, workspace: Path, arch: list[str], device: list[str],
-    on: str, address: str | None, resources: str, **choices: Any,
-) -> None:  # fmt: skip
+def train_heads(ctx: click.Context, /, dataset: Path, workspace: Path, **choices: Any) -> None:
     """Train every head with every optimizer on every cache found."""
     from evaluate.selection import Wanted, select_caches, smallest_full_scale
     from evaluate.workspace.layout import Workspace
@@ -201,22 +201,20 @@ def train_heads(  # noqa: PLR0913
     place.require()
     (dataset,) = steps.take_current(ctx, place, choices)
     training = steps.scan(dataset, place, choices["per_class"], opened=not choices["no_group"])
-    caches, remarks = select_caches(training, place, Wanted(arch, device))
+    caches, remarks = select_caches(training, place, group(Wanted, choices))
     for remark in remarks:
         warn(remark)
     groups = dict[bytes, int]()
     if not choices["no_group"]:
         white = smallest_full_scale(cache.identity for cache in caches)
         groups = {**steps.audit_datasets(training, None, place, white).group_of}
-    training_options = choices["train_on"], choices["tensorboard"]
-    if on == "ray":
-        from frostline.cli.distributed import train_at_scale
+    options = TrainingOptions(sweep, choices["train_on"], choices["tensorboard"])
+    if choices["on"] == "ray":
+        from frostline.cli.distributed import Cluster, train_at_scale
 
-        train_at_scale(
-            caches, training, place, sweep, groups, *training_options, address, resources
-        )
+        train_at_scale(caches, training, place, options, groups, group(Cluster, choices))
     else:
-        steps.train(caches, training, place, sweep, groups, *training_options)
+        steps.train(caches, training, place, options, groups)
 
 
 @cli.command()
@@ -228,7 +226,9 @@ def evaluate(
     **choices: Any,
 ) -> None:  # fmt: skip
     """Put backbone and head together again, test and time each whole model."""
+    from evaluate.backbone_loader import ModelLoader
     from evaluate.selection import Wanted, select_heads, smallest_full_scale
+    from evaluate.test_set import TestSet
     from evaluate.workspace.layout import Workspace
 
     place = Workspace(workspace)
@@ -237,23 +237,21 @@ def evaluate(
     dataset, test = steps.take_current(ctx, place, choices)
     training, testing = _scan(dataset, test, place, choices)
     others = {name: steps.scan(folder, place) for name, folder in also.items()}
-    wanted = Wanted(**_only(choices, ("arch", "device", "head", "optimizer")))
+    wanted = group(Wanted, choices)
     heads, remarks = select_heads(training, place, wanted)
     for remark in remarks:
         warn(remark)
-    leaked, groups = training.labels.keys() & testing.labels.keys(), dict[bytes, int]()
+    own, groups = TestSet(testing, training.labels.keys() & testing.labels.keys()), {}
     white = smallest_full_scale(saved.info.identity for saved in heads)
-    repeats = dict[bytes, int]()
     if not choices["no_group"]:
         audit = steps.audit_datasets(training, testing, place, white)
-        leaked, groups, repeats = {*audit.leaked}, {**audit.group_of}, {**audit.repeat_of}
-    how = place, choices["engine"], choices["weights"]
+        own, groups = steps.test_set(testing, audit, no_group=False), {**audit.group_of}
+    loader = ModelLoader(place, choices["weights"], choices["engine"])
     steps.set_current(place, (training, testing), (dataset, test), choices)
-    steps.evaluate(heads, testing, leaked, *how, repeats=repeats)
-    steps.fit_uncertainty(heads, training, testing, groups, *how)
-    _stop_if(
-        steps.evaluate_also(heads, others, training, choices["no_group"], *how, white, anew=True)
-    )
+    steps.evaluate(heads, own, loader)
+    steps.fit_uncertainty(heads, training, testing, groups, loader)
+    external = steps.external_sets(others, training, place, choices["no_group"], white)
+    _stop_if(steps.evaluate_external(heads, external, loader, anew=True))
 
 
 @cli.command()
@@ -267,7 +265,9 @@ def baseline(
     **choices: Any,
 ) -> None:  # fmt: skip
     """Train whole networks in the ordinary way, to see what freezing costs and saves."""
-    from evaluate.evaluation import check_classes, unmeasured
+    from evaluate.backbone_loader import ModelLoader
+    from evaluate.evaluation import unmeasured
+    from evaluate.test_set import check_classes
     from evaluate.workspace.layout import Workspace
     from frostline.cli.baseline import train_whole
 
@@ -281,15 +281,15 @@ def baseline(
     choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
     audit = steps.audit_datasets(training, testing, place, white)
     groups = {} if choices["no_group"] else audit.group_of
-    repeats = {} if choices["no_group"] else audit.repeat_of
-    leaked = audit.exactly_leaked if choices["no_group"] else audit.leaked
+    own = steps.test_set(testing, audit, choices["no_group"])
+    external = steps.external_sets(others, training, place, choices["no_group"], white)
+    loader = ModelLoader(place, choices["weights"], choices["engine"])
     steps.set_current(place, (training, testing), (dataset, test), choices)
     failed = list[str]()
     for saved in train_whole(training, groups, place, choices):
-        how = place, choices["engine"], choices["weights"]
-        if unmeasured([saved], testing, place, choices["engine"], leaked, repeats=repeats):
-            steps.evaluate([saved], testing, leaked, *how, repeats=repeats)
-        failed += steps.evaluate_also([saved], others, training, choices["no_group"], *how, white)
+        if unmeasured([saved], own, loader):
+            steps.evaluate([saved], own, loader)
+        failed += steps.evaluate_external([saved], external, loader)
     _stop_if(failed)
 
 
@@ -309,41 +309,43 @@ def report(workspace: Path, baseline: Path | None, **limits: float | None) -> No
        "max_pixels", "rehash")  # fmt: skip
 def split(source: Path, workspace: Path, **choices: Any) -> tuple[Path, Path]:
     """Cut one folder of images into a training and a test set: by class, copies on one side."""
+    from evaluate.audit.split import SplitOptions
     from evaluate.workspace.layout import Workspace
 
-    return steps.split(source, Workspace(workspace), **choices)
+    cut = SplitOptions(
+        choices["test_fraction"], choices["seed"], not choices["no_group"], choices["copy"]
+    )
+    return steps.split(source, Workspace(workspace), choices["out"], cut, choices["full_scale"])
 
 
 @cli.command()
 @takes("dataset", "test", *FEWER, "workspace", "full_scale", "html", "audit_format", "fail_on",
        "max_pixels", "rehash")  # fmt: skip
 @click.pass_context
-def audit(  # noqa: PLR0913
-    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, html: Path | None,
-    audit_format: str, fail_on: list[str], per_class: int | None, test_per_class: int | None,
-    full_scale: int | str | None,
+def audit(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, fail_on: list[str],
+    **choices: Any,
 ) -> None:  # fmt: skip
     """Look for copies, leaks into the test set, conflicting labels, unreadable and odd images."""
     from evaluate.audit.findings import FINDINGS, as_json, in_words
     from evaluate.workspace.image_files import ImageFiles
     from evaluate.workspace.layout import Workspace, writable
 
-    place, few = Workspace(workspace), {"per_class": per_class, "test_per_class": test_per_class}
-    dataset, test = steps.take_current(ctx, place, few)
-    per_class, test_per_class = few.values()
+    place = Workspace(workspace)
+    dataset, test = steps.take_current(ctx, place, choices)
     if steps.is_given(ctx, "test"):
         steps.check_sets(ctx)
     files, place = ImageFiles(place), ctx.with_resource(writable(place, warn))
-    training = steps.scan(dataset, place, per_class)
+    training = steps.scan(dataset, place, choices["per_class"])
     if {"leak", "repeat"} & {*fail_on}:  # then there must be a test folder to look at
         steps.check_sets(ctx)
-        testing: ImageSet | None = steps.scan(test, place, test_per_class)
+        testing: ImageSet | None = steps.scan(test, place, choices["test_per_class"])
     else:
-        testing = steps.scan_if_there(ctx, "test", test, place, test_per_class)
-    white = steps.white_value(full_scale, training, place)
+        testing = steps.scan_if_there(ctx, "test", test, place, choices["test_per_class"])
+    white = steps.white_value(choices["full_scale"], training, place)
     found = steps.audit_datasets(training, testing, place, white, anew=True)
-    say(*(as_json(found).split("\n") if audit_format == "json" else in_words(found)))
-    if html:
+    say(*(as_json(found).split("\n") if choices["audit_format"] == "json" else in_words(found)))
+    if html := choices["html"]:
         from evaluate.report.page import write_audit_page
 
         warn(f"Page: {write_audit_page(found, html, files)}")
@@ -362,6 +364,7 @@ def predict(
     ctx: click.Context, /, paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
 ) -> None:
     """Classify files, folders, or the paths on standard input (-), and say where there is doubt."""
+    from evaluate.backbone_loader import ModelLoader
     from evaluate.workspace.layout import Workspace, writable
 
     if paths == (Path("-"),):
@@ -369,7 +372,8 @@ def predict(
         lines = given.split(b"\0" if b"\0" in given else b"\n")
         paths = tuple(Path(os.fsdecode(line.strip(b"\r"))) for line in lines if line.strip())
     place = ctx.with_resource(writable(Workspace(workspace), warn))
-    inference.predict(paths, model, place, **choices)
+    loader = ModelLoader(place, choices["weights"], choices["engine"])
+    inference.predict(paths, model, loader, choices["out"], choices["heatmap"])
 
 
 @cli.command()
@@ -379,12 +383,13 @@ def export(
     ctx: click.Context, /, model: str, file_format: str, out: Path, workspace: Path, weights: str
 ) -> None:
     """Write a whole model as one file for other programs, with a model card beside it."""
+    from evaluate.backbone_loader import ModelLoader
     from evaluate.workspace.image_files import ImageFiles
     from evaluate.workspace.layout import Workspace, writable
 
     files = ImageFiles(Workspace(workspace))
-    place = ctx.with_resource(writable(Workspace(workspace), warn))
-    inference.export(model, file_format, out, place, weights, files)
+    loader = ModelLoader(ctx.with_resource(writable(Workspace(workspace), warn)), weights)
+    inference.export(model, file_format, out, loader, files)
 
 
 @cli.command()
@@ -398,9 +403,6 @@ def doctor() -> None:
 cli.add_command(caches)
 
 
-_EXTRACT = ("arch", "device", "weights", "precision", "engine", *PICTURES, "seed", "strict")
-
-
 def _scan(
     dataset: Path, test: Path, place: Workspace, choices: dict[str, Any]
 ) -> tuple[ImageSet, ImageSet]:
@@ -412,10 +414,6 @@ def _stop_if(failed: Sequence[str]) -> None:
     """Raise what cost a part only, now that all else is done."""
     if failed:
         raise FrostlineError(*dict.fromkeys(failed))
-
-
-def _only(choices: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: choices[name] for name in names}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ Everything heavy is imported where it is used: `cli.py --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,19 +32,20 @@ from frostline.cli.console import bar, console, print_extractions, say, warn
 if TYPE_CHECKING:
     from cache.store import Cache
     from evaluate.audit.findings import Audit
+    from evaluate.audit.split import SplitOptions
+    from evaluate.backbone_loader import ModelLoader
     from evaluate.constraints import Limits
+    from evaluate.test_set import TestSet
     from evaluate.workspace.layout import Workspace
     from extract.dataset import ImageSet
     from extract.embedder import EmbeddingSpec
-    from extract.imaging.preprocessing import Preprocessing
     from extract.model_loader import Normalization
+    from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions
     from heads.batched.fit import Trainer
-    from heads.search.space import SearchPlan
     from heads.store import SavedHead
 
 
 SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
-NONE: Mapping[bytes, int] = {}
 
 
 def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
@@ -160,12 +161,9 @@ def scan(
     return images.at_most(per_class) if per_class else images
 
 
-def extract(  # noqa: PLR0913
-    sets: Sequence[ImageSet], place: Workspace, arch: Sequence[str], device: Sequence[str],
-    weights: str, precision: str, engine: str | None, fast_decode: bool, fit: str, normalize: str,
-    full_scale: int, augment: str, seed: int, strict: bool, workers: int | None = None,
-    images_at_once: int | None = None, augmented: int = 0, root: Path | None = None,
-) -> list[EmbeddingSpec]:  # fmt: skip
+def extract(
+    sets: Sequence[ImageSet], place: Workspace, options: EmbeddingOptions, root: Path | None = None
+) -> list[EmbeddingSpec]:
     """Fill the caches of every backbone and device asked for.
 
     sets: of training images first. root: where the caches are, unless in the workspace.
@@ -174,48 +172,50 @@ def extract(  # noqa: PLR0913
     from extract.distributed.job import order_of
     from extract.distributed.local_devices import extract_on_local_devices, local_devices
     from extract.embedder import engines_folder
-    from extract.imaging.preprocessing import Preprocessing
-    from extract.pipeline import extract
+    from extract.pipeline import RunnerOptions, extract
 
-    devices = list(device) or present_devices()
+    devices = list(options.device) or present_devices()
     for name in devices:
         require_device(name)
-    check_weights(arch, weights)
-    engines = {name: usable_engines(name, engine, precision) for name in devices}
+    check_weights(options.arch, options.weights)
+    engines = {name: usable_engines(name, options.engine, options.precision) for name in devices}
     place.prepare()
     for images in sets:
         hashes = (file.sha256 for file in images.files)
         record(root or place.cache, images.source or images.folder, hashes)
     found = {name: local_devices(name) for name in devices}
     failed = [failure for images in sets for failure in images.unopened]
-    if strict and failed:
+    if options.strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    decoding = Preprocessing(fast_decode, fit, augment, full_scale)
-    shelf = engines_folder(place.cache)
-    mean_and_std = normalization(normalize, sets[0], place, full_scale)
-    targets = targets_of(arch, engines, weights, precision, decoding, seed, place, mean_and_std)
-    if precision == "int8":
+    artifacts = engines_folder(place.cache)
+    mean_and_std = normalization(options, sets[0], place)
+    targets = targets_of(options, engines, place, mean_and_std)
+    if options.precision == "int8":
         from extract.backends.int8 import calibrated
 
         first = sets[0].files  # not the test images, which take no part in any choice
-        targets = [calibrated(target, first, shelf) for target in targets]
+        targets = [calibrated(target, first, artifacts) for target in targets]
+    runner = RunnerOptions(
+        options.strict, options.workers, options.images_at_once, artifacts, options.augmented,
+        place.looks,
+    )  # fmt: skip
     # Views are for training.
-    whole = len(sets) == 1 or not augmented
-    parts = [(sets, augmented)] if whole else [(sets[:1], augmented), (sets[1:], 0)]
+    whole = len(sets) == 1 or not options.augmented
+    without = replace(runner, views=0)
+    parts = [(sets, runner)] if whole else [(sets[:1], runner), (sets[1:], without)]
     done = []
-    for part, views in parts:
+    for part, how in parts:
         files = [file for images in part for file in images.files]
-        how = strict, workers, images_at_once, shelf, views, place.looks
         # 0: chips that are not counted yet may be there all the same.
         if one := [target for target in targets if found[target.device] < 2]:
             with bar("Embedding", "rows") as progress:
-                done += extract(one, files, root or place.cache, progress, *how)
+                done += extract(one, files, root or place.cache, progress, how)
         for name in devices:
             if many := [t for t in targets if t.device == name and found[name] > 1]:
-                orders = [order_of(target, weights, seed) for target in many]
+                orders = [order_of(target, options.weights, options.seed) for target in many]
                 with bar(f"Embedding on {found[name]} chips", "rows") as progress:
                     done += extract_on_local_devices(
-                        many, orders, files, root or place.cache, progress, *how
+                        many, orders, files, root or place.cache, progress, how
                     )
     print_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
     return targets
@@ -227,21 +227,21 @@ def check_weights(arch: Sequence[str], weights: str) -> None:
         raise WeightsError(f"--weights {weights}: a file fits one backbone; name it with --arch")
 
 
-def targets_of(  # noqa: PLR0913
-    arch: Sequence[str], engines: Mapping[str, tuple[str, ...]], weights: str, precision: str,
-    decoding: Preprocessing, seed: int, place: Workspace, mean_and_std: Normalization | None = None,
+def targets_of(
+    options: EmbeddingOptions, engines: Mapping[str, tuple[str, ...]], place: Workspace,
+    mean_and_std: Normalization | None = None,
 ) -> list[EmbeddingSpec]:  # fmt: skip
     """Return what every backbone asked for fills on each device. engines: to try there."""
     from extract.embedder import EmbeddingSpec, engines_folder
     from extract.model_loader import load_backbone
 
-    targets, shelf = list[EmbeddingSpec](), engines_folder(place.cache)
-    for name in arch or STANDARD:
-        backbone = load_backbone(name, weights, seed, shelf, mean_and_std)
+    targets, artifacts = list[EmbeddingSpec](), engines_folder(place.cache)
+    for name in options.arch or STANDARD:
+        backbone = load_backbone(name, options.weights, options.seed, artifacts, mean_and_std)
         if backbone.notice:
             warn(backbone.notice)
         targets += [
-            EmbeddingSpec(backbone, where, chosen, precision, decoding)
+            EmbeddingSpec(backbone, where, chosen, options.precision, options.preprocessing)
             for where, chosen in engines.items()
         ]
     return targets
@@ -290,16 +290,18 @@ def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) 
 
 
 def normalization(
-    normalize: str, training: ImageSet, place: Workspace, white: int = FULL_SCALE
+    options: EmbeddingOptions, training: ImageSet, place: Workspace
 ) -> Normalization | None:
     """Return mean and standard deviation of the training images, or None for the weights' own."""
     from extract.dataset_statistics.image_index import looks_of
     from extract.dataset_statistics.normalization import of_images
 
-    if normalize != "dataset":
+    if options.normalize != "dataset":
         return None
     with bar("Looking at gray levels", "images") as progress:
-        looks, _ = looks_of(training.unique, place.looks, progress, white)
+        looks, _ = looks_of(
+            training.unique, place.looks, progress, options.preprocessing.full_scale
+        )
     found = of_images(looks.values())
     say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
     return found
@@ -338,12 +340,11 @@ def audit_datasets(
     return found
 
 
-def train(  # noqa: PLR0913
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, sweep: SearchPlan,
-    groups: Mapping[bytes, int], train_on: str, tensorboard: Path | None,
-    trainer_of: Callable[[Cache], Trainer] | None = None,
+def train(
+    caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
+    groups: Mapping[bytes, int], trainer_of: Callable[[Cache], Trainer] | None = None,
 ) -> list[SavedHead]:  # fmt: skip
-    """Train the heads of a sweep on each cache.
+    """Train the heads of a plan on each cache.
 
     groups: of images that no split divides. trainer_of: who trains on a cache, if not this process.
     """
@@ -352,56 +353,58 @@ def train(  # noqa: PLR0913
     from heads.batched.fit import train as train_here
     from heads.training import train_heads
 
-    device = train_on if trainer_of else torch_device(train_on)
+    device = options.train_on if trainer_of else torch_device(options.train_on)
     heads: list[SavedHead] = []
     for cache in caches:
         with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
             done = train_heads(
-                cache, training.labels, training.name, sweep, place.heads, progress, device,
+                cache, training.labels, training.name, options.plan, place.heads, progress, device,
                 groups, trainer_of(cache) if trainer_of else train_here,
             )  # fmt: skip
         tell_heads(cache.identity.name, done, place.heads, len(training.labels))
         heads += done.heads
     if not heads:
         raise HeadError("no head is left: every training diverged; give a smaller --lr")
-    if tensorboard:
+    if options.tensorboard:
         from evaluate.export.tensorboard import write_tensorboard
 
-        write_tensorboard(heads, tensorboard)
-        say(f"{len(heads)} run(s) for TensorBoard in {tensorboard}")
+        write_tensorboard(heads, options.tensorboard)
+        say(f"{len(heads)} run(s) for TensorBoard in {options.tensorboard}")
     return heads
 
 
-def evaluate(  # noqa: PLR0913
-    heads: Sequence[SavedHead], testing: ImageSet, leaked: Collection[bytes], place: Workspace,
-    engine: str | None, weights: str, also: str = STUDYS_OWN, repeats: Mapping[bytes, int] = NONE,
-) -> None:  # fmt: skip
-    """Measure whole models on the test images. also: their name, if they are an independent set.
+def test_set(images: ImageSet, audit: Audit, no_group: bool, name: str = STUDYS_OWN) -> TestSet:
+    """Return a test set by what an audit found. no_group: only exact copies count as leaked."""
+    from evaluate.test_set import TestSet
 
-    repeats: the group of each test image that is a near duplicate of another one.
-    """
+    if no_group:
+        return TestSet(images, audit.exactly_leaked, name=name)
+    return TestSet(images, audit.leaked, audit.repeat_of, name)
+
+
+def evaluate(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -> None:
+    """Measure whole models on the test images."""
     from evaluate.evaluation import evaluate
 
     with bar("Whole models, file to label", "images") as progress:
-        ids = evaluate(
-            heads, testing, leaked, place, engine, weights, progress, warn, also, repeats
-        )
-    say(f"{len(ids)} whole model(s) measured on {testing.name}: {place.results}")
+        ids = evaluate(heads, test, loader, progress, warn)
+    results = loader.workspace.results
+    say(f"{len(ids)} whole model(s) measured on {test.images.name}: {results}")
 
 
-def fit_uncertainty(  # noqa: PLR0913
-    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet,
-    groups: Mapping[bytes, int], place: Workspace, engine: str | None, weights: str,
+def fit_uncertainty(
+    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, groups: Mapping[bytes, int],
+    loader: ModelLoader,
 ) -> None:  # fmt: skip
-    """Measure how to doubt the answers of the best of some models, unless it is known.
+    """Fit the review flags of the best of some models, unless they are known.
 
     groups: of training images, that no fold divides.
     """
-    from evaluate.backbone_loader import reload_target
     from evaluate.predict import best_of, measured_doubt
     from evaluate.uncertainty.fitting import measure_doubt
     from heads.config import fingerprint
 
+    place = loader.workspace
     best = best_of(place, heads, fingerprint(testing.labels))
     if best and best.info.network:
         warn(
@@ -413,49 +416,54 @@ def fit_uncertainty(  # noqa: PLR0913
                 return
         except (ResultsError, OSError) as error:
             warn(f"Measured again: {error}")
-        target = reload_target(best.info, weights, engine, place)
+        spec = loader.spec(best.info)
         try:
             with bar("Provoking errors, to learn what to doubt", "parts") as progress:
-                measure_doubt(best, training, groups, target, place, progress)
+                measure_doubt(best, training, groups, spec, place, progress)
         except HeadError as error:  # the results are there, and stay
             warn(f"How to doubt the best model could not be measured: {error}")
 
 
-def evaluate_also(  # noqa: PLR0913
-    heads: Sequence[SavedHead], others: Mapping[str, ImageSet], training: ImageSet, no_group: bool,
-    place: Workspace, engine: str | None, weights: str, full_scale: int, anew: bool = False,
-) -> list[str]:  # fmt: skip
-    """Measure whole models on independent sets by name; unless anew, those that were not yet.
+def external_sets(
+    others: Mapping[str, ImageSet], training: ImageSet, place: Workspace, no_group: bool,
+    full_scale: int,
+) -> list[TestSet]:  # fmt: skip
+    """Audit independent sets, by name. full_scale: of the decoding."""
+    return [
+        test_set(images, audit_datasets(training, images, place, full_scale), no_group, name)
+        for name, images in others.items()
+    ]
+
+
+def evaluate_external(
+    heads: Sequence[SavedHead], tests: Sequence[TestSet], loader: ModelLoader, anew: bool = False
+) -> list[str]:
+    """Measure whole models on independent sets; unless anew, those that were not yet.
 
     A set that can't be used costs itself only; returns what was wrong with it.
     """
     from evaluate.evaluation import unmeasured
 
     failed = []
-    for name, images in others.items():
-        audit = audit_datasets(training, images, place, full_scale)
-        leaked = audit.exactly_leaked if no_group else audit.leaked
-        repeats = {} if no_group else audit.repeat_of
-        how = place, engine, leaked, name, repeats
-        todo = heads if anew else unmeasured(heads, images, *how)
+    for test in tests:
+        todo = heads if anew else unmeasured(heads, test, loader)
         try:
             if todo:
-                evaluate(todo, images, leaked, place, engine, weights, name, repeats)
+                evaluate(todo, test, loader)
         except DatasetError as error:
-            failed.append(f"--also {name}: {error}")
+            failed.append(f"--also {test.name}: {error}")
     return failed
 
 
-def split(  # noqa: PLR0913
-    source: Path, place: Workspace, out: Path | None, test_fraction: float, copy: bool, seed: int,
-    no_group: bool, full_scale: int | str | None,
+def split(
+    source: Path, place: Workspace, out: Path | None, options: SplitOptions,
+    full_scale: int | str | None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Cut one set of images into two, and return where they are.
 
     out: None for a folder of this division in the workspace.
     """
-    from evaluate.split import (
-        SplitOptions,
+    from evaluate.audit.split import (
         divide,
         divided_before,
         folder_of,
@@ -464,19 +472,19 @@ def split(  # noqa: PLR0913
         write_division,
     )
 
-    cut, images = SplitOptions(test_fraction, seed, not no_group, copy), scan(source, place)
-    out = out or folder_of(images, cut, place.splits)
-    if divided_before(images, cut, out):
+    images = scan(source, place)
+    out = out or folder_of(images, options, place.splits)
+    if divided_before(images, options, out):
         say(f"{out}: divided before, the same way")
     else:
         white = white_value(full_scale, images, place)
-        division = divide(images, audit_datasets(images, None, place, white), cut)
+        division = divide(images, audit_datasets(images, None, place, white), options)
         for remark in division.remarks:
             warn(remark)
         with bar(f"Writing {out}", "files") as progress:
             write_division(division, images, out, progress)
         console().print(table_of(division))
-    training, testing = sides(out, cut)
+    training, testing = sides(out, options)
     say(f"To train on: {training}; to test on: {testing}")
     return training, testing
 
