@@ -1,8 +1,9 @@
 """What fills one cache: a backbone, and where and how precisely it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cache.embedding_key import EmbeddingKey, file_name
 from extract.artifact_store import Artifact, ArtifactStore
@@ -13,7 +14,7 @@ from extract.imaging.augmentation import POLICIES
 from extract.imaging.bit_depth import FULL_SCALE, rule_of, white_of
 from extract.imaging.decode import SIZE
 from extract.imaging.preprocessing import AS_USUAL, FITS, Preprocessing
-from extract.model_loader import LoadedBackbone, Normalization
+from extract.model_loader import LoadedBackbone
 
 # By whether decoding is fast.
 INTERPOLATIONS = {False: decode.INTERPOLATION_RULE, True: decode.FAST_INTERPOLATION_RULE}
@@ -37,14 +38,17 @@ class EmbeddingSpec:
     @property
     def identity(self) -> EmbeddingKey:
         """The identity of the cache that it fills."""
-        return identity_of(
-            self.backbone.name,
-            self.backbone.weights_sha256,
-            self.backbone.normalization,
-            self.device,
-            self.precision,
-            self.decoding,
-            self.calibration,
+        backbone, (mean, std) = self.backbone, self.backbone.normalization
+        return EmbeddingKey(
+            backbone=backbone.name,
+            weights_sha256=backbone.weights_sha256,
+            embedding_dim=find_backbone(backbone.name).dim,
+            mean=mean,
+            std=std,
+            precision=self.precision,
+            calibration=self.calibration,
+            device=self.device,
+            **_rules(self.decoding),
         )
 
     @property
@@ -77,47 +81,23 @@ class EmbeddingSpec:
         )
 
 
-def identity_of(  # noqa: PLR0913
-    name: str,
-    weights_sha256: str,
-    normalization: Normalization,
-    device: str,
-    precision: str,
-    decoding: Preprocessing,
-    calibration: str,
-) -> EmbeddingKey:
-    """Return the key of the cache that a backbone with these weights fills; see `EmbeddingSpec`."""
-    mean, std = normalization
+def _rules(decoding: Preprocessing) -> dict[str, Any]:
+    """Return the fields of a key that say how a file becomes pixels, by the code of now."""
     white = decoding.full_scale
-    return EmbeddingKey(
-        backbone=name,
-        weights_sha256=weights_sha256,
-        embedding_dim=find_backbone(name).dim,
-        gray=decode.GRAY_RULE,
-        bit_depth=decode.BIT_DEPTH_RULE if white == FULL_SCALE else rule_of(white),
-        fit=FITS[decoding.fit],
-        interpolation=INTERPOLATIONS[decoding.fast],
-        size=SIZE,
-        mean=mean,
-        std=std,
-        views=POLICIES[decoding.augmentation].rule,
-        precision=precision,
-        calibration=calibration,
-        device=device,
-    )
+    return {
+        "gray": decode.GRAY_RULE,
+        "bit_depth": decode.BIT_DEPTH_RULE if white == FULL_SCALE else rule_of(white),
+        "fit": FITS[decoding.fit],
+        "interpolation": INTERPOLATIONS[decoding.fast],
+        "size": SIZE,
+        "views": POLICIES[decoding.augmentation].rule,
+    }
 
 
-def renewed(identity: EmbeddingKey) -> EmbeddingKey:
-    """Return what the identity of a cache would be if it were made by the rules of now."""
-    return identity_of(
-        identity.backbone,
-        identity.weights_sha256,
-        (identity.mean, identity.std),  # of the weights, or of images: both are still good
-        identity.device,
-        identity.precision,
-        decoding_of(identity),
-        identity.calibration,
-    )
+def renewed(key: EmbeddingKey) -> EmbeddingKey:
+    """Return what the key of a cache would be if it were made by the code of now."""
+    dim = find_backbone(key.backbone).dim
+    return replace(key, embedding_dim=dim, **_rules(decoding_of(key)))
 
 
 def decoding_of(identity: EmbeddingKey) -> Preprocessing:

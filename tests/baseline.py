@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from evaluate.baseline import training
-from evaluate.baseline.run import TrainedNetwork, train_network
+from evaluate.baseline.run import NetworkOptions, TrainedNetwork, train_network
 from evaluate.baseline.training import Training
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
@@ -38,10 +38,13 @@ class Dropping(Toy):
 DROPPING = Backbone(8, "fc", lambda name: Dropping(), no_file)
 
 
+GENTLE = NetworkOptions(augmentation="gentle")
+
+
 def asking(backbone: LoadedBackbone, images: ImageSet, place: Workspace) -> Ask:
     """Return a call that trains a backbone from scratch."""
     target = EmbeddingSpec(backbone, "cpu", (), "fp32")
-    return partial(train_network, target, PATIENT, "scratch", images, place, {}, "gentle")
+    return partial(train_network, target, PATIENT, "scratch", images, place, GENTLE)
 
 
 def train(folder: Path, root: Path, death: Death | None) -> None:

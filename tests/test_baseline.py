@@ -17,7 +17,7 @@ from cache.store import Cache
 from evaluate.baseline import training
 from evaluate.baseline.images import batches_of_pixels, readable
 from evaluate.baseline.modes import MODES, check_start, starting_weights
-from evaluate.baseline.run import TrainedNetwork, train_network
+from evaluate.baseline.run import NetworkOptions, TrainedNetwork, train_network
 from evaluate.baseline.training import joined
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
@@ -140,7 +140,12 @@ class TestAgreement:
             cache, images.labels, "", sweep, tmp_path / "frozen", groups=groups
         ).heads[0]
         whole = train_network(
-            target(toy), configuration, "transfer", images, Workspace(tmp_path), groups
+            target(toy),
+            configuration,
+            "transfer",
+            images,
+            Workspace(tmp_path),
+            NetworkOptions(groups),
         ).head
         rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         assert apart(logits_of(whole, rows), logits_of(frozen, rows)) < 1e-4
@@ -167,7 +172,7 @@ class TestAgreement:
         found, told = readable(listed, AS_USUAL, nobody), list[tuple[int, int]]()
         again = train_network(
             target(toy), replace(configuration, seed=1), "transfer", listed, Workspace(tmp_path),
-            progress=lambda *now: told.append(now), found=found,
+            NetworkOptions(progress=lambda *now: told.append(now), found=found),
         )  # fmt: skip
         assert again.failures == whole.failures
         validated = again.head.info.n_validation
@@ -182,7 +187,12 @@ class TestViews:
     ) -> None:
         configuration = HeadConfig("single", "adam", epochs=3, batch_size=4)
         train_network(
-            target(toy), configuration, "scratch", images, Workspace(tmp_path), {}, "strong"
+            target(toy),
+            configuration,
+            "scratch",
+            images,
+            Workspace(tmp_path),
+            NetworkOptions(augmentation="strong"),
         )
         batches_asked = [batches for _, batches in asked]
         trained, validated = batches_asked[0:6:2], batches_asked[1::2]
@@ -200,7 +210,14 @@ class TestViews:
     ) -> None:
         configuration = HeadConfig("single", "adam", epochs=2, balance="augment", views=2)
         place = Workspace(tmp_path)
-        train_network(target(toy), configuration, "scratch", images, place, {}, policy)
+        train_network(
+            target(toy),
+            configuration,
+            "scratch",
+            images,
+            place,
+            NetworkOptions(augmentation=policy),
+        )
         assert {drawn_by for drawn_by, _ in asked} == {policy}
         shown = [pair for _, epoch in asked[0:4:2] for batch in epoch for pair in batch]
         assert len(set(shown)) == len(shown)
@@ -243,7 +260,7 @@ class TestViews:
         configuration = HeadConfig("single", "adam", epochs=2, batch_size=4)
         ask = partial(train_network, target(toy), configuration, "scratch", images, place)
         with pytest.raises(DatasetError, match=f"{victim.name} can't be used any more"):
-            ask(progress=progress)
+            ask(options=NetworkOptions(progress=progress))
         assert len(list(place.networks.glob("*.checkpoint.safetensors"))) == 1
         victim.write_bytes(data)
         assert not ask().already

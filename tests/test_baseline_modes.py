@@ -20,9 +20,10 @@ from cache.errors import HeadError
 from evaluate.backbone_loader import ModelLoader, network_path
 from evaluate.baseline.checkpoint import read_checkpoint, write_checkpoint
 from evaluate.baseline.modes import MODES
-from evaluate.baseline.run import TrainedNetwork, train_network
+from evaluate.baseline.run import NetworkOptions, TrainedNetwork, train_network
 from evaluate.evaluation import evaluate
 from evaluate.export.model_file import export_model
+from evaluate.export.whole_model import MeasuredModel
 from evaluate.predict import predict
 from evaluate.report.context import read_answers
 from evaluate.results import read_results
@@ -223,8 +224,14 @@ class TestKept:
         done = [
             ask(target, configuration, "scratch", images),
             ask(target, configuration, "transfer", images),
-            ask(target, configuration, "transfer", images, groups=groups),
-            ask(target, configuration, "transfer", images, augmentation="strong"),
+            ask(target, configuration, "transfer", images, options=NetworkOptions(groups)),
+            ask(
+                target,
+                configuration,
+                "transfer",
+                images,
+                options=NetworkOptions(augmentation="strong"),
+            ),
             ask(EmbeddingSpec(toy, "cpu", (), "bf16"), configuration, "transfer", images),
         ]
         assert {each.already for each in done} == {False}
@@ -290,7 +297,9 @@ def test_it_is_measured_asked_and_exported_as_any_model(
     assert answer.error is None
     said = read_answers(row, place)
     assert said
-    written = export_model(again.backbone, saved, row, said, "openvino", tmp_path / "model.xml")
+    written = export_model(
+        MeasuredModel(again.backbone, saved, row, said), "openvino", tmp_path / "model.xml"
+    )
     assert written.check.difference < 1e-4
 
 

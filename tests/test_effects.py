@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, t
+from torch import nn
 
 from evaluate import leaderboard
 from evaluate.leaderboard import Leaderboard
@@ -24,8 +25,8 @@ from evaluate.statistics.effects import (
 )
 from evaluate.text import NOT_TRAINED
 from extract.backbones import find_backbone
-from extract.embedder import identity_of
-from extract.imaging.preprocessing import AS_USUAL
+from extract.embedder import EmbeddingSpec
+from extract.model_loader import LoadedBackbone
 from heads.config import FROZEN, HeadConfig
 from heads.store import HeadInfo, Network, Selection
 
@@ -82,10 +83,10 @@ def trained(mode: str, backbone: str = "resnet18", seed: int = 0) -> Row:
     name = f"{backbone}-{mode}-{seed}"
     entry = find_backbone(backbone)
     now = start if mode in NOT_TRAINED else f"trained:{name}"
-    look = (entry.mean, entry.std)
+    loaded = LoadedBackbone(backbone, now, now, None, (entry.mean, entry.std), nn.Identity)
     info = HeadInfo(
         configuration=HeadConfig("single", "adam", seed=seed),
-        identity=identity_of(backbone, now, look, "cpu", "fp32", AS_USUAL, ""),
+        identity=EmbeddingSpec(loaded, "cpu", (), "fp32").identity,
         classes=("a", "b"),
         dataset="gel",
         dataset_fingerprint="d1",

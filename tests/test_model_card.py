@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.store import Cache
-from evaluate.export.model_card import Check, escaped, model_card
+from evaluate.export.model_card import Check, ModelFile, escaped, model_card
 from evaluate.metrics import METRICS
 from extract.model_loader import load_backbone
 from heads.store import Network
@@ -39,10 +39,7 @@ def card(ready: Ready, file: str = "model.onnx", **changed: object) -> str:
         dataclasses.replace(info, **fields),  # type: ignore[arg-type]
         row | {key: value for key, value in changed.items() if key in row},
         ready.predictions["single"].clean,
-        FACTS,
-        CHECK,
-        file,
-        "import onnxruntime\nclasses, probabilities = FILE, images",
+        ModelFile(file, FACTS, CHECK, "import onnxruntime\nclasses, probabilities = FILE, images"),
     )
 
 

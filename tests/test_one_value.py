@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 
 from cache.store import Cache
-from evaluate.export.model_card import Check, model_card
+from evaluate.export.model_card import Check, ModelFile, model_card
 from evaluate.leaderboard import describe_best, studies
 from evaluate.predict import find_model
 from evaluate.ranking import ranked
@@ -44,7 +44,9 @@ def card(place: Workspace, row: Row) -> str:
     answers = read_answers(row, place)
     assert answers
     info = read_info(head_path(place.heads, row["head_id"]))
-    return model_card(info, row, answers.clean, FACTS, Check(0, 8), "m.onnx", "import x\nFILE")
+    return model_card(
+        info, row, answers.clean, ModelFile("m.onnx", FACTS, Check(0, 8), "import x\nFILE")
+    )
 
 
 def test_calibration_error(place: Workspace, row: Row, page: str, card: str) -> None:

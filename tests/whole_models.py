@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cache.store import Cache
 from evaluate.export.model_file import Written, export_model
-from evaluate.export.whole_model import WholeModel
+from evaluate.export.whole_model import MeasuredModel, WholeModel
 from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.predictions import Predictions
 from evaluate.results import COLUMNS
@@ -87,7 +87,8 @@ class Ready:
             hashes = tuple(known[path.name] for path in paths)
             predictions = dataclasses.replace(predictions, paths=paths, hashes=hashes)
         row = row or self.row(head)
-        return export_model(self.backbone, saved or self.heads[head], row, predictions, form, out)
+        model = MeasuredModel(self.backbone, saved or self.heads[head], row, predictions)
+        return export_model(model, form, out)
 
 
 def heads_on(

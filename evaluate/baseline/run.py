@@ -60,28 +60,45 @@ class TrainedNetwork:
     failures: tuple[Failure, ...]
 
 
-def train_network(  # noqa: PLR0913
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is trained as a whole, beside its configuration.
+
+    Attributes:
+        groups: Near duplicates, which the split into training and validation keeps together.
+        augmentation: Policy by which each image is changed in every epoch, or `none`.
+        found: Which of the images can be decoded; None: all are decoded once at first.
+        progress: Counts images, to train and to validate.
+        remark: Receives a line if another process trains the same network, and is waited for.
+    """
+
+    groups: Groups = NO_GROUPS
+    augmentation: str = NO_AUGMENTATION
+    found: Readable | None = None
+    progress: Progress = silent
+    remark: Callable[[str], None] = lambda text: None
+
+
+USUAL = NetworkOptions()
+
+
+def train_network(
     target: EmbeddingSpec,
     configuration: HeadConfig,
     mode: str,
     training: ImageSet,
     place: Workspace,
-    groups: Groups = NO_GROUPS,
-    augmentation: str = NO_AUGMENTATION,
-    progress: Progress = silent,
-    found: Readable | None = None,
-    remark: Callable[[str], None] = lambda text: None,
+    options: NetworkOptions = USUAL,
 ) -> TrainedNetwork:
     """Train a backbone and a head as one network, unless it was done before.
 
-    target: the backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast; its
-    engines are for later. mode: of MODES. groups: of near duplicates, which the split does not
-    divide. augmentation: the policy by which each image is changed anew in every epoch, or `none`.
-    found: which of the images can be decoded, if that is known. progress counts images: all are
-    decoded once at first, unless it is known, then run through the network in every epoch, to train
-    and to validate. Killed or stopped, the same call goes on from a checkpoint; on the CPU, with as
-    many threads, it ends with the same weights to the last bit. Of several processes one trains,
-    and the others wait for it; remark is told so.
+    Killed or stopped, the same call resumes from a checkpoint; on the CPU, with as many threads,
+    it ends with the same weights to the last bit.
+
+    Args:
+        target: The backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast;
+            its engines are for later.
+        mode: Of MODES.
 
     Raises:
         GridError, HeadError: this can't be trained in this way, on these images; or it diverged.
@@ -91,11 +108,12 @@ def train_network(  # noqa: PLR0913
         OSError: the disk is full.
         KeyboardInterrupt: the user asked to stop; a checkpoint is there.
     """
+    groups, augmentation, remark = options.groups, options.augmentation, options.remark
     check(configuration, mode, augmentation)
     check_start(mode, target.backbone)
     where = torch_device(target.device)
-    told = _Told(progress, len(training.unique) * (1 + configuration.epochs))
-    found = found or readable(training, target.decoding, told.advance)
+    told = _Told(options.progress, len(training.unique) * (1 + configuration.epochs))
+    found = options.found or readable(training, target.decoding, told.advance)
     network = Network(
         "", mode, target.backbone.weights, augmentation, target.precision, target.device
     )

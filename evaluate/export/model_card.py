@@ -42,24 +42,31 @@ class Check:
     images: int
 
 
-def model_card(  # noqa: PLR0913
-    info: HeadInfo,
-    row: Row,
-    predictions: Predictions,
-    facts: Mapping[str, str],
-    check: Check,
-    file: str,
-    run: str,
-) -> str:
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that holds a whole model.
+
+    Attributes:
+        name: Of the file.
+        facts: What the file says of itself.
+        check: How it did when it was run.
+        snippet: Python that runs it, an import first; see `Format` in model_file.py.
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    check: Check
+    snippet: str
+
+
+def model_card(info: HeadInfo, row: Row, predictions: Predictions, file: ModelFile) -> str:
     """Describe a model file in Markdown.
 
-    row: of results.csv. predictions: of the test images that its scores are made from. facts: what
-    the file says of itself. run: Python that runs it, an import first; see `Format`
-    in model_file.py.
+    row: of results.csv. predictions: of the test images that its scores are made from.
     """
     sections = {
         f"Model {row['model_id']}: {info.identity.backbone}, {info.configuration.head} head": (
-            _purpose(info, file)
+            _purpose(info, file.name)
         ),
         "Classes": _classes(info, predictions),
         "Data": _data(info, row),
@@ -67,10 +74,10 @@ def model_card(  # noqa: PLR0913
         "Test scores": _scores(row, predictions),
         "Calibration": _calibration(info, row),
         "Limits": _limits(info, row),
-        "Input": _input(json.loads(facts["preparation"])),
-        "How to run it": _run(run, file, info.identity.size),
-        "Check": _check(check, file),
-        "Where it comes from": _origin(row, facts),
+        "Input": _input(json.loads(file.facts["preparation"])),
+        "How to run it": _run(file.snippet, file.name, info.identity.size),
+        "Check": _check(file.check, file.name),
+        "Where it comes from": _origin(row, file.facts),
         "Licence": _licence(info),
     }
     parts = []

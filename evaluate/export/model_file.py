@@ -24,8 +24,8 @@ from cache.errors import (
 )
 from cache.files import check_replaceable, commit
 from evaluate.export.formats import FORMATS, Facts, Format
-from evaluate.export.model_card import Check, model_card
-from evaluate.export.whole_model import Pixels, WholeModel
+from evaluate.export.model_card import Check, ModelFile, model_card
+from evaluate.export.whole_model import MeasuredModel, Pixels, WholeModel
 from evaluate.predictions import Predictions
 from evaluate.results import Row
 from evaluate.text import printable
@@ -34,8 +34,7 @@ from extract.backends.backend import TOLERANCES
 from extract.embedder import decoding_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import Preprocessing
-from extract.model_loader import LoadedBackbone
-from heads.store import HeadInfo, SavedHead, load_head
+from heads.store import HeadInfo, load_head
 
 CHECKED = 8  # test images that a file is tried on
 
@@ -48,21 +47,16 @@ class Written:
     check: Check
 
 
-def export_model(  # noqa: PLR0913
-    backbone: LoadedBackbone,
-    saved: SavedHead,
-    row: Row,
-    predictions: Predictions,
-    format_name: str,
-    out: Path,
-    files: ImageFiles | None = None,
+def export_model(
+    model: MeasuredModel, format_name: str, out: Path, files: ImageFiles | None = None
 ) -> Written:
     """Write a backbone and a head as one file of a format, and a model card beside it (`OUT.md`).
 
-    files: finds the test images. row: its row of results.csv. predictions: of its test images, of
-    which some are decoded again to try the file in its own runtime, alone and in a batch: logits
-    that differ from those of the model put together here by more than 1e-4 of the largest are an
-    error. Then no file is left; nor is half a one, ever.
+    Some of the test images are decoded again to run the file in its own runtime, alone and in a
+    batch: logits that differ from those of the model assembled here by more than 1e-4 of the
+    largest are an error. Then no file is left; nor is half a one, ever.
+
+    files: finds the test images.
 
     Raises:
         ResultsError: `out` has another suffix, the file answers otherwise, or a file that is no
@@ -73,19 +67,19 @@ def export_model(  # noqa: PLR0913
         DatasetError: none of the test images can be read any more.
         OSError: the disk is full, or the folder can't be written.
     """
-    info, form = saved.info, FORMATS[format_name]
+    saved, info, form = model.head, model.head.info, FORMATS[format_name]
     _check_possible(info, format_name, out)
-    pixels = _samples(files or ImageFiles(), predictions, decoding_of(info.identity))
-    model = WholeModel(backbone.module, load_head(saved), info.temperature).eval()
-    facts = _facts(info, row, form)
+    pixels = _samples(files or ImageFiles(), model.predictions, decoding_of(info.identity))
+    whole = WholeModel(model.backbone.module, load_head(saved), info.temperature).eval()
+    facts = _facts(info, model.row, form)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".", suffix=".tmp") as folder:
         path = Path(folder) / out.name
         try:
             with warnings.catch_warnings():  # exporters warn of their own insides
                 warnings.simplefilter("ignore")
-                form.write(model, path, facts)
-                check = _tried(form, path, model, pixels)
+                form.write(whole, path, facts)
+                check = _tried(form, path, whole, pixels)
         except (FrostlineError, OSError):
             raise
         except Exception as error:
@@ -94,7 +88,8 @@ def export_model(  # noqa: PLR0913
                 f"{next(iter(str(error).splitlines()), type(error).__name__)}; choose another "
                 "--format"
             ) from error
-        card = model_card(info, row, predictions.clean, facts, check, out.name, form.snippet)
+        file = ModelFile(out.name, facts, check, form.snippet)
+        card = model_card(info, model.row, model.predictions.clean, file)
         (Path(folder) / f"{out.name}.md").write_text(card, "utf-8")
         # What belongs to the model first, so that a model is never there without it.
         others = sorted(file.name for file in Path(folder).iterdir() if file.name != out.name)

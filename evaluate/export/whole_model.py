@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluate.predictions import Predictions
+from evaluate.results import Row
+from extract.model_loader import LoadedBackbone
+from heads.store import SavedHead
+
 Pixels = NDArray[np.uint8]  # [N, 1, 224, 224]
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A whole model and what was measured of it.
+
+    Attributes:
+        backbone: As the head was trained on it.
+        head: The saved head.
+        row: Its row of results.csv.
+        predictions: Of its test images.
+    """
+
+    backbone: LoadedBackbone
+    head: SavedHead
+    row: Row
+    predictions: Predictions
 
 
 class WholeModel(nn.Module):

@@ -62,7 +62,7 @@ def train_whole(
         DeviceError: the device, or an engine on it, can't be used here.
         HeadError: at the end, if some could not be trained; it says which, and why.
     """
-    from evaluate.baseline.run import train_network
+    from evaluate.baseline.run import NetworkOptions, train_network
     from extract.backends.backend import usable_engines
     from extract.devices import require_device
     from extract.embedder import EmbeddingSpec
@@ -85,10 +85,9 @@ def train_whole(
     for name, mode, weights, configuration in todo:
         try:
             with bar(f"{name}, {mode}", "images") as progress:
-                done = train_network(
-                    EmbeddingSpec(load(name, weights), *how), configuration, mode, training, place,
-                    groups, choices["augment"], progress, found, warn,
-                )  # fmt: skip
+                spec = EmbeddingSpec(load(name, weights), *how)
+                options = NetworkOptions(groups, choices["augment"], found, progress, warn)
+                done = train_network(spec, configuration, mode, training, place, options)
         except (GridError, HeadError, WeightsError) as error:
             refused.append(f"{name}, {mode}, {_in_words(configuration)}: {error}")
             if total > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -88,9 +89,9 @@ def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
 @caches.command()
 @takes("dataset", "test", "workspace", "arch", "only_device", "forget", "yes", "rehash")
 @click.pass_context
-def prune(  # noqa: PLR0913
-    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, arch: list[str],
-    device: list[str], forget: tuple[Path, ...], yes: bool,
+def prune(
+    ctx: click.Context, /, dataset: Path, test: Path, workspace: Path, forget: tuple[Path, ...],
+    **choices: Any,
 ) -> None:  # fmt: skip
     """Drop the rows of images that are gone from every data set that they were found in."""
     from cache.maintenance.compact import compact
@@ -99,7 +100,7 @@ def prune(  # noqa: PLR0913
     from evaluate.workspace.prune import gone_from, images_there
 
     place = Workspace(workspace)
-    found = steps.find(place, arch, device)
+    found = steps.find(place, choices["arch"], choices["device"])
     given = steps.scan_present(ctx, dataset, test, place)
     known, there = images_there(place.cache, forget, given, lambda root: steps.scan(root, place))
     drop = {cache.folder: gone_from(cache, known, there) for cache in found}
@@ -108,7 +109,7 @@ def prune(  # noqa: PLR0913
         if unknown := len(drop[cache.folder].unknown):
             say(f"{cache.identity.name}: {unknown} image(s) of no known data set are kept")
     if any(each.gone for each in drop.values()):
-        if not yes:
+        if not choices["yes"]:
             click.confirm("Drop their rows?", abort=True)
         for cache in found:
             if drop[cache.folder].gone:
@@ -120,16 +121,15 @@ def prune(  # noqa: PLR0913
 @caches.command("export")
 @takes("out", "dataset", "test", "workspace", "arch", "only_device", "rehash")
 @click.pass_context
-def export_rows(  # noqa: PLR0913
-    ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path,
-    arch: list[str], device: list[str],
-) -> None:  # fmt: skip
+def export_rows(
+    ctx: click.Context, /, out: Path, dataset: Path, test: Path, workspace: Path, **choices: Any
+) -> None:
     """Write the cached rows, with paths and labels, for other tools."""
     from evaluate.export.embeddings import export
     from evaluate.workspace.layout import Workspace
 
     place = Workspace(workspace)
-    found = steps.find(place, arch, device)
+    found = steps.find(place, choices["arch"], choices["device"])
     images = {f.sha256: f for s in steps.scan_present(ctx, dataset, test, place) for f in s.unique}
     for path in export(found, images, out):
         say(f"Written: {path}")

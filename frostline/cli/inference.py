@@ -83,6 +83,7 @@ def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: 
     files: finds the test images.
     """
     from evaluate.export.model_file import export_model
+    from evaluate.export.whole_model import MeasuredModel
     from evaluate.leaderboard import studies
     from evaluate.predict import find_row, load_row
     from evaluate.report.context import read_answers
@@ -99,7 +100,7 @@ def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: 
     if answers is None:
         raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
     backbone = loader.backbone(info.identity, info.weights)
-    written = export_model(backbone, saved, row, answers, file_format, out, files)
+    written = export_model(MeasuredModel(backbone, saved, row, answers), file_format, out, files)
     say("Written: " + ", ".join(map(str, written.files)))
     say(
         f"Run by itself, it answers {written.check.images} test images within "
