@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class FrostlineError(Exception):
-    """Anything the user can mend: the message says how.
+    """An error that the user can fix; the message says how.
 
     lines: of the message. A line break inside one of them is part of a name, and shown as such.
     """

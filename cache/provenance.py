@@ -1,4 +1,4 @@
-"""How rows came to be: words and numbers beside them, never part of what they are."""
+"""How rows were computed: recorded beside them, never part of their key."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict

@@ -131,7 +131,7 @@ def write_header(
     }
     for name, text in words.items():
         # Of fixed length: those lie in the header, which HDF5 checks. Text of any other kind lies
-        # in a heap without checksum, where one flipped bit can make HDF5 2.0 loop for ever.
+        # in a heap without checksum, where one flipped bit can make HDF5 2.0 loop endlessly.
         file.attrs[name] = np.bytes_(text.encode())
     _write_array(file, "failures", np.frombuffer(_failures_json(failures), np.uint8), TEXT_CHUNK)
 
@@ -250,7 +250,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 def _header_from(path: Path, first: bytes, size: int) -> Header:
     if first:
-        # Written anew since it was listed, it may have got another size: then it is read again.
+        # Rewritten since it was listed, it may have got another size: then it is read again.
         with suppress(CacheError):
             return _header_behind(path, first, size)
     return read_header(path)
@@ -352,7 +352,7 @@ def _check_finite(embeddings: NDArray[np.float32]) -> None:
 def _damaged(path: Path, why: str) -> CacheError:
     return CacheError(
         f"{path} can't be used: {why}. Delete this file and run extract again: "
-        "only its rows are computed anew."
+        "only its rows are computed again."
     )
 
 

@@ -97,7 +97,7 @@ def size_of(path: Path) -> int:
 def beginnings(paths: Sequence[Path]) -> Iterator[tuple[bytes, int]]:
     """Yield the first bytes and the size of each file of one folder behind a URL, many at once.
 
-    Of a file that can't be had, nothing and 0: `content` says why.
+    Of a file that cannot be fetched, nothing and 0: `content` says why.
 
     Raises:
         CacheError: the URL can't be reached.
@@ -173,7 +173,7 @@ def reaching(path: Path) -> Iterator[None]:
 
 
 def _listed(folder: Path) -> list[dict[str, Any]]:
-    """List a folder behind a URL anew: others write there."""
+    """List a folder behind a URL again: others write there."""
     with reaching(folder):
         system = _system(folder)
         system.invalidate_cache()

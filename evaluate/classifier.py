@@ -41,7 +41,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A backbone and its heads, put together again. engine: what computed the backbone. trouble:
+    """A backbone and its heads, assembled. engine: what computed the backbone. trouble:
     engines that could not be built, and why. paths, hashes: the N files that could be decoded.
     seconds: for all files, from file to embedding, after warm-up; a whole model takes these and
     its head's. warmup_seconds: building the engine and the first batch, compilation included.

@@ -40,9 +40,13 @@ MARKS = {".csv": (b"path", b"label", b"probability"), ".json": (b'"head"', b'"cl
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file. probabilities: calibrated, by class. doubt: whether the answer
-    is to be doubted, None if that was never measured for this model. score: of doubt. error: why
-    there is no answer; then the others are None.
+    """The prediction for one file.
+
+    Attributes:
+        probabilities: Calibrated, by class.
+        doubt: Whether it is flagged for review; None if flags were never fitted for this model.
+        score: The uncertainty score.
+        error: Why there is no prediction; then the others are None.
     """
 
     path: str

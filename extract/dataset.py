@@ -44,8 +44,8 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one folder or list. Files that are no images, or can't be opened, are told
-    apart.
+    """The images of one folder or list. Files that are no images, or can't be opened, are kept
+    separately.
 
     folder: or the list. trouble: what was wrong with the table of hashes, if anything. notes: what
     was left out or changed, a line each. source: what the user named, if the images were unpacked
@@ -87,7 +87,7 @@ class ImageSet:
 
     @cached_property
     def conflicts(self) -> tuple[ImageFile, ...]:
-        """The files whose very bytes lie in more than one class, so that no label is right."""
+        """The files whose exact bytes are in more than one class, so that no label is right."""
         classes: dict[bytes, set[str]] = {}
         for file in self.files:
             classes.setdefault(file.sha256, set()).add(file.label)

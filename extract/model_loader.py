@@ -72,7 +72,7 @@ def load_backbone(
     the weights' own.
 
     Raises:
-        WeightsError: the weights can't be had, or don't fit.
+        WeightsError: the weights are missing, or do not fit.
     """
     source, entry = find_weights(name, weights, seed), find_backbone(name)
     normalization = normalization or (entry.mean, entry.std)

@@ -33,7 +33,7 @@ def find_weights(name: str, weights: str, seed: int) -> Source:
     """Resolve `--weights` for one backbone; see `load_backbone`.
 
     Raises:
-        WeightsError: they can't be had.
+        WeightsError: they are missing.
     """
     at_random = Source(f"random:{seed}", None)
     if weights == "random":

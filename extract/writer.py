@@ -52,7 +52,7 @@ class SegmentWriter:
         self.seen.update(paths)
         for header in read_each_header(paths):
             if isinstance(header, CacheError):
-                # Compacted away, or damaged. Whoever reads it next is told; here a row twice does
+                # Compacted away, or damaged. Its next reader reports it; here a row twice does
                 # no harm, and an error would cost the rows not yet written.
                 continue
             self.stored.update(row_keys(header))
@@ -87,7 +87,7 @@ class SegmentWriter:
     def close(self) -> None:
         """Commit what is left, and wait until it is written. Raises as `commit` does.
 
-        The writer can be used again then; an error is told once.
+        The writer can be used again then; an error is raised once.
         """
         try:
             self.commit()

@@ -23,7 +23,7 @@ FIXTURES = ROOT / "tests" / "fixtures" / "cache"
 
 
 def main() -> None:
-    """Extract the sample images anew."""
+    """Extract the sample images again."""
     shutil.rmtree(FIXTURES, ignore_errors=True)
     images = [*scan(ROOT / "dataset").files, *scan(ROOT / "test_images").files]
     backbone = load_backbone("efficientnet_lite0", "imagenet")

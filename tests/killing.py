@@ -1,4 +1,4 @@
-"""A process of its own that fills or compacts a toy cache, and kills itself where it is told to.
+"""A process of its own that fills or compacts a toy cache, and kills itself at a given place.
 
 Children are forked from a clean server that has torch imported, so that each costs milliseconds.
 """

@@ -87,15 +87,15 @@ class Caches(RuleBasedStateMachine):
         return files[pick % len(files)] if files else None
 
     def _scan(self) -> ImageSet:
-        remembered, anew = scan(self.data, table=self.table), scan(self.data)
+        remembered, fresh = scan(self.data, table=self.table), scan(self.data)
         assert remembered.trouble is None
-        assert remembered.files == anew.files
-        record(self.root, self.data, (file.sha256 for file in anew.files))
-        for file in anew.files:
+        assert remembered.files == fresh.files
+        record(self.root, self.data, (file.sha256 for file in fresh.files))
+        for file in fresh.files:
             if file.path.stat().st_size > 61:
                 pixels = decode_gray(file.path.read_bytes()).pixels
                 self.rows[file.sha256] = answer(pixels[np.newaxis])[0]
-        return anew
+        return fresh
 
     def _in_a_child(self, death: Death, work: Callable[[], object]) -> bool:
         """Do a piece of work in a forked process that dies; say whether it lived."""

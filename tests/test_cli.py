@@ -89,7 +89,7 @@ class TestRun:
     def test_a_row_of_another_workspace_is_no_measurement_of_this_one(
         self, few: Few, tmp_path: Path
     ) -> None:
-        """Results handed on, predictions lost, another engine: each is measured anew."""
+        """Results handed on, predictions lost, another engine: each is measured again."""
         data, out = few(4, 1), tmp_path / "out"
         command = ("run", *LITE, "--head", "single", *folders(data, out))
         assert "2 whole model(s) measured" in frostline(*command).output

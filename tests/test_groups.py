@@ -1,4 +1,4 @@
-"""Near duplicates stay on one side of every split, and what folds say without that is told too."""
+"""Near duplicates stay on one side of every split, and folds without that are reported too."""
 
 from pathlib import Path
 

@@ -135,6 +135,6 @@ def test_without_nncf_it_says_what_to_install(
 @pytest.mark.parametrize("device", ["cuda", "tpu", "xla-cpu"])
 def test_other_devices_say_who_can(device: str) -> None:
     with pytest.raises(
-        DeviceError, match=f"can't be had with any engine on {device}: --engine openvino can"
+        DeviceError, match=f"is not supported by any engine on {device}: --engine openvino can"
     ):
         usable_engines(device, None, "int8")

@@ -32,7 +32,7 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 
 def holds_only(root: Path, whole: Rows) -> None:
-    """Every segment is whole, every row in it is the right one, none is there twice for readers."""
+    """Every segment is whole, every row in it is the right one, none appears twice to readers."""
     assert [error for _, error in verify(root) if error] == []
     if not list(root.glob("*/*.h5")):
         return

@@ -161,7 +161,7 @@ class TestSplit:
         out, workspace = tmp_path / "cut", tmp_path / "out"
         cut = (ROOT / "test_images", "--out", out, how, "--workspace", workspace)
         said = spoken("split", *cut, "--test-fraction", 0.3)
-        assert "divided before" in spoken("split", *cut, "--test-fraction", 0.3)
+        assert "Reusing the existing split" in spoken("split", *cut, "--test-fraction", 0.3)
         end = ".csv" if how == "--list" else ""
         assert f"To train on: {out / f'train{end}'}" in said
         spoken("run", "--dataset", out / f"train{end}", "--test", out / f"test{end}",

@@ -131,7 +131,9 @@ class TestAnswers:
         with Image.open(maps[0]) as image:
             assert (image.size, image.mode) == ((224, 224), "RGB")
             colours = np.asarray(image).reshape(-1, 3)
-            assert len(np.unique(np.ptp(colours, axis=1))) > 10  # gray where nothing spoke for it
+            assert (
+                len(np.unique(np.ptp(colours, axis=1))) > 10
+            )  # gray where nothing contributed to it
 
     def test_folders_by_any_path(
         self, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

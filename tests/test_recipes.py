@@ -50,7 +50,7 @@ def test_a_recipe_says_how_it_is_called(path: Path) -> None:
     [
         ("[run]\narchitecture = 'resnet18'", r"\[run\] has no option architecture.*run --help"),
         ("[[run]]\n[[run]]", r"run must be a table"),
-        ("[train]\nlr = 1", r"train means nothing in a recipe.*split, run, baseline, report"),
+        ("[train]\nlr = 1", r"train is not a table of a recipe.*split, run, baseline, report"),
         ("run = 3", r"run must be a table"),
         ("[run\n", r"mine\.toml"),
         ("[run]\nrecipe = 'mine.toml'", r"no option recipe"),

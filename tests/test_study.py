@@ -45,7 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, soak: bool) -> Path:
         command += [item for name in DEVICES for item in ("--device", name)]
         with pytest.MonkeyPatch.context() as patch:
             # XLA computes whole batches: of 2, six images take a fraction of the time.
-            # Costs are measured in test_timing.py; XLA compiles anew for each batch size.
+            # Costs are measured in test_timing.py; XLA compiles again for each batch size.
             patch.setattr(
                 "evaluate.evaluation.time_models", lambda t, heads, *_: [COSTS] * len(heads)
             )

@@ -139,7 +139,7 @@ class Audit:
 
     @property
     def exactly_leaked(self) -> frozenset[bytes]:
-        """The test images whose very bytes are in training."""
+        """The test images whose exact bytes are in training."""
         training = {image.sha256 for image in self.images if image.part == TRAINING}
         test = {image.sha256 for image in self.images if image.part == TEST}
         return frozenset(map(bytes.fromhex, training & test))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TRAIN, TEST = "train", "test"
 NOTE = "split.json"  # written last: what was divided, and how
-ANEW = (
+REMEDY = (
     f"choose another folder (--out; with a recipe --workspace), or remove {TRAIN}, {TEST} (or "
     f"their .csv) and {NOTE} there"
 )
@@ -144,10 +144,10 @@ def divided_before(images: ImageSet, cut: SplitOptions, out: Path) -> bool:
     except FileNotFoundError:
         return False
     except RecordError as error:
-        raise DatasetError(f"{out / NOTE} can't be used ({error}): {ANEW}") from None
+        raise DatasetError(f"{out / NOTE} can't be used ({error}): {REMEDY}") from None
     wanted = _note(images, cut)
     if {name: note.get(name) for name in wanted} != wanted:
-        raise DatasetError(f"{out} holds another division, or of other images: {ANEW}")
+        raise DatasetError(f"{out} holds another division, or of other images: {REMEDY}")
     there = sides(out, cut)
     if cut.copy:
         return all(side.is_dir() for side in there)
@@ -213,7 +213,7 @@ def _write_lists(division: SplitResult, out: Path) -> None:
     lists = {out / f"{name}{SUFFIX}": files for name, files in division.sides.items()}
     for path, files in lists.items():
         if path.exists() and path.read_bytes() != as_csv(files, out):
-            raise DatasetError(f"{path} is there, and is another list: {ANEW}")
+            raise DatasetError(f"{path} is there, and is another list: {REMEDY}")
     for path, files in lists.items():
         if not path.exists():
             write_list(path, files)
@@ -257,7 +257,7 @@ def _copy_all(targets: Mapping[Path, ImageFile], out: Path, progress: Progress) 
     there = [path for side in (TRAIN, TEST) for path in _visible(out / side)]
     for path in there:
         if path not in targets or sha256(path.read_bytes()).digest() != targets[path].sha256:
-            raise DatasetError(f"{path} is there, and is not of this division: {ANEW}")
+            raise DatasetError(f"{path} is there, and is not of this division: {REMEDY}")
     missing = {path: targets[path] for path in targets.keys() - set(there)}
     for done, (path, file) in enumerate(missing.items(), start=1):
         content = file.path.read_bytes()

@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def damaged(path: Path, why: object) -> HeadError:
     """Return the error to raise for a checkpoint that can't be gone on from."""
-    return HeadError(f"{path} can't be used: {why}. Delete it, and the training begins anew.")
+    return HeadError(f"{path} can't be used: {why}. Delete it to start the training again.")
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

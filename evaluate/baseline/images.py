@@ -1,4 +1,4 @@
-"""What a network is trained on: images decoded anew in every epoch, ahead of whoever computes."""
+"""What a network is trained on: images decoded in every epoch, ahead of the computation."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
@@ -30,7 +30,7 @@ def readable(images: ImageSet, decoding: Preprocessing, advance: Callable[[int],
     """Find out which files can be decoded.
 
     All are decoded once for that: one that can't be must not shift the batches of an epoch.
-    advance: is told of images that were tried.
+    advance: receives how many images were tried.
     """
     files = sorted(images.unique, key=lambda file: file.sha256)
     good, failures = list[ImageFile](), list[Failure]()
@@ -76,6 +76,6 @@ def _pixels(image: Decoded, file: ImageFile, view: int) -> NDArray[np.uint8]:
     if not isinstance(image.picture, DecodedImage) or image.sha256 != file.sha256:
         raise DatasetError(
             f"{file.path} can't be used any more ({reason}): put it back and run the same command "
-            "again, which goes on from here; without it, training begins anew"
+            "again, which resumes here; without it, training starts again"
         )
     return image.picture.views[0] if view else image.picture.pixels

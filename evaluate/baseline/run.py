@@ -285,7 +285,7 @@ def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
 def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> SavedHead | None:
     """Return the head of this training, if it is there with all that belongs to it.
 
-    remark: is told of files that can't be used.
+    remark: receives a line about each file that cannot be used.
     """
     network = _network_of(begun)
     if MODES[network.mode].trains_backbone:

@@ -48,7 +48,7 @@ class TrainingPlan:
 
     files: in the order of their SHA-256. labels: int64 [N], of these. these: who is trained and
     validated on, and in which batches. decoding: whose policy makes augmented views.
-    augmentation: that policy, by which each image is changed anew in every epoch, or `none`.
+    augmentation: that policy, by which each image is changed in every epoch, or `none`.
     device: of torch.
     """
 
@@ -114,7 +114,7 @@ class Training:
         """Train until the end, and return the epoch whose weights the network has then.
 
         stopped: asked after every batch; if so, a checkpoint is written and left behind. advance:
-        is told of images that were run.
+        receives how many images were run.
 
         Raises:
             KeyboardInterrupt: it was stopped.

@@ -205,7 +205,7 @@ def _repeated(act: Callable[[int], T], budget_s: float, fewest: int, most: int) 
 
 
 def _forget_peak(device: str) -> bool:
-    """Begin anew to watch the peak of memory; return whether that is possible."""
+    """Reset the peak of memory; return whether that is possible."""
     if device == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Activation maps: which parts of an image spoke for the class that a model saw in it."""
+"""Activation maps: which parts of an image contributed to the predicted class."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def activation_maps(
 
     The backbone's last feature maps, each weighted by the mean of the class's gradient over it,
     summed, and cut off below 0. pixels: uint8 [n, 1, 224, 224] → uint8 [n, h, w], each map scaled
-    by its own maximum to 0..255; all 0 where nothing spoke for the class.
+    by its own maximum to 0..255; all 0 where nothing contributed to the class.
 
     A class's gradient is taken of its logit less the mean of all logits: what is added to all of
     them changes no answer, so it must change no map. The votes of `knn` have no gradient; in their

@@ -24,7 +24,7 @@ def write_heatmaps(
     folder: Path,
     progress: Progress = silent,
 ) -> int:
-    """Write of each image what spoke for the answer, coloured over it, as `0001-NAME.png`.
+    """Write for each image what contributed to the prediction, in colour, as `0001-NAME.png`.
 
     The number is the image's place, as several may bear one name. Returns how many were written.
 

@@ -52,7 +52,7 @@ def _write(info: HeadInfo, run: Path) -> None:
 
 
 def _settings(info: HeadInfo) -> dict[str, str | float]:
-    """Return what the head was trained from and how, but for what means nothing to it."""
+    """Return what the head was trained from and how, without settings that have no effect on it."""
     configuration, identity = info.configuration, info.identity
     without = {*configuration.meaningless(), "fold"} - {"optimizer"}
     fields = dataclasses.asdict(configuration)

@@ -12,7 +12,7 @@ SHOWN_APART = {"backbone", "device", "precision", "embedding_dim", "format_versi
 
 
 def describe(cache: Cache) -> list[str]:
-    """Say what one cache holds, whose it is and how it came to be, a line each.
+    """Describe one cache: its rows, key and provenance, a line each.
 
     Raises:
         CacheError: a segment is damaged.

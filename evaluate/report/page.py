@@ -53,13 +53,13 @@ def _audited(material: ReportContext) -> dict[str, Any] | None:
 # By the names of their templates, in order.
 SECTIONS: dict[str, Section] = {
     "ranking": Section("All models, ranked", ranking),
-    "evidence": Section("What the data support", evidence),
+    "evidence": Section("Model comparison", evidence),
     "choice": Section("The best that fits", constrained),
     "tradeoff": Section("Accuracy, latency and size", trade_off),
     "modes": Section("Frozen against trained as a whole", frozen_or_whole),
     "elsewhere": Section("On other images", on_other_images),
-    "samples": Section("What it said", samples),
-    "quality": Section("How good the answers are", quality),
+    "samples": Section("Predictions", samples),
+    "quality": Section("Metrics", quality),
     "map": Section("Map of the images", embedding_map),
     "audit": Section("Audit of the images", _audited),
     "costs": Section("Time and size", costs),
@@ -67,7 +67,7 @@ SECTIONS: dict[str, Section] = {
     "devices": Section("Whether devices agree", device_parity),
     "doubt": Section("When to doubt an answer", doubts),
     "published": Section("Beside published results", beside_ours),
-    "provenance": Section("Where this comes from", provenance),
+    "provenance": Section("Provenance", provenance),
 }
 
 

@@ -41,7 +41,7 @@ HELD_OUT = 6  # classes or kinds that are held out, at most
 KINDS = 3  # of a class, where there are two classes only
 REMEMBERED = 2000  # training images that a score knows, at most
 SHOWN = 50  # images of each that are asked about
-USUAL = 0.95  # share of right answers that are not to be doubted
+USUAL = 0.95  # share of right answers that are not flagged
 CLEAN, CHANGED, UNKNOWN = "validation", "corrupted", "held out"
 
 

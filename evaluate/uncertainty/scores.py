@@ -1,4 +1,4 @@
-"""How much an answer is to be doubted: scores of doubt, and the one that was measured to be best.
+"""How uncertain a prediction is: the table of scores, and the one that was measured to be best.
 
 Which score finds a model's errors can't be known beforehand, so it is measured: see
 evaluate/uncertainty/fitting.py.
@@ -19,7 +19,7 @@ from cache.files import check_file, replacing
 from cache.records import parse_json
 
 FORMAT = "frostline-doubt-2"
-DIRECTIONS = 256  # in which the spread of embeddings is told apart; the others share one variance
+DIRECTIONS = 256  # with a variance of their own; the others share one
 
 Floats = NDArray[np.float32]
 

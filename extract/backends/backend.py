@@ -164,7 +164,7 @@ def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str
     if not fit:
         able = [f"--engine {name}" for name, e in ENGINES.items() if precision in e.precisions]
         raise DeviceError(
-            f"--precision {precision} can't be had with {engine or 'any engine'} on {device}: "
+            f"--precision {precision} is not supported by {engine or 'any engine'} on {device}: "
             f"{' or '.join(able)} can"
         )
     there = tuple(name for name in fit if find_spec(ENGINES[name].package) is not None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def padded(images: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
-    """Fill a batch up with black images: another size would round otherwise, or compile anew."""
+    """Fill a batch up with black images: another size would round differently, or compile again."""
     import numpy as np
 
     missing = batch_size - len(images)

@@ -39,7 +39,7 @@ def calibrated(
     """Return the target with its calibration, after Jacob et al. 2018, by NNCF.
 
     A backbone is calibrated once per workspace: images that come later change nothing, and rows go
-    into the same cache. Deleting the kept engines means calibrating anew, which is another cache.
+    into the same cache. Deleting the kept engines means calibrating again, which is another cache.
 
     Raises:
         DeviceError: NNCF is not installed.

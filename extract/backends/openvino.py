@@ -73,7 +73,7 @@ def build(  # noqa: C901
             slot.fill(partial(save, graph))
             graph = kept_graph(core, slot) or graph
         compiled = _compiled(core, graph, precision, chunk, streams)
-    # Not an AsyncInferQueue: destroyed while a callback of its ends, it waits for itself for ever.
+    # Not an AsyncInferQueue: destroyed while one of its callbacks ends, it deadlocks.
     requests = [compiled.create_infer_request() for _ in range(2 * streams)]
     dim = compiled.output(0).shape[1]
 

@@ -31,7 +31,7 @@ class Order:
         """Return the target, made here.
 
         Raises:
-            WeightsError: the weights can't be had here, or are others.
+            WeightsError: the weights are missing here, or differ.
         """
         backbone = load_backbone(self.backbone, self.weights, self.seed, shelf, self.normalization)
         target = EmbeddingSpec(backbone, self.device, self.engines, self.precision, self.decoding)

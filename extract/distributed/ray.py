@@ -39,7 +39,7 @@ def extract_on_ray(
 
     Shards lie compressed in Ray's object store, some 20 KB each, until a worker takes them: this
     process holds references. A shard whose node dies is done again elsewhere. caches: those that
-    the job fills. resources: of each worker, see `cache.cluster`. listed: is told how many files
+    the job fills. resources: of each worker, see `cache.cluster`. listed: receives how many files
     are listed.
 
     Raises:

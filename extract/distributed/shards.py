@@ -100,8 +100,8 @@ def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterat
     Of tar archives each is one shard, whatever is in it. notes: count what is left out.
 
     Raises:
-        DatasetError: it is no such source, has no class or no image, or can't be had from its URL;
-            or names of classes can't be those of one set.
+        DatasetError: it is no such source, has no class or no image, or cannot be fetched from its
+            URL; or names of classes can't be those of one set.
         OSError: it can't be listed.
     """
     notes = ListingNotes() if notes is None else notes
@@ -127,11 +127,11 @@ def fetched(
     """Fetch the files of a shard into the folder `scratch`, unless they are local; in its order.
 
     known: names of those to leave out. notes: count what a tar archive holds besides images. A file
-    that can't be had costs itself only. mtime_ns of a file in an archive is the archive's; -1 where
-    no listing said it.
+    that cannot be fetched costs itself only. mtime_ns of a file in an archive is the archive's; -1
+    where no listing said it.
 
     Raises:
-        DatasetError: an archive is damaged or dangerous, or can't be had from its URL.
+        DatasetError: an archive is damaged or dangerous, or cannot be fetched from its URL.
         OSError: the disk is full, or a local archive can't be read.
     """
     scratch.mkdir(parents=True, exist_ok=True)

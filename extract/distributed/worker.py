@@ -85,7 +85,7 @@ class Worker:
     def do(self, part: Part) -> JobResult:
         """Fill the caches with a shard's rows, and commit them.
 
-        What went wrong is told, not raised, where users can mend it: other shards go on.
+        What went wrong is returned, not raised, where users can fix it: other shards continue.
         """
         started = perf_counter()
         told = partial(JobResult, part.source, part.shard.number, self.name)

@@ -32,7 +32,7 @@ def unpacked(
 
     Raises:
         DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
-            a URL names can't be had.
+            a URL names cannot be fetched.
         OSError: it can't be read, or the disk is full.
     """
     if found := in_zip(path):

@@ -48,7 +48,7 @@ def mirrored(
     more is removed. progress counts files.
 
     Raises:
-        DatasetError: it is no such folder, or a file can't be had. Those that could be had stay.
+        DatasetError: it is no such folder, or a file cannot be fetched. Those that could be stay.
         OSError: the disk is full.
     """
     whole = folder_of(path, root)
@@ -107,7 +107,7 @@ def with_files_here(
     """Return a local list for one with URLs, whose images are fetched into a folder below `root`.
 
     opened: see `is_of_urls`. What is there as it is behind the URL, by size and time, is not
-    fetched again. An image that can't be had is told, and stays in the list, as one that is gone.
+    fetched again. An image that cannot be fetched is named, and stays in the list as missing.
     progress counts files.
 
     Raises:

@@ -150,7 +150,7 @@ def images_of(
     have a reason and no path.
 
     Raises:
-        DatasetError: it is damaged or dangerous, or can't be had from its URL.
+        DatasetError: it is damaged or dangerous, or cannot be fetched from its URL.
         OSError: it can't be read, or the disk is full.
     """
     images: dict[tuple[str, ...], TarImage] = {}
@@ -161,7 +161,7 @@ def images_of(
             if is_image(member.name):
                 if parts in images:
                     raise DatasetError(
-                        f"{tar}: {member.name} is there twice: pack the images anew, each once"
+                        f"{tar}: {member.name} is in it twice: pack the images again, each once"
                     )
                 target = put(*parts)
                 if target:
@@ -275,7 +275,7 @@ def _labelled(
     try:
         label = _said(texts)
     except ValueError as error:
-        return _without(image, f"what says its class can't be read ({error}): mend it")
+        return _without(image, f"the file that names its class cannot be read ({error}). Fix it.")
     if label and images > 1:
         return _without(image, f"is one of {images} images of a sample with one class: keep one")
     if label is None and len(parts) > 1:

@@ -167,7 +167,7 @@ def members_of(
             continue
         if parts in found:
             raise DatasetError(
-                f"{archive}: {member.filename} is there twice: pack the images anew, each once"
+                f"{archive}: {member.filename} is in it twice: pack the images again, each once"
             )
         found[parts] = member
     if not any(is_image(member.filename) for member in found.values()):
@@ -203,7 +203,7 @@ def check_member_classes(
 def leads_out(name: str, parts: tuple[str, ...]) -> str | None:
     """Say why a member must not be unpacked where its name says; None if it may be."""
     if name.startswith("/") or ".." in parts or any(PureWindowsPath(p).drive for p in parts):
-        return "would be unpacked elsewhere: don't trust this archive, or pack the images anew"
+        return "would be unpacked elsewhere: don't trust this archive, or pack the images again"
     return None
 
 
@@ -306,7 +306,7 @@ def naming(archive: object, name: str) -> Iterator[None]:
         yield
     except (FileExistsError, NotADirectoryError):  # as the file system spells names
         raise DatasetError(
-            f"{archive}: {name} has a name that is taken in it: pack the images anew, "
+            f"{archive}: {name} has a name that is taken in it: pack the images again, "
             "under names that differ by more than upper and lower case"
         ) from None
 

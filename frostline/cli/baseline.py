@@ -32,7 +32,7 @@ def configurations(mode: str, choices: Mapping[str, Any]) -> list[HeadConfig]:
     """Return every combination of the values given, with the defaults of a mode.
 
     Raises:
-        GridError: a value means nothing here.
+        GridError: a value has no effect here.
     """
     from heads.architectures import HEADS
     from heads.search.space import FIELDS, combinations
@@ -53,7 +53,7 @@ def train_whole(
     training: ImageSet, groups: Mapping[bytes, int], place: Workspace, choices: Mapping[str, Any]
 ) -> Iterator[SavedHead]:
     """Train every backbone asked for in every mode and configuration, unless it was before; yield
-    each as soon as it is trained. What can be known to fail is told before the first one.
+    each as soon as it is trained. What is known to fail is reported before the first one.
 
     groups: of images that no split divides. choices: of the command's options.
 
@@ -79,7 +79,7 @@ def train_whole(
     starts, refused = _starts(choices, load)
     total = len(choices["arch"]) * sum(map(len, wanted.values()))
     todo = [(*start, c) for start in starts for c in wanted[start[1]]]
-    for reason in refused if todo else ():  # else it is told at once, as the error
+    for reason in refused if todo else ():  # otherwise it is the error, at once
         warn(reason)
     found, trained = _usable(training, how[-1]) if todo else None, 0
     for name, mode, weights, configuration in todo:

@@ -21,7 +21,7 @@ def caches() -> None:
 @caches.command()
 @takes("workspace")
 def ls(workspace: Path) -> None:
-    """Say what each cache holds, whose it is, and how it came to be."""
+    """Describe each cache: its rows, its key, and how they were computed."""
     from evaluate.report.cache_summary import describe
     from evaluate.workspace.layout import Workspace
 

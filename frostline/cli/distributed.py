@@ -185,7 +185,7 @@ def extract_at_scale(
 
     Raises:
         DatasetError: something was chosen that takes all images at one place.
-        FrostlineError: more shards failed than may. What was finished is kept.
+        FrostlineError: more shards failed than may. Finished work is saved.
     """
     from PIL import Image
 
@@ -319,11 +319,11 @@ def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
         raise FrostlineError(
             f"{len(sums.errors)} shard(s) failed, and --max-failed-shards is "
             f"{cluster.max_failed_shards}: "
-            f"{sums.errors[0]}; mend that and run the same command again: what is finished is kept"
+            f"{sums.errors[0]}. Fix this and run the same command again. Finished work is saved."
         )
     if sums.errors:
         warn(
-            f"{len(sums.errors)} shard(s) failed, so no list of all images was written: mend or "
+            f"{len(sums.errors)} shard(s) failed, so no list of all images was written: fix or "
             "remove them and run the same command again"
         )
         return

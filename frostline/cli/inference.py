@@ -59,7 +59,7 @@ def predict(
     told = f"{len(answered)} image(s) classified"
     if answered[0].doubt is not None:
         doubted = sum(bool(each.doubt) for each in answered)
-        told += f", {doubted} of them to be doubted"
+        told += f", {doubted} flagged for review"
     say(told, err=True)
     if answered[0].doubt is None and not remarks:
         why = (
@@ -103,8 +103,8 @@ def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: 
     written = export_model(MeasuredModel(backbone, saved, row, answers), file_format, out, files)
     say("Written: " + ", ".join(map(str, written.files)))
     say(
-        f"Run by itself, it answers {written.check.images} test images within "
-        f"{written.check.difference:.1g} of the model put together here"
+        f"Export verified: outputs match on {written.check.images} test images (largest "
+        f"difference {written.check.difference:.1g})"
     )
 
 

@@ -251,7 +251,7 @@ def evaluate(
     steps.evaluate(heads, own, loader)
     steps.fit_uncertainty(heads, training, testing, groups, loader)
     external = steps.external_sets(others, training, place, choices["no_group"], white)
-    _stop_if(steps.evaluate_external(heads, external, loader, anew=True))
+    _stop_if(steps.evaluate_external(heads, external, loader, again=True))
 
 
 @cli.command()
@@ -343,7 +343,7 @@ def audit(
     else:
         testing = steps.scan_if_there(ctx, "test", test, place, choices["test_per_class"])
     white = steps.white_value(choices["full_scale"], training, place)
-    found = steps.audit_datasets(training, testing, place, white, anew=True)
+    found = steps.audit_datasets(training, testing, place, white, again=True)
     say(*(as_json(found).split("\n") if choices["audit_format"] == "json" else in_words(found)))
     if html := choices["html"]:
         from evaluate.report.page import write_audit_page

@@ -297,7 +297,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "augment_or_none": click.option(
         "--augment", type=click.Choice(["none", *POLICIES]), default=AS_USUAL.augmentation,
-        show_default=True, help="How each image is changed anew in every epoch.",
+        show_default=True, help="How each image is changed in every epoch.",
     ),
     "fast_decode": click.option(
         "--fast-decode", is_flag=True,
@@ -333,7 +333,7 @@ OPTIONS: dict[str, Callable[..., Any]] = {
     ),
     "repeats": click.option(
         "--repeats", type=_number("repeats"), default=1, show_default=True,
-        help="How often --cv divides the images anew.",
+        help="How often --cv redraws its folds.",
     ),
     "grid": click.option(
         "--grid", type=click.Path(dir_okay=False, exists=True, path_type=Path),

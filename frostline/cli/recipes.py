@@ -63,7 +63,7 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> Recipe:
         raise GridError(f"{path} can't be used: {error}. Correct it.") from None
     if unknown := sorted(content.keys() - TABLES):
         raise GridError(
-            f"{path}: {', '.join(unknown)} means nothing in a recipe; its tables are "
+            f"{path}: {', '.join(unknown)} is not a table of a recipe. Its tables are "
             f"{', '.join(TABLES)}"
         )
     found: dict[str, list[Values]] = {}

@@ -309,7 +309,7 @@ def normalization(
 
 def audit_datasets(
     training: ImageSet, testing: ImageSet | None, place: Workspace, full_scale: int,
-    anew: bool = False,
+    again: bool = False,
 ) -> Audit:  # fmt: skip
     """Audit the images, or read what was found before, and say in a line what is wrong.
 
@@ -319,7 +319,7 @@ def audit_datasets(
     from evaluate.audit.findings import FINDINGS
 
     found = None
-    if not anew:
+    if not again:
         try:
             found = kept_audit(training, testing, place, full_scale)
         except ResultsError as error:
@@ -332,7 +332,7 @@ def audit_datasets(
         for line in between_sets(mine, others):
             warn(f"{testing.folder}: {line}")
     counts = {name: f.count(found) for name, f in FINDINGS.items() if name != "property"}
-    if any(counts.values()) and not anew:
+    if any(counts.values()) and not again:
         told = [f"{n} {FINDINGS[name].summary}" for name, n in counts.items() if n]
         warn(f"{training.name}: {'; '.join(told)} (`cli.py audit` shows them)")
     for each in found.properties:
@@ -407,9 +407,7 @@ def fit_uncertainty(
     place = loader.workspace
     best = best_of(place, heads, fingerprint(testing.labels))
     if best and best.info.network:
-        warn(
-            "How to doubt the best model can't be measured: it was not trained on cached embeddings"
-        )
+        warn("No review flags for the best model: it was not trained on cached embeddings")
     elif best:
         try:
             if measured_doubt(best):
@@ -418,10 +416,10 @@ def fit_uncertainty(
             warn(f"Measured again: {error}")
         spec = loader.spec(best.info)
         try:
-            with bar("Provoking errors, to learn what to doubt", "parts") as progress:
+            with bar("Fitting review flags on corrupted images", "parts") as progress:
                 measure_doubt(best, training, groups, spec, place, progress)
         except HeadError as error:  # the results are there, and stay
-            warn(f"How to doubt the best model could not be measured: {error}")
+            warn(f"No review flags for the best model: {error}")
 
 
 def external_sets(
@@ -436,9 +434,9 @@ def external_sets(
 
 
 def evaluate_external(
-    heads: Sequence[SavedHead], tests: Sequence[TestSet], loader: ModelLoader, anew: bool = False
+    heads: Sequence[SavedHead], tests: Sequence[TestSet], loader: ModelLoader, again: bool = False
 ) -> list[str]:
-    """Measure whole models on independent sets; unless anew, those that were not yet.
+    """Measure whole models on independent sets; unless again, those that were not yet.
 
     A set that can't be used costs itself only; returns what was wrong with it.
     """
@@ -446,7 +444,7 @@ def evaluate_external(
 
     failed = []
     for test in tests:
-        todo = heads if anew else unmeasured(heads, test, loader)
+        todo = heads if again else unmeasured(heads, test, loader)
         try:
             if todo:
                 evaluate(todo, test, loader)
@@ -475,7 +473,7 @@ def split(
     images = scan(source, place)
     out = out or folder_of(images, options, place.splits)
     if divided_before(images, options, out):
-        say(f"{out}: divided before, the same way")
+        say(f"{out}: Reusing the existing split (same images and settings).")
     else:
         white = white_value(full_scale, images, place)
         division = divide(images, audit_datasets(images, None, place, white), options)

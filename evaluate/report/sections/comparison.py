@@ -1,4 +1,4 @@
-"""What the data support: the best model against the others, and what each choice is worth."""
+"""Model comparison: the best model against the others, and what each choice is worth."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,7 @@ from evaluate.statistics.comparison import (
 from evaluate.statistics.effects import effect_in_words, factor_effects
 from evaluate.workspace.layout import Workspace
 
-TOLD = 3  # comparisons that are told in words
+TOLD = 3  # comparisons that are described in words
 RESAMPLED = 2_000_000  # images drawn for one interval, at most
 
 

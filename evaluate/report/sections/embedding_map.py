@@ -14,7 +14,7 @@ from evaluate.report.context import ReportContext
 from evaluate.report.thumbnails import ACROSS, sheet
 from evaluate.text import NOT_TRAINED, printable
 
-MOST = 400  # points; more are told apart neither by the eye nor quickly by t-SNE
+MOST = 400  # points; more can be distinguished neither by eye nor quickly by t-SNE
 FEWEST = 4  # points, below which there is nothing to see
 THUMBNAIL_PX = 96
 SHAPES = 7  # of marks; with the colours, 56 classes look different

@@ -1,4 +1,4 @@
-"""How good the answers are: accuracy, confusion, classes, ROC, calibration, every metric."""
+"""Metrics: accuracy, confusion, classes, ROC, calibration, every metric."""
 
 from typing import Any
 
