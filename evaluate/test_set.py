@@ -1,14 +1,14 @@
 """Images that models are measured on, and what of them counts."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from cache.errors import DatasetError
 from evaluate.text import STUDYS_OWN
 from extract.dataset import ImageSet
 from extract.sources.class_names import between_sets
-from heads.splits import NO_GROUPS, Groups
+from heads.splits import Groups
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TestSet:
 
     images: ImageSet
     leaked: Collection[bytes] = frozenset()
-    repeats: Groups = NO_GROUPS
+    repeats: Groups = field(default_factory=dict)
     name: str = STUDYS_OWN
 
     @property

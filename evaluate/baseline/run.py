@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from filelock import FileLock, Timeout
@@ -36,7 +36,7 @@ from heads.batched.fit import TrainingData, as_pass
 from heads.batched.trainer import EmbeddingDataset
 from heads.config import HeadConfig, fingerprint
 from heads.modules import folded
-from heads.splits import NO_GROUPS, Groups
+from heads.splits import Groups
 from heads.store import (
     HeadInfo,
     Network,
@@ -72,7 +72,7 @@ class NetworkOptions:
         remark: Receives a line if another process trains the same network, and is waited for.
     """
 
-    groups: Groups = NO_GROUPS
+    groups: Groups = field(default_factory=dict)
     augmentation: str = NO_AUGMENTATION
     found: Readable | None = None
     progress: Progress = silent
