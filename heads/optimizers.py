@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ class OptimizerState:
     step: int
     first: Tensor
     second: Tensor
-
-    def of(self, heads: slice) -> OptimizerState:
-        """Return the rates of some of the heads."""
-        decay = None if self.decay is None else self.decay[heads]
-        momentum = None if self.momentum is None else self.momentum[heads]
-        return replace(
-            self, learning_rate=self.learning_rate[heads], decay=decay, momentum=momentum
-        )
 
     def numbers(self, head: int) -> dict[str, float]:
         """Return one head's rates by the names that `torch.optim` has for them."""

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from heads.batched.fit import TrainingData, as_pass
-from heads.batched.layers import Step, stack
+from heads.batched.layers import stack
 from heads.batched.trainer import chunks, train_together
 from heads.config import HeadConfig
 from heads.modules import build_head, folded
 from tests import test_trainer
 
 WIDTHS = (512, 256, 128)
-data = test_trainer.data
+data, one_thread = test_trainer.data, test_trainer.one_thread
 
 
 def trained(dim: int, classes: int) -> nn.Sequential:
@@ -65,7 +65,7 @@ def test_moments_are_of_a_heads_own_rows(own: int) -> None:
     heads = stack("mlp-gelu", 40, 3, 2, 5, torch.zeros(1))
     counted = torch.ones(9, 2, dtype=torch.bool)
     counted[own:, 1] = False
-    heads.forward(x, Step([torch.ones(9, width) for width in WIDTHS], counted))
+    heads.forward(x, [torch.ones(9, width) for width in WIDTHS], counted)
     torch.manual_seed(5)
     module = build_head("mlp-gelu", 40, 3, training=True)
     assert isinstance(module, nn.Sequential)
@@ -73,9 +73,8 @@ def test_moments_are_of_a_heads_own_rows(own: int) -> None:
         module[1](module[0](x[:own]))
     norm = module[1]
     assert isinstance(norm, nn.BatchNorm1d)
-    mean, variance = heads.tensors[-6:-4]
-    torch.testing.assert_close(mean[1], norm.running_mean)
-    torch.testing.assert_close(variance[1], norm.running_var)
+    torch.testing.assert_close(heads.running["1.running_mean"][1], norm.running_mean)
+    torch.testing.assert_close(heads.running["1.running_var"][1], norm.running_var)
 
 
 def test_a_batch_without_two_rows_of_a_head_trains_it_as_torch_does(data: TrainingData) -> None:
@@ -100,7 +99,7 @@ def test_company_changes_nothing_in_float32(data: TrainingData) -> None:
     """A bias before batch norm would walk at random: Adam makes whole steps of rounding."""
     rows = dataclasses.replace(data.rows, embeddings=data.rows.embeddings.float())
     single = TrainingData(data.labels, rows)
-    wanted = [HeadConfig("mlp-gelu", "adam", learning_rate=lr) for lr in (1e-3, 1e-2, 1e-4)]
+    wanted = [HeadConfig("mlp-gelu", "adam", lr, epochs=8) for lr in (1e-3, 1e-2, 1e-4)]
     first = test_trainer.all_of(wanted, single)[wanted[0]]
     alone = test_trainer.all_of(wanted[:1], single)[wanted[0]]
     assert first.state

@@ -1,8 +1,9 @@
 """Heads trained together are those trained alone, with `torch.optim`, on the same batches."""
 
 import dataclasses
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cache.errors import DeviceError
 from cache.store import Cache, read
 from extract.dataset import scan
 from extract.devices import torch_device
@@ -36,23 +38,37 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"schedule": "exponential", "gamma": 0.8},
         {"schedule": "step", "gamma": 0.1},
         {"schedule": "cosine"},
-        {"schedule": "cosine", "warmup": 5},
+        {"schedule": "cosine", "warmup": 3},
     ],
-    "epochs": [{"epochs": 3}, {"epochs": 20}, {"epochs": 11}],
+    "epochs": [{"epochs": 2}, {"epochs": 8}, {"epochs": 4}],
     "balance": [{"balance": "weights"}, {"balance": "none"}],
     "sampling": [{"balance": "sampling"}, {"balance": "sampling", "learning_rate": 0.01}],
     "folds": [{"fold": "1/3"}, {"fold": "2/3"}, {"fold": "3/3"}],
     "patience": [{"patience": 2, "learning_rate": 0.1}, {"patience": 0}, {"patience": 1}],
     "views": [{"views": 2}, {"views": 2, "learning_rate": 0.01}],
-    "augment": [{"balance": "augment", "views": v, "epochs": 5} for v in (1, 2)],
+    "augment": [{"balance": "augment", "views": v, "epochs": 4} for v in (1, 2)],
     "augmented folds": [
-        {"balance": "augment", "views": 2, "epochs": 5, "fold": f"{n}/2"} for n in (1, 2)
+        {"balance": "augment", "views": 2, "epochs": 4, "fold": f"{n}/2"} for n in (1, 2)
     ],
 }
 
-# Of the slower head, what its batch norm could get wrong.
-NORMED = ("learning rates", "balance", "folds", "patience", "augmented folds")
-CASES = [(h, o, x) for h, o in PAIRS for x in OPTIONS if h != "mlp-gelu" or x in NORMED]
+# Everything once; again, what another optimizer, hidden layers or batch norm could get wrong.
+SOME = ("learning rates", "balance", "folds", "patience", "augmented folds")
+CASES = [
+    *(("single", "sgd", option) for option in OPTIONS),
+    *(("single", o, x) for o in ("adam", "adamw") for x in ("weight decays", "epochs")),
+    *(("multi", o, "weight decays") for o in OPTIMIZERS),
+    *((head, "adam", option) for head in ("multi", "mlp-gelu") for option in SOME),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small operations of two threads wait for one another, on a busy machine for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +181,7 @@ def _batches(
 def test_trained_together_is_trained_alone(
     head: str, optimizer: str, option: str, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The contract: after 20 epochs, to 1e-5 of the largest weight."""
+    """The contract: after all epochs, to 1e-5 of the largest weight."""
     passes: list[HeadGroup] = []
 
     def noted(these: HeadGroup, *rest: Any) -> list[TrainingResult]:
@@ -173,7 +189,7 @@ def test_trained_together_is_trained_alone(
         return train_together(these, *rest)
 
     monkeypatch.setattr("heads.batched.fit.train_together", noted)
-    together = [HeadConfig(head, optimizer, **values) for values in OPTIONS[option]]
+    together = [HeadConfig(head, optimizer, **({"epochs": 8} | v)) for v in OPTIONS[option]]
     results = all_of(list(dict.fromkeys(together)), data)
     assert sum(len(these.configurations) for these in passes) == len(results)
     for these in passes:
@@ -188,28 +204,56 @@ def test_trained_together_is_trained_alone(
                 assert far < 1e-5, (configuration, name)
 
 
-@pytest.mark.parametrize(("head", "optimizer"), PAIRS)
+def validation_losses(
+    wanted: Sequence[HeadConfig], data: TrainingData, device: str
+) -> list[list[float]]:
+    """Return the curve of each head."""
+    trained = all_of(wanted, data, torch_device(device)).values()
+    return [result.curves["validation_loss"] for result in trained]
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "tpu", "xla-cpu"])
 def test_every_device_trains_alike(
-    head: str, optimizer: str, device: str, data: TrainingData
+    device: str, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, each in its own order of additions."""
+    """In float32, each in its own order of additions.
+
+    In a process of its own: on XLA, gradients need torch_xla to be imported first.
+    """
     require_or_skip(device)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiled in less time
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rows = dataclasses.replace(data.rows, embeddings=data.rows.embeddings.float())
     single = TrainingData(data.labels, rows)
-    wanted = [HeadConfig(head, optimizer, learning_rate=lr, epochs=3) for lr in (1e-2, 1e-3)]
-    there, here = all_of(wanted, single, torch_device(device)), all_of(wanted, data)
-    for ours, theirs in zip(there.values(), here.values(), strict=True):
-        assert ours.curves["validation_loss"] == pytest.approx(
-            theirs.curves["validation_loss"], rel=1e-3
-        )
+    pairs = (("single", "sgd"), ("multi", "adamw"), ("mlp-gelu", "adam"))
+    wanted = [HeadConfig(h, o, lr, epochs=2) for h, o in pairs for lr in (1e-2, 1e-3)]
+    if device == "cpu":
+        given = validation_losses(wanted, single, device)
+    else:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            given = process.submit(validation_losses, wanted, single, device).result()
+    for ours, theirs in zip(given, validation_losses(wanted, data, "cpu"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_gradients_on_xla_need_it_to_be_imported_first(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grad(*arguments: Any) -> None:
+        raise RuntimeError("device.index() < device_ready_queues_.size() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr("torch.autograd.grad", grad)
+    with pytest.raises(DeviceError, match="Import torch_xla first"):
+        all_of([HeadConfig("single", "sgd")], data)
 
 
 @pytest.mark.parametrize("head", TRAINED)
 def test_company_changes_nothing(head: str, data: TrainingData) -> None:
     """However many are trained at once, on however many cores."""
-    wanted = [HeadConfig(head, "adam", learning_rate=lr, epochs=5) for lr in (1e-2, 1e-3, 1)]
+    wanted = [HeadConfig(head, "adam", learning_rate=lr, epochs=4) for lr in (1e-2, 1e-3, 1)]
+    torch.set_num_threads(2)
     whole = all_of(wanted, data)
+    torch.set_num_threads(1)
     parts = {c: all_of([c], data)[c] for c in wanted}
     for one, other in zip(whole.values(), parts.values(), strict=True):
         assert one.state
@@ -219,21 +263,18 @@ def test_company_changes_nothing(head: str, data: TrainingData) -> None:
 
 
 @pytest.mark.parametrize(("head", "optimizer"), PAIRS)
-def test_how_parameters_are_divided_changes_nothing(
+def test_updating_head_by_head_changes_nothing(
     head: str, optimizer: str, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into blocks, or updated head by head."""
     wanted = [
         HeadConfig(head, optimizer, learning_rate=lr, epochs=2, weight_decay=0.1)
-        for lr in (1e-2, 1e-3, 1e-4)
+        for lr in (1e-2, 1e-3)
     ]
     losses = []
-    for block, large in ((1, 1 << 60), (1 << 20, 1 << 60), (1, 1)):
-        monkeypatch.setattr("heads.batched.trainer.BLOCK", block)
+    for large in (1 << 60, 1):
         monkeypatch.setattr("heads.batched.trainer.LARGE", large)
-        losses.append([r.curves["validation_loss"] for r in all_of(wanted, data).values()])
+        losses.append(validation_losses(wanted, data, "cpu"))
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
-    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("head", "optimizer"), PAIRS)
@@ -241,7 +282,7 @@ def test_a_diverged_head_is_marked_and_the_others_go_on(
     head: str, optimizer: str, data: TrainingData
 ) -> None:
     rates = (1e-3, 1e30, 1e-2)
-    wanted = [HeadConfig(head, optimizer, learning_rate=lr, epochs=4) for lr in rates]
+    wanted = [HeadConfig(head, optimizer, learning_rate=lr, epochs=3) for lr in rates]
     first, wild, last = all_of(wanted, data).values()
     assert not first.diverged
     assert not last.diverged
@@ -277,10 +318,10 @@ def test_warm_up_rises_to_the_whole_rate() -> None:
 def test_heads_that_are_built_meanwhile_disturb_no_first_weights() -> None:
     """A training thread draws after its seed, whatever other threads build."""
     like = torch.zeros(1)
-    expected = stack("multi", 64, 3, 1, 5, like).parameters[0]
+    expected = stack("multi", 64, 3, 1, 5, like).tensors[0]
     with ThreadPoolExecutor(2) as pool:
-        building = [pool.submit(build_head, "multi", 64, 3) for _ in range(300)]
-        for _ in range(100):
-            assert torch.equal(stack("multi", 64, 3, 1, 5, like).parameters[0], expected)
+        building = [pool.submit(build_head, "multi", 64, 3) for _ in range(100)]
+        for _ in range(40):
+            assert torch.equal(stack("multi", 64, 3, 1, 5, like).tensors[0], expected)
         for future in building:
             future.result()

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy
 
+from cache.errors import DeviceError
 from heads.architectures import HEADS
 from heads.batched.early_stopping import EarlyStopping
-from heads.batched.layers import NormedStack, Stack, Step, stack
+from heads.batched.layers import HeadStack, stack
 from heads.batched.sampling import (
     batches_of,
     class_sampling_weights,
@@ -36,8 +37,6 @@ Curves = dict[str, list[float]]
 # sets stay in a CPU's cache, but one step's overhead is then shared by fewer heads.
 WORKING_SET = 64 << 20
 ON_ACCELERATOR = 1 << 30
-# Numbers that an optimizer's operations go over in turn, while they lie in a core's own cache.
-BLOCK = 1 << 18
 LARGE = 1 << 14  # parameters of a head, from which on it is updated alone
 ROWS_AT_ONCE = 4096  # of validation
 MEASURED = 4096  # validation images, at most, whose logits are kept to find a temperature
@@ -195,12 +194,10 @@ class _Run:
         self.generator = torch.Generator().manual_seed(first.seed)
         dim = rows.embeddings.shape[2]
         self.heads = stack(first.head, dim, rows.classes, count, first.seed, self.embeddings)
-        # XLA keeps its memory itself.
-        mine = self.heads.parameters if device == "cpu" else ()
-        self.memory_of_slopes = [torch.empty_like(parameter) for parameter in mine]
+        self.parameters = list(self.heads.parameters.values())
         self.optimizer = OPTIMIZERS[first.optimizer]
         self.memory = [
-            [torch.zeros_like(parameter) for parameter in self.heads.parameters]
+            [torch.zeros_like(parameter) for parameter in self.parameters]
             for _ in range(self.optimizer.memory)
         ]
         self.training, self.validation, self.fold = these.training, these.validation, these.fold
@@ -218,8 +215,8 @@ class _Run:
         """Train until all have ended; yield after each epoch. watched: see `keep` above."""
         while self.ending.active.any():
             epoch = len(self.points)
+            points = self._train(epoch)
             with torch.no_grad():
-                points = self._train(epoch)
                 if watched or self.ending.looks_at(epoch):
                     points |= self._validate()
                 else:
@@ -231,8 +228,8 @@ class _Run:
 
     def results(self, keep: bool, seconds: float) -> list[TrainingResult]:
         """Return each head as it was when it ended, or at its best epoch if it had patience."""
-        heads = self.heads.holding(self.ending.final(self.heads.tensors))
-        small = [(tensor.flatten(1).abs() < LARGEST).all(1) for tensor in heads.parameters]
+        heads = self.heads.replaced(self.ending.final(self.heads.tensors))
+        small = [(tensor.flatten(1).abs() < LARGEST).all(1) for tensor in heads.parameters.values()]
         sound = torch.stack(small).all(0).cpu()
         curves_of_all = {
             name: torch.stack([point[name] for point in self.points], 1).tolist()
@@ -244,13 +241,13 @@ class _Run:
             epoch, epochs = self.ending.epoch_of(number), int(self.ending.epochs[number])
             curves = {name: values[number][:epochs] for name, values in curves_of_all.items()}
             fine = bool(sound[number]) and all(isfinite(v[epoch]) for v in curves.values())
-            state = heads.state_of(number) if keep else None
+            state = heads.state_dict(number) if keep else None
             done.append(
                 TrainingResult(state, curves, epoch, seconds, not fine, float(losses[number]))
             )
         return done
 
-    def _calibrated_losses(self, heads: Stack | NormedStack, sound: Tensor) -> NDArray[np.float64]:
+    def _calibrated_losses(self, heads: HeadStack, sound: Tensor) -> NDArray[np.float64]:
         """Return each head's loss on its validation images after its best temperature, float [K];
         NaN of heads that are not sound, bool [K].
         """
@@ -278,17 +275,28 @@ class _Run:
             batch = self.embeddings[places.to(self.device)]
             weights = self._whose(self.training, rows) * self.weights[self.labels[rows]]
             weights, labels = weights.to(self.device), self.labels[rows].to(self.device)
-            step = Step(kept, (weights > 0) & active)
-            logits = _classes_first(self.heads.forward(batch, step))
-            losses, slopes = _losses(logits, labels)
+            counted = (weights > 0) & active
+            logits = _classes_first(self.heads.forward(batch, kept, counted))
+            losses = _losses(logits, labels)
             # No row of a head in this batch: a step with a gradient of zero.
             whole = weights.sum(0).clamp(min=torch.finfo(weights.dtype).tiny)
-            slopes *= weights / whole
-            slopes = slopes.permute(1, 2, 0)
-            self._update(self.heads.backward(slopes, batch, step, self.memory_of_slopes), rates)
-            _add(sums, losses, logits, labels, weights)
+            loss = (losses * (weights / whole)).sum()
+            with torch.no_grad():
+                self._update(self._gradients(loss), rates)
+                _add(sums, losses, logits, labels, weights)
             _finish(self.device)
         return {f"training_{name}": value for name, value in _means(sums).items()}
+
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor]:
+        try:
+            return torch.autograd.grad(loss, self.parameters)
+        except RuntimeError as error:
+            if "device_ready_queues_" not in str(error):
+                raise
+            raise DeviceError(
+                "torch can't compute gradients on XLA in a process that computed some before "
+                "torch_xla was imported. Import torch_xla first, or train in a new process."
+            ) from error
 
     def _rates(self, epoch: int) -> Callable[..., OptimizerState]:
         """Return the rates of an epoch, but for what is of a step; see `_update`.
@@ -318,19 +326,16 @@ class _Run:
         corrections = (1 - BETAS[0] ** self.steps, (1 - BETAS[1] ** self.steps) ** 0.5)
         first, second = (self._column([number]) for number in corrections)
         rates = of_epoch(step=self.steps, first=first, second=second)
-        tensors = [self.heads.parameters, gradients, *self.memory]
-        numbers = sum(parameter[0].numel() for parameter in self.heads.parameters)
+        tensors: list[Sequence[Tensor]] = [self.parameters, gradients, *self.memory]
+        numbers = sum(parameter[0].numel() for parameter in self.parameters)
         if self.device == "cpu" and numbers >= LARGE:
             for head in range(len(self.configurations)):
-                of_head = [[t[head] for t in them] for them in tensors]
-                weights, slopes, *memory = of_head
-                self.optimizer.alone(weights, slopes, memory, rates, head)
+                weights, slopes, *states = ([t[head] for t in kind] for kind in tensors)
+                self.optimizer.alone(weights, slopes, states, rates, head)
             return
-        for of_layer in zip(*tensors, strict=True):
-            flat = [tensor.reshape(len(tensor), -1) for tensor in of_layer]
-            for heads in _blocks(flat[0], self.device):
-                part, slope, *state = (tensor[heads] for tensor in flat)
-                self.optimizer.together(part, slope, state, rates.of(heads))
+        for layer in zip(*tensors, strict=True):
+            weight, slope, *state = (tensor.flatten(1) for tensor in layer)
+            self.optimizer.together(weight, slope, state, rates)
 
     def _whose(self, masks: Tensor, rows: Tensor) -> Tensor:
         """Return which of some rows are whose, by masks of the folds: 0 or 1, [B, K]."""
@@ -343,7 +348,7 @@ class _Run:
             logits = _classes_first(self.heads.forward(clean))
             weights = self._whose(self.validation, rows).to(self.device)
             labels = self.labels[rows].to(self.device)
-            _add(sums, _losses(logits, labels)[0], logits, labels, weights)
+            _add(sums, _losses(logits, labels), logits, labels, weights)
         _finish(self.device)
         return {f"validation_{name}": value for name, value in _means(sums).items()}
 
@@ -379,21 +384,10 @@ def _classes_first(logits: Tensor) -> Tensor:
     return logits.permute(2, 0, 1).contiguous()
 
 
-def _losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of logits [C, B, K], each alone: [B, K], and its slope by them [C, B, K]."""
-    place = labels, torch.arange(len(labels), device=labels.device)
-    chances = log_softmax(logits, dim=0)
-    losses = -chances[place]
-    slopes = chances.exp_()
-    slopes[place] -= 1
-    return losses, slopes
-
-
-def _blocks(parameters: Tensor, device: str) -> Iterator[slice]:
-    """Divide heads [K, P] into parts of some BLOCK numbers."""
-    some = max(1, BLOCK // parameters.shape[1]) if device == "cpu" else len(parameters)
-    for start in range(0, len(parameters), some):
-        yield slice(start, start + some)
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy [B, K] of logits [C, B, K], each head's alone."""
+    target = labels[:, None].expand(logits.shape[1:])
+    return cross_entropy(logits[None], target[None], reduction="none")[0]
 
 
 def _finish(device: str) -> None:
