@@ -161,7 +161,7 @@ def test_the_default_is_the_identity_of_before(toy: LoadedBackbone) -> None:
     assert decoding_of(chosen).full_scale == white_of(rule_of(4095)) == 4095
     assert decoding_of(usual).full_scale == white_of("another rule") == FULL_SCALE
     # In the keys of kept calibrations.
-    assert repr(Preprocessing()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
+    assert str(Preprocessing()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
 
 
 def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> ImageStats:

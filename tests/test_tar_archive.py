@@ -201,7 +201,7 @@ def special(name: str, kind: bytes) -> tarfile.TarInfo:
         (special("a/x.png", tarfile.LNKTYPE), r"x\.png is a link"),
         (special("a/x.png", tarfile.FIFOTYPE), "is no ordinary file"),
         (special("a/x.png", tarfile.CHRTYPE), "is no ordinary file"),
-        ("a/./0.png", "there twice"),
+        ("a/./0.png", "in it twice"),
         ("a/0.png/1.png", "a name that is taken"),
     ],
 )

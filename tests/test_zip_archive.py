@@ -104,9 +104,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from extract.sources import zip_archive
+from extract.sources.local_copy import unpacked
 
 zip_archive._rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-zip_archive.unpacked(*map(Path, sys.argv[1:]))
+unpacked(*map(Path, sys.argv[1:]))
 """
 
 
@@ -181,7 +182,7 @@ def link() -> zipfile.ZipInfo:
         ("train/C:/evil.png", "would be unpacked elsewhere"),
         ("train/C:evil.png", "would be unpacked elsewhere"),
         (link(), "link.png is a link"),
-        ("train/a/./0.png", "there twice"),
+        ("train/a/./0.png", "in it twice"),
         ("train/a/0.png/1.png", "a name that is taken"),
     ],
 )

@@ -37,8 +37,12 @@ class Preprocessing:
     fast: bool = False
     fit: str = "stretch"
     augmentation: str = "gentle"
-    # Not shown: keys of kept calibrations contain this text as it was before there was a choice.
+    # Not in the text below: it is as it was before there was a choice.
     full_scale: int = field(default=FULL_SCALE, repr=False)
+
+    def __str__(self) -> str:
+        """Return the text that keys of stored calibrations contain: with the class's first name."""
+        return f"Decoding(fast={self.fast}, fit={self.fit!r}, augmentation={self.augmentation!r})"
 
 
 AS_USUAL = Preprocessing()

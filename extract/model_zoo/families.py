@@ -102,7 +102,7 @@ def find_in_families(name: str, table: Collection[str]) -> Backbone:
     if family in FAMILIES and ":" in name:
         return FAMILIES[family](name)
     known = [*table, *(f"tv:{model}" for model in torchvision_names())]
-    raise _unknown(name, known)
+    raise _unknown(name, known, f"{', '.join(table)}, ")
 
 
 @cache
@@ -219,12 +219,13 @@ def _three(numbers: Sequence[float]) -> Channels:
     return red, green, blue
 
 
-def _unknown(name: str, known: list[str]) -> WeightsError:
+def _unknown(name: str, known: list[str], table: str = "") -> WeightsError:
+    """Return the error for a name. known: those near it are named. table: other names to choose."""
     near = get_close_matches(name, known, 5)
     return WeightsError(
         f"there is no backbone {name}. "
         + (f"Near it: {', '.join(near)}. " if near else "")
-        + "Choose tv:NAME, timm:NAME or one that `cli.py extract --help` names; for all: "
+        + f"Choose {table}tv:NAME or timm:NAME; for all names: "
         "python -c 'import torchvision.models as m; print(*m.list_models(m))' or "
         "python -c 'import timm; print(*timm.list_models())'"
     )

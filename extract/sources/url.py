@@ -292,7 +292,7 @@ def _s3_pages(folder: Path, inner: str) -> Iterator[Entry]:
     asked = {"Bucket": bucket, "Prefix": f"{above}{inner}/", **files.req_kw}
     while True:
         page = files.call_s3("list_objects_v2", **asked)
-        for entry in page.get("CacheSummary", ()):
+        for entry in page.get("Contents", ()):
             if not entry["Key"].endswith("/"):  # the mark of a folder
                 yield entry["Key"][len(above) :], entry
         if not page.get("IsTruncated"):

@@ -150,7 +150,7 @@ def _usable(training: ImageSet, decoding: Preprocessing) -> Readable:
     from evaluate.baseline.images import readable
 
     tried, total = 0, len(training.unique)
-    with bar("Preprocessing", "images") as progress:
+    with bar("Decoding", "images") as progress:
 
         def advance(images: int) -> None:
             nonlocal tried
