@@ -31,7 +31,7 @@ PICKED = 20_000
 NOTE = {"weights": "random:0", "engine": "torch", "rows": SEGMENT_ROWS, "seconds": 1.0}
 
 
-def identity(dim: int) -> EmbeddingKey:
+def key(dim: int) -> EmbeddingKey:
     """Name a cache of nothing in particular."""
     return EmbeddingKey(
         backbone="benchmark", weights_sha256="0" * 64, embedding_dim=dim, gray="-", bit_depth="-",
@@ -56,14 +56,14 @@ def blocks(rows: int, dim: int) -> list[Rows]:
 
 def write_rows(cache: Cache, rows: int) -> float:
     """Commit segments, each safe on the disk before the next; return the seconds."""
-    drawn = blocks(rows, cache.identity.embedding_dim)
+    drawn = blocks(rows, cache.key.embedding_dim)
     started = time.perf_counter()
     for number in range(rows // SEGMENT_ROWS):
         block = drawn[number % len(drawn)]
         hashes = block.hashes.copy()
         hashes[:, :4] ^= np.frombuffer(np.uint32(number).tobytes(), np.uint8)
         segment = Rows(hashes, block.views, block.embeddings)
-        write_segment(cache.folder, cache.identity, segment, [], NOTE)
+        write_segment(cache.folder, cache.key, segment, [], NOTE)
     return time.perf_counter() - started
 
 
@@ -94,9 +94,9 @@ def total(array: NDArray[np.float32]) -> float:
 
 def writing(folder: Path, cache: Cache, rows: int) -> list[tuple[str, ...]]:
     """Time the writing of all rows; the cache is left filled."""
-    dim = cache.identity.embedding_dim
+    dim = cache.key.embedding_dim
     some = max(SEGMENT_ROWS, rows // 10)
-    spare = Cache(folder / "spare", cache.identity)
+    spare = Cache(folder / "spare", cache.key)
     taken: dict[str, list[float]] = {"ours": [], "plain": [], "durable": []}
     for _ in range(5):
         taken["ours"].append(write_rows(spare, some))
@@ -116,7 +116,7 @@ def writing(folder: Path, cache: Cache, rows: int) -> list[tuple[str, ...]]:
 
 def compacting(folder: Path, cache: Cache, rows: int) -> list[tuple[str, ...]]:
     """Time the compaction of all segments, against copying the same bytes."""
-    size = 4 * rows * cache.identity.embedding_dim
+    size = 4 * rows * cache.key.embedding_dim
     started = time.perf_counter()
     compact(cache)
     ours = time.perf_counter() - started
@@ -194,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache = open_cache(folder, identity(options.dim))
+        cache = open_cache(folder, key(options.dim))
         lines: list[tuple[str, ...]] = [("what", "ours", "peer", "ours against it", "asked")]
         lines += writing(folder, cache, options.rows)
         lines += compacting(folder, cache, options.rows)

@@ -25,7 +25,7 @@ from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import gels, pixels  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backbones import BACKBONES  # noqa: E402
-from extract.backends.backend import build_engine  # noqa: E402
+from extract.backends.backend import build_backend  # noqa: E402
 from extract.backends.int8 import calibrated  # noqa: E402
 from extract.backends.openvino import HINTS, convert, import_openvino  # noqa: E402
 from extract.devices import require_device  # noqa: E402
@@ -89,23 +89,23 @@ def plain_onnxruntime(
     return lambda: [session.run(None, {"images": part}) for part in batches]
 
 
-def ours(target: EmbeddingSpec, shelf: ArtifactStore, images: Images) -> Callable[[], object]:
+def ours(spec: EmbeddingSpec, artifacts: ArtifactStore, images: Images) -> Callable[[], object]:
     """Build as `extract` does."""
-    built = build_engine(target, target.batch_size, shelf)
-    parts = [images[i : i + target.batch_size] for i in range(0, len(images), target.batch_size)]
+    built = build_backend(spec, spec.batch_size, artifacts)
+    parts = [images[i : i + spec.batch_size] for i in range(0, len(images), spec.batch_size)]
     return lambda: [built.forward(part) for part in parts]
 
 
 def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path) -> dict[str, Any]:
     """Measure all contenders of one backbone in turns; images per second by contender."""
-    backbone, shelf = load_backbone(name, "auto"), ArtifactStore(folder / "engines")
-    target = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
-    int8 = calibrated(replace(target, precision="int8"), files, shelf)
+    backbone, artifacts = load_backbone(name, "auto"), ArtifactStore(folder / "engines")
+    spec = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
+    int8 = calibrated(replace(spec, precision="int8"), files, artifacts)
     contenders = {
         "eager": eager(backbone, images),
-        "fp32": ours(target, shelf, images),
-        "bf16": ours(replace(target, precision="bf16"), shelf, images),
-        "int8": ours(int8, shelf, images),
+        "fp32": ours(spec, artifacts, images),
+        "bf16": ours(replace(spec, precision="bf16"), artifacts, images),
+        "int8": ours(int8, artifacts, images),
         "OpenVINO fp32": plain_openvino(backbone, "fp32", images),
         "OpenVINO bf16": plain_openvino(backbone, "bf16", images),
         "ONNX Runtime fp32": plain_onnxruntime(backbone, folder, images),
@@ -113,11 +113,13 @@ def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path
     return {key: len(images) / seconds for key, seconds in medians(contenders).items()}
 
 
-def latencies(name: str, paths: list[Path], shelf: ArtifactStore) -> tuple[str, ...]:
+def latencies(name: str, paths: list[Path], artifacts: ArtifactStore) -> tuple[str, ...]:
     """Measure a whole model on single images, from file to label, in turns; format its row."""
     backbone, head = load_backbone(name, "auto"), build_head("single", BACKBONES[name].dim, 2)
     module: Any = deepcopy(backbone.module)
-    engine = build_engine(EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), 1, shelf).forward
+    engine = build_backend(
+        EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), 1, artifacts
+    ).forward
 
     def eager(image: Images) -> torch.Tensor:
         three = (torch.from_numpy(image).float() / 255).repeat(1, 3, 1, 1)
@@ -148,12 +150,12 @@ def on_cuda(images: Images) -> list[tuple[str, ...]]:
     heads = ("backbone", "eager, images/s", "fp32 against eager", "bf16", "ours, images/s")
     rows: list[tuple[str, ...]] = [heads]
     for name in BACKBONES:
-        backbone, shelf = load_backbone(name, "auto"), ArtifactStore(Path())
+        backbone, artifacts = load_backbone(name, "auto"), ArtifactStore(Path())
         many = np.concatenate([images] * 8)
         contenders = {"eager": eager(backbone, many, "cuda")}
         for precision in ("fp32", "bf16"):
-            target = EmbeddingSpec(backbone, "cuda", ("torch",), precision)
-            contenders[precision] = ours(target, shelf, many)
+            spec = EmbeddingSpec(backbone, "cuda", ("torch",), precision)
+            contenders[precision] = ours(spec, artifacts, many)
         rates = {key: len(many) / seconds for key, seconds in medians(contenders).items()}
         against = [f"{rates[p] / rates['eager']:.2f}×" for p in ("fp32", "bf16")]
         speed = f"{rates['fp32']:.0f} / {rates['bf16']:.0f}"
@@ -222,11 +224,11 @@ def main() -> None:
     single: list[tuple[str, ...]] = [("backbone", "eager, ms", "ours, ms", "ours against eager")]
     with tempfile.TemporaryDirectory() as folder:
         for name in BACKBONES:
-            some, shelf = few.get(name, images), ArtifactStore(Path(folder) / "engines")
+            some, artifacts = few.get(name, images), ArtifactStore(Path(folder) / "engines")
             # In a new process, as a program that classifies images is: after large batches, eager
             # torch finds memory at hand that it must else ask the system for, layer by layer.
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                single.append(pool.submit(latencies, name, paths[: len(some)], shelf).result())
+                single.append(pool.submit(latencies, name, paths[: len(some)], artifacts).result())
             rates[name] = one_backbone(name, files, some, Path(folder))
             lines.append(speeds(name, rates[name]))
     print("## Engines\n")

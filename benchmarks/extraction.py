@@ -21,7 +21,7 @@ from benchmarks.measuring import machine, medians, table  # noqa: E402
 from benchmarks.pictures import cifar, gels, photos, repeated  # noqa: E402
 from cache.store import read  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
-from extract.backends.backend import build_engine, usable_engines  # noqa: E402
+from extract.backends.backend import build_backend, usable_engines  # noqa: E402
 from extract.backends.int8 import calibrated  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
@@ -39,21 +39,20 @@ import re, sys, time
 sys.path.insert(0, sys.argv[1])
 import h5py, numpy, torch, torchvision.models
 from pathlib import Path
-from extract.artifact_store import Shelf
+from extract.artifact_store import ArtifactStore
 from extract.model_loader import load_backbone
 from extract.backends.openvino import import_openvino
-from extract.pipeline import extract
+from extract.pipeline import RunnerOptions, extract
 from extract.dataset import scan
-from extract.embedder import Target
+from extract.embedder import EmbeddingSpec
 import_openvino()
 files = scan(Path(sys.argv[2])).files
 started = time.perf_counter()
 root = Path(sys.argv[3])
-shelf = Shelf(root.parent / "engines")
-backbone = load_backbone(sys.argv[4], "auto", 0, shelf)
-(done,) = extract(
-    [Target(backbone, "cpu", ("openvino",), sys.argv[5])], files, root, shelf=shelf
-)
+artifacts = ArtifactStore(root.parent / "engines")
+backbone = load_backbone(sys.argv[4], "auto", 0, artifacts)
+spec = EmbeddingSpec(backbone, "cpu", ("openvino",), sys.argv[5])
+(done,) = extract([spec], files, root, options=RunnerOptions(artifacts=artifacts))
 seconds = time.perf_counter() - started - done.spent["compute"]
 # Not getrusage: what it says of a new process begins with its parent's peak.
 peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
@@ -61,7 +60,7 @@ print(peak[1], seconds)
 """
 
 
-def target(name: str, precision: str) -> EmbeddingSpec:
+def spec(name: str, precision: str) -> EmbeddingSpec:
     """Return what `extract --arch name --precision precision` fills."""
     return EmbeddingSpec(
         load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, precision), precision
@@ -75,9 +74,9 @@ def fresh(folder: Path, number: Any = count()) -> Path:  # noqa: B008
 
 def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     """Time a whole extraction against computing alone and decoding alone, on all cores."""
-    files, wanted, shelf = (
+    files, wanted, artifacts = (
         scan(images).files,
-        target(name, "bf16"),
+        spec(name, "bf16"),
         ArtifactStore(folder / "engines"),
     )
     paths = [file.path for file in files]
@@ -87,13 +86,13 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
         return [batch.pixels for batch in batches(source, wanted.batch_size)]
 
     pixels = decode()
-    built = build_engine(wanted, wanted.batch_size, shelf)
+    built = build_backend(wanted, wanted.batch_size, artifacts)
     taken = medians(
         {
             "decode": decode,
             "compute": lambda: [built.forward(part) for part in pixels],
             "whole": lambda: extract(
-                [wanted], files, fresh(folder), options=RunnerOptions(artifacts=shelf)
+                [wanted], files, fresh(folder), options=RunnerOptions(artifacts=artifacts)
             ),
         }
     )
@@ -107,18 +106,18 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
 
 def one_pass(folder: Path) -> list[Row]:
     """Time three backbones in one pass against three passes."""
-    files, shelf = scan(photos(folder / "photos", 96)).files, ArtifactStore(folder / "engines")
-    targets = [target(name, "bf16") for name in THREE]
+    files, artifacts = scan(photos(folder / "photos", 96)).files, ArtifactStore(folder / "engines")
+    specs = [spec(name, "bf16") for name in THREE]
 
     def three() -> None:
         root = fresh(folder)
-        for each in targets:
-            extract([each], files, root, options=RunnerOptions(artifacts=shelf))
+        for each in specs:
+            extract([each], files, root, options=RunnerOptions(artifacts=artifacts))
 
     taken = medians(
         {
             "one": lambda: extract(
-                targets, files, fresh(folder), options=RunnerOptions(artifacts=shelf)
+                specs, files, fresh(folder), options=RunnerOptions(artifacts=artifacts)
             ),
             "3": three,
         }
@@ -173,14 +172,16 @@ def later_starts(folder: Path, images: Path) -> list[Row]:
 
 def accuracies(folder: Path, images: Path, what: str) -> list[Row]:
     """Score a linear head on efficientnet_lite0's rows at each precision: 5 folds."""
-    files, shelf = list(scan(images).unique), ArtifactStore(folder / "engines")
+    files, artifacts = list(scan(images).unique), ArtifactStore(folder / "engines")
     labels = [file.label for file in files]
     rows: list[Row] = []
     for precision in ("fp32", "bf16", "int8"):
-        wanted = target("efficientnet_lite0", precision)
+        wanted = spec("efficientnet_lite0", precision)
         if precision == "int8":
-            wanted = calibrated(wanted, files, shelf)
-        (done,) = extract([wanted], files, fresh(folder), options=RunnerOptions(artifacts=shelf))
+            wanted = calibrated(wanted, files, artifacts)
+        (done,) = extract(
+            [wanted], files, fresh(folder), options=RunnerOptions(artifacts=artifacts)
+        )
         embeddings = read(done.cache, [file.sha256 for file in files])
         scores = cross_val_score(
             LogisticRegression(max_iter=2000, C=0.01), embeddings, labels, cv=5

@@ -147,14 +147,16 @@ def reference_study(data: Path, folder: Path) -> list[Row]:
     """The reference study's heads on its own images: 24 models, and folds of 12."""
     images = scan(data / "gel" / "dataset")
     engines = usable_engines("cpu", None, "bf16")
-    shelf = ArtifactStore(folder / "engines")
+    artifacts = ArtifactStore(folder / "engines")
     targets = [
-        EmbeddingSpec(load_backbone(name, "random", 0, shelf), "cpu", engines, "bf16")
+        EmbeddingSpec(load_backbone(name, "random", 0, artifacts), "cpu", engines, "bf16")
         for name in REFERENCE
     ]
     caches = [
         done.cache
-        for done in extract(targets, images.files, folder, options=RunnerOptions(artifacts=shelf))
+        for done in extract(
+            targets, images.files, folder, options=RunnerOptions(artifacts=artifacts)
+        )
     ]
     standard = SearchPlan(tuple(combinations({})))
     folds = SearchPlan(standard.candidates, cv=5, repeats=5)

@@ -36,11 +36,11 @@ def against_transfer(data: Path, name: str) -> list[Row]:
         place = Workspace(Path(folder))
         place.prepare()
         backbone = load_backbone(name, "auto")
-        target = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
+        spec = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
         files = (*training.files, *testing.files)
         started = time.perf_counter()
         (done,) = extract(
-            [target],
+            [spec],
             files,
             place.cache,
             options=RunnerOptions(artifacts=ArtifactStore(place.cache / "engines")),
@@ -52,7 +52,7 @@ def against_transfer(data: Path, name: str) -> list[Row]:
             sweep = SearchPlan((wanted,))
             heads = train_heads(done.cache, training.labels, training.name, sweep, place.heads)
             frozen = heads.heads[0]
-            whole = train_network(target, wanted, "transfer", training, place).head
+            whole = train_network(spec, wanted, "transfer", training, place).head
             ours, theirs = frozen.info.training_seconds, whole.info.training_seconds
             logits = answer(frozen, rows)
             difference = np.abs(logits - answer(whole, rows)).max() / np.abs(logits).max()

@@ -34,7 +34,7 @@ from extract.distributed.job import Job, order_of  # noqa: E402
 from extract.distributed.ray import extract_on_ray  # noqa: E402
 from extract.distributed.shards import shards  # noqa: E402
 from extract.distributed.worker import Part  # noqa: E402
-from extract.embedder import EmbeddingSpec, engines_folder  # noqa: E402
+from extract.embedder import EmbeddingSpec, engine_artifacts  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from extract.sources.hash_index import Hashed, known_among, remember  # noqa: E402
@@ -65,30 +65,30 @@ print("highest", highest)
 
 def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     """Time one worker on Ray, with all cores, against the local pipeline, engines being built."""
-    shelf = ArtifactStore(folder / "engines")
-    target = EmbeddingSpec(
+    artifacts = ArtifactStore(folder / "engines")
+    spec = EmbeddingSpec(
         load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16"
     )
-    order = order_of(target, "auto", 0)
+    order = order_of(spec, "auto", 0)
     cores = usable_cores()
 
     def local() -> float:
         started = time.perf_counter()
         files = scan(images).files
         (done,) = extract(
-            [target],
+            [spec],
             files,
             Path(tempfile.mkdtemp(dir=folder)),
-            options=RunnerOptions(artifacts=shelf),
+            options=RunnerOptions(artifacts=artifacts),
         )
         return done.computed / (time.perf_counter() - started - done.spent.get("build", 0))
 
     def on_ray() -> float:
         root = Path(tempfile.mkdtemp(dir=folder))
-        engines_folder(root).folder.symlink_to(shelf.folder)
+        engine_artifacts(root).folder.symlink_to(artifacts.folder)
         job = Job((order,), str(root), RunnerOptions(), None)
         parts = (Part("dataset", shard, 0, {}) for shard in shards(images, SHARD))
-        cache = open_cache(root, target.identity)
+        cache = open_cache(root, spec.key)
         dones = list(extract_on_ray(parts, job, [cache], {"num_cpus": cores}, None, print_nothing))
         computed = sum(done.extractions[0].computed for done in dones)
         built = sum(done.extractions[0].spent.get("build", 0) for done in dones)
@@ -179,13 +179,13 @@ def files_and_hashes(folder: Path) -> list[Row]:
 
 def segments_of(folder: Path, rows: int) -> Cache:
     """Write a cache of random rows as workers do, 1,024 in a segment."""
-    target = EmbeddingSpec(load_backbone("resnet18", "random"), "cpu", ("torch",), "fp32")
-    cache, noise = open_cache(folder, target.identity), np.random.default_rng(0)
+    spec = EmbeddingSpec(load_backbone("resnet18", "random"), "cpu", ("torch",), "fp32")
+    cache, noise = open_cache(folder, spec.key), np.random.default_rng(0)
     for size in chunks(rows):
         hashes = noise.integers(0, 256, (size, 32), dtype=np.uint8)
         embeddings = noise.random((size, 512), dtype=np.float32)
         segment = Rows(hashes, np.zeros(size, np.uint16), embeddings)
-        write_segment(cache.folder, cache.identity, segment, (), {"rows": size})
+        write_segment(cache.folder, cache.key, segment, (), {"rows": size})
     return cache
 
 

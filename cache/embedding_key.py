@@ -43,7 +43,7 @@ class EmbeddingKey:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        """Canonical JSON: equal identities give equal text."""
+        """Canonical JSON: equal keys give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -52,7 +52,7 @@ class EmbeddingKey:
 
         Raises:
             CacheError: it is of another version of the format.
-            RecordError: it is no identity at all.
+            RecordError: it is no key at all.
         """
         fields = parse_json(text, dict[str, Any])
         if (found := fields.get("format_version")) != FORMAT_VERSION:
@@ -77,7 +77,7 @@ class EmbeddingKey:
         return f"{backbone}-{self.device}-{self.precision}-{self.digest[:12]}"
 
     def differences(self, other: "EmbeddingKey") -> list[str]:
-        """Every field in which two identities differ, as `field: ours, not theirs`."""
+        """Every field in which two keys differ, as `field: ours, not theirs`."""
         return [
             f"{field.name}: {ours!r}, not {theirs!r}"
             for field in dataclasses.fields(self)

@@ -52,7 +52,7 @@ class Header:
     hashes: uint8 [N, 32]; views: uint16 [N]. compacted: its embeddings can be mapped into memory.
     """
 
-    identity: EmbeddingKey
+    key: EmbeddingKey
     hashes: NDArray[np.uint8]
     views: NDArray[np.uint16]
     failures: tuple[Failure, ...]
@@ -72,7 +72,7 @@ class _Unread:
 
 def write_segment(
     folder: Path,
-    identity: EmbeddingKey,
+    key: EmbeddingKey,
     rows: Rows,
     failures: Sequence[Failure],
     provenance: dict[str, Any],
@@ -82,24 +82,24 @@ def write_segment(
     Its name is its content's hash: the same rows written twice are one file.
 
     Raises:
-        CacheError: a row holds NaN or infinity, or has another length than the identity says.
+        CacheError: a row holds NaN or infinity, or has another length than the key says.
             Or the folder's URL can't be reached.
         OSError: the disk is full, or the folder can't be written.
     """
-    if rows.embeddings.shape != (len(rows.hashes), identity.embedding_dim):
+    if rows.embeddings.shape != (len(rows.hashes), key.embedding_dim):
         raise CacheError(
-            f"embeddings of shape {rows.embeddings.shape} for {identity.name}, which has "
-            f"{identity.embedding_dim} numbers per row: the backbone's table entry is wrong"
+            f"embeddings of shape {rows.embeddings.shape} for {key.name}, which has "
+            f"{key.embedding_dim} numbers per row: the backbone's table entry is wrong"
         )
     if not np.isfinite(rows.embeddings).all():
         raise CacheError(
-            f"{identity.backbone} on {identity.device} at {identity.precision} gave NaN or "
+            f"{key.backbone} on {key.device} at {key.precision} gave NaN or "
             "infinity: nothing of this batch was kept; try --precision fp32 or other --weights"
         )
     sha256 = payload_sha256(rows, failures)
     # Built in memory: HDF5 2.0 ends the process when a full disk cuts a write of its own short.
     with h5py.File("segment", "w", libver=LIBVER, driver="core", backing_store=False) as file:
-        write_header(file, identity, failures, provenance, sha256)
+        write_header(file, key, failures, provenance, sha256)
         _write_array(file, "hash", rows.hashes)
         _write_array(file, "view", rows.views)
         _write_array(file, "embedding", rows.embeddings)
@@ -117,7 +117,7 @@ def segment_name(sha256: str) -> str:
 
 def write_header(
     file: Any,
-    identity: EmbeddingKey,
+    key: EmbeddingKey,
     failures: Sequence[Failure],
     provenance: dict[str, Any],
     sha256: str,
@@ -125,7 +125,7 @@ def write_header(
     """Write everything but the rows into an open file."""
     words = {
         "format": FORMAT,
-        "identity": identity.to_json(),
+        "identity": key.to_json(),
         "provenance": json.dumps(provenance, sort_keys=True),
         "sha256": sha256,
     }
@@ -236,7 +236,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
     """Make one clear error of whatever h5py, JSON or a missing part raises."""
     try:
         yield
-    except CacheError:  # an identity of another version: nothing is wrong with the file
+    except CacheError:  # an key of another version: nothing is wrong with the file
         raise
     except FileNotFoundError as error:
         raise SegmentGoneError(f"{path} can't be opened ({error})") from error
@@ -276,7 +276,7 @@ def _header_behind(path: Path, first: bytes, size: int) -> Header:
 def _header(file: Any) -> Header:
     failures = parse_json(file["failures"][:].tobytes(), list[_Unread])
     return Header(
-        identity=EmbeddingKey.from_json(_text(file, "identity")),
+        key=EmbeddingKey.from_json(_text(file, "identity")),
         hashes=file["hash"][:],
         views=file["view"][:],
         failures=tuple(

@@ -1,4 +1,4 @@
-"""A cache: a folder of segments with one identity, read as if it were one table."""
+"""A cache: a folder of segments with one key, read as if it were one table."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cache:
-    """The embeddings of one identity: the segments in `folder`, which may be behind a URL."""
+    """The embeddings of one key: the segments in `folder`, which may be behind a URL."""
 
     folder: Path
-    identity: EmbeddingKey
+    key: EmbeddingKey
 
     @property
     def segments(self) -> list[Path]:
@@ -77,9 +77,9 @@ class Index:
     row: NDArray[np.int64]
 
 
-def open_cache(root: Path, identity: EmbeddingKey) -> Cache:
-    """Return the cache of this identity below `root` (a workspace's `cache/`), there or not yet."""
-    return Cache(root / identity.name, identity)
+def open_cache(root: Path, key: EmbeddingKey) -> Cache:
+    """Return the cache of this key below `root` (a workspace's `cache/`), there or not yet."""
+    return Cache(root / key.name, key)
 
 
 def find_caches(root: Path) -> list[Cache]:
@@ -142,7 +142,7 @@ def read_all(cache: Cache) -> Rows:
     if len(of_view) == 1:  # in order already, and perhaps mapped
         return Rows(hashes.view(np.uint8).reshape(-1, 32), numbers, of_view[0])
     order = np.lexsort((numbers, hashes))
-    empty = np.empty((0, cache.identity.embedding_dim), np.float32)
+    empty = np.empty((0, cache.key.embedding_dim), np.float32)
     embeddings = np.concatenate([empty, *of_view])[order]
     return Rows(hashes[order].view(np.uint8).reshape(-1, 32), numbers[order], embeddings)
 
@@ -200,7 +200,7 @@ def views_of(found: Sequence[tuple[Path, Header]]) -> list[int]:
 
 
 def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
-    """Read each segment's header and hold it against the cache's identity, in order.
+    """Read each segment's header and hold it against the cache's key, in order.
 
     Raises:
         CacheError: a segment is damaged, or belongs to another cache.
@@ -217,10 +217,10 @@ def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
 
     found = retried(attempt)
     for path, header in found:
-        if differences := header.identity.differences(cache.identity):
+        if differences := header.key.differences(cache.key):
             raise CacheError(
                 f"{path} belongs to another cache ({'; '.join(differences)}): "
-                f"move it to the folder {header.identity.name}"
+                f"move it to the folder {header.key.name}"
             )
     return found
 
@@ -267,15 +267,15 @@ def as_keys(hashes: NDArray[np.uint8]) -> list[bytes]:
 
 
 def _found(folder: Path) -> Cache | None:
-    """Take a folder's identity from its first segment that belongs there; None if it is empty."""
-    identity = None
+    """Take a folder's key from its first segment that belongs there; None if it is empty."""
+    key = None
     for path in segment_files(folder):
-        identity = read_header(path).identity
-        if folder.name == identity.name:
-            return Cache(folder, identity)
-    if identity is not None:
+        key = read_header(path).key
+        if folder.name == key.name:
+            return Cache(folder, key)
+    if key is not None:
         raise CacheError(
-            f"{folder} holds segments of a cache called {identity.name}: give the folder that "
+            f"{folder} holds segments of a cache called {key.name}: give the folder that "
             "name, or delete it and run extract again"
         )
     return None
@@ -288,7 +288,7 @@ def _read(cache: Cache, hashes: Sequence[bytes] | None, view: int) -> NDArray[np
     if len(row) and (segment == segment[0]).all() and (np.diff(row) == 1).all():
         embeddings = read_embeddings(table.paths[segment[0]])[row[0] : row[0] + len(row)]
     else:
-        embeddings = np.empty((len(places), cache.identity.embedding_dim), dtype=np.float32)
+        embeddings = np.empty((len(places), cache.key.embedding_dim), dtype=np.float32)
         gather(embeddings, table.paths, segment, row)
     embeddings.flags.writeable = False
     return embeddings

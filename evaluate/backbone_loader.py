@@ -14,7 +14,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import WEIGHTS_WORDS
 from extract.backends.backend import usable_engines
 from extract.devices import require_device
-from extract.embedder import EmbeddingSpec, engines_folder, target_of
+from extract.embedder import EmbeddingSpec, engine_artifacts, target_of
 from extract.model_loader import LoadedBackbone, load_backbone
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class ModelLoader:
             weights, seed = str(network_path(self.workspace, detail)), 0
         else:
             weights, seed = _as_then(key.backbone, weights_label, self.weights)
-        artifacts = engines_folder(self.workspace.cache)
+        artifacts = engine_artifacts(self.workspace.cache)
         loaded = load_backbone(key.backbone, weights, seed, artifacts, (key.mean, key.std))
-        if differences := key.differences(target_of(key, loaded, ()).identity):
+        if differences := key.differences(target_of(key, loaded, ()).key):
             raise WeightsError(
                 f"{key.backbone}: its heads were trained on a cache ({weights_label}) that is not "
                 f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "

@@ -16,7 +16,7 @@ from cache.errors import DatasetError, Failure
 from cache.progress import Progress, silent
 from extract.artifact_store import ArtifactStore
 from extract.backends.backend import Backend
-from extract.backends.verification import verified_engine
+from extract.backends.verification import verified_backend
 from extract.devices import usable_cores
 from extract.embedder import EmbeddingSpec
 from extract.imaging.preprocessing import Preprocessing
@@ -59,39 +59,39 @@ class Measurement:
 
 
 def measure(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     heads: Sequence[nn.Module],
     paths: Sequence[Path],
     progress: Progress = silent,
-    shelf: ArtifactStore | None = None,
+    artifacts: ArtifactStore | None = None,
     hashes: Mapping[Path, bytes] = NOTHING,
 ) -> Measurement:
-    """Run a target's backbone over image files, decoding each, and every head behind it.
+    """Run a spec's backbone over image files, decoding each, and every head behind it.
 
     hashes: SHA-256 by path; a file with other bytes is among those that failed.
 
     Heads compute in fp32, as they were trained, whatever the backbone's precision.
 
     Raises:
-        DeviceError: no engine of the target can be built.
+        DeviceError: no engine of the spec can be built.
         DatasetError: none of the files can be decoded.
     """
     started = time.perf_counter()
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
-    batch_size = ceil(len(paths) / ceil(len(paths) / target.batch_size))
+    batch_size = ceil(len(paths) / ceil(len(paths) / spec.batch_size))
     built: Backend | None = None
-    for first in _batches(paths[:WARM_UP], batch_size, target.decoding, hashes):
+    for first in _batches(paths[:WARM_UP], batch_size, spec.preprocessing, hashes):
         if len(first.pixels):
-            built, _ = verified_engine(target, batch_size, first.pixels, shelf)
+            built, _ = verified_backend(spec, batch_size, first.pixels, artifacts)
             embeddings = built.forward(first.pixels)
             for head in heads:
                 _answer(head, [embeddings])
     warm = time.perf_counter()
     done, rows = list[Batch](), list[NDArray[np.float32]]()
-    for batch in _batches(paths, batch_size, target.decoding, hashes):
+    for batch in _batches(paths, batch_size, spec.preprocessing, hashes):
         if len(batch.pixels):
             if built is None:  # none of the first images can be read
-                built, _ = verified_engine(target, batch_size, batch.pixels, shelf)
+                built, _ = verified_backend(spec, batch_size, batch.pixels, artifacts)
             rows.append(built.forward(batch.pixels))
         done.append(batch)
         progress(min(len(done) * batch_size, len(paths)), len(paths))
@@ -120,8 +120,11 @@ def _answer(head: nn.Module, batches: Sequence[NDArray[np.float32]]) -> Answers:
 
 
 def _batches(
-    paths: Sequence[Path], batch_size: int, decoding: Preprocessing, hashes: Mapping[Path, bytes]
+    paths: Sequence[Path],
+    batch_size: int,
+    preprocessing: Preprocessing,
+    hashes: Mapping[Path, bytes],
 ) -> Iterator[Batch]:
     ahead = BATCHES_AHEAD * batch_size
-    images = decoded(paths, usable_cores(), ahead, decoding, expected=hashes)
+    images = decoded(paths, usable_cores(), ahead, preprocessing, expected=hashes)
     return batches(images, batch_size)

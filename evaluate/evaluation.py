@@ -24,7 +24,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.backends.backend import usable_engines
 from extract.devices import DEVICES, usable_cores
-from extract.embedder import EmbeddingSpec, engines_folder
+from extract.embedder import EmbeddingSpec, engine_artifacts
 from extract.loader import CHANGED, batch, decoded
 from heads.architectures import HEADS
 from heads.config import NO_OPTIMIZER, fingerprint
@@ -93,12 +93,12 @@ def evaluate(
         for saved in group:
             check_classes(saved.info.classes, test.images)
         try:
-            target = loader.spec(info)
+            spec = loader.spec(info)
         except WeightsError as error:
             refused += error.lines
             continue
         within = partial(_within, progress, number * images, len(groups) * images)
-        for row in _measured(group, target, test, loader.workspace, within, remark):
+        for row in _measured(group, spec, test, loader.workspace, within, remark):
             ids.append(add_result(results, {name: row[name] for name in VALUES[1:]}))
     if refused:
         left_out = len(heads) - len(ids)
@@ -140,22 +140,22 @@ def unmeasured(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -
 
 
 def _first_engine(saved: SavedHead, engine: str | None) -> str:
-    identity = saved.info.identity
-    return usable_engines(identity.device, engine, identity.precision)[0]
+    key = saved.info.identity
+    return usable_engines(key.device, engine, key.precision)[0]
 
 
 def _measured(
     heads: Sequence[SavedHead],
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     test: TestSet,
     workspace: Workspace,
     progress: Progress,
     remark: Callable[[str], None],
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
-    modules, shelf = [load_head(saved) for saved in heads], engines_folder(workspace.cache)
+    modules, artifacts = [load_head(saved) for saved in heads], engine_artifacts(workspace.cache)
     hashes = {file.path: file.sha256 for file in test.images.unique}
-    measured = measure(target, modules, list(hashes), progress, shelf, hashes)
+    measured = measure(spec, modules, list(hashes), progress, artifacts, hashes)
     for failure in measured.failed:
         if failure.reason == CHANGED:
             remark(f"{failure.path} is left out: {failure.reason}")
@@ -163,9 +163,9 @@ def _measured(
         raise DatasetError(f"{test.images.folder}: all that can be read there is in training too")
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
-    as_measured = replace(target, engines=(measured.engine,))
-    timings = time_models(as_measured, modules, measured.paths, shelf, TIMING_S)
-    cached = result_row.cached_rows(measured, open_cache(workspace.cache, target.identity))
+    as_measured = replace(spec, engines=(measured.engine,))
+    timings = time_models(as_measured, modules, measured.paths, artifacts, TIMING_S)
+    cached = result_row.cached_rows(measured, open_cache(workspace.cache, spec.key))
     done, said = list[Row](), list[Predictions]()
     for saved, module, answers, timing in zip(
         heads, modules, measured.answers, timings, strict=True
@@ -183,7 +183,7 @@ def _measured(
     first = ranked(done)[0]
     best = next(number for number, row in enumerate(done) if row is first)
     if test.is_own:  # a model has maps of one set, which the report shows
-        _map_activation(target, heads[best], said[best], workspace)
+        _map_activation(spec, heads[best], said[best], workspace)
     return done
 
 
@@ -203,14 +203,14 @@ def _predictions(
 
 
 def _map_activation(
-    target: EmbeddingSpec, saved: SavedHead, predictions: Predictions, workspace: Workspace
+    spec: EmbeddingSpec, saved: SavedHead, predictions: Predictions, workspace: Workspace
 ) -> None:
     """Map what a model looked at in some test images, the mistakes first; keep the maps."""
     chances = predictions.probabilities
     right = chances.argmax(1) == predictions.labels
     order = np.lexsort((chances.max(1), right))[:MAPPED]
     some = batch(
-        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, target.decoding)
+        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, spec.preprocessing)
     )
-    maps = activation_maps(target.backbone, load_head(saved), some.pixels)
+    maps = activation_maps(spec.backbone, load_head(saved), some.pixels)
     write_maps(maps_path(workspace.heads, saved.info.id), Maps(some.hashes, maps))

@@ -26,7 +26,7 @@ from evaluate.uncertainty.scores import Uncertainty, doubt_path, doubts, read_do
 from evaluate.workspace.current_study import read_current
 from evaluate.workspace.layout import Workspace
 from extract.dataset import files_below
-from extract.embedder import EmbeddingSpec, engines_folder
+from extract.embedder import EmbeddingSpec, engine_artifacts
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.file_names import ListingNotes, check_regular, why_no_image
 from extract.sources.image_file import ImageFile
@@ -184,13 +184,13 @@ def predict(
         except (OSError, ValueError) as error:  # a name that no file can have
             errors[path] = getattr(error, "strerror", None) or str(error)
     files = [ImageFile(path, "", key) for path, key in hashes.items()]
-    options = RunnerOptions(artifacts=engines_folder(place.cache), index=place.looks)
+    options = RunnerOptions(artifacts=engine_artifacts(place.cache), index=place.image_index)
     (done,) = extract([spec], files, place.cache, progress, options)
     reasons = {failure.sha256: failure.reason for failure in done.failed}
     errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
     good = [path for path in hashes if path not in errors]
     readable = [file for file in files if file.path not in errors]
-    notes = list(of_new_images(readable, place, spec.decoding))
+    notes = list(of_new_images(readable, place, spec.preprocessing))
     answers = dict(zip(good, _answers(good, hashes, saved, done.cache, remark), strict=True))
     found = [
         answers[path] if path in answers else Prediction(str(path), error=errors[path])

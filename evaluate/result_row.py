@@ -17,7 +17,7 @@ from evaluate.predictions import Predictions
 from evaluate.results import OWN
 from evaluate.statistics.calibration import calibrated, ece
 from evaluate.test_set import TestSet
-from extract.embedder import decoding_of, normalization_of
+from extract.embedder import normalization_of, preprocessing_of
 from extract.imaging.bit_depth import FULL_SCALE
 from heads.architectures import HEADS
 from heads.config import fingerprint
@@ -99,7 +99,7 @@ def origin(info: HeadInfo) -> dict[str, Any]:
         "n_groups": info.n_groups,
         "weights": info.network.start if info.network else info.weights,
         "numeric_precision": info.identity.precision,
-        "fit": decoding_of(info.identity).fit,
+        "fit": preprocessing_of(info.identity).fit,
         "normalization": normalization_of(info.identity),
         "full_scale": _full_scale(info),
         "augmentation": _augmentation(info),
@@ -117,14 +117,14 @@ def _rounded(number: float | None) -> float | None:
 
 
 def _full_scale(info: HeadInfo) -> str:
-    white = decoding_of(info.identity).full_scale
+    white = preprocessing_of(info.identity).full_scale
     return OWN if white == FULL_SCALE else str(white)
 
 
 def _augmentation(info: HeadInfo) -> str:
     if info.network:
         return info.network.augmentation
-    return decoding_of(info.identity).augmentation if info.configuration.views else "none"
+    return preprocessing_of(info.identity).augmentation if info.configuration.views else "none"
 
 
 def measured(test: TestSet, measurement: Measurement, answers: Answers) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import find_backbone
 from extract.dataset import ImageSet
 from extract.devices import require_device
-from extract.embedder import decoding_of, renewed
+from extract.embedder import current_key, preprocessing_of
 from heads.config import fingerprint
 from heads.store import SavedHead, find_heads
 
@@ -36,7 +36,7 @@ def select_caches(
     """
     complete, remarks = [], []
     for cache in find_wanted(place, wanted):
-        if stale := outdated(cache.identity):
+        if stale := outdated(cache.key):
             remarks.append(f"{cache.folder} is left out, being of another make: {stale}")
             continue
         held = contents(cache)
@@ -60,21 +60,20 @@ def find_wanted(place: Workspace, wanted: Wanted) -> list[Cache]:
     return [
         cache
         for cache in find_caches(place.cache)
-        if _asked(cache.identity.backbone, wanted.arch)
-        and _asked(cache.identity.device, wanted.device)
+        if _asked(cache.key.backbone, wanted.arch) and _asked(cache.key.device, wanted.device)
     ]
 
 
-def outdated(identity: EmbeddingKey) -> str | None:
+def outdated(key: EmbeddingKey) -> str | None:
     """Say in what a cache differs from one made now with the same weights; None if in nothing.
 
     Whole models are put together from the code of now: heads on other rows would be wrong for them.
     """
     try:
-        find_backbone(identity.backbone)
+        find_backbone(key.backbone)
     except WeightsError as error:
         return str(error)
-    return "; ".join(identity.differences(renewed(identity))) or None
+    return "; ".join(key.differences(current_key(key))) or None
 
 
 def select_heads(
@@ -118,7 +117,7 @@ def select_heads(
 
 def smallest_full_scale(identities: Iterable[EmbeddingKey]) -> int:
     """Return the smallest of the values that become white: see `Preprocessing`."""
-    return min(decoding_of(identity).full_scale for identity in identities)
+    return min(preprocessing_of(key).full_scale for key in identities)
 
 
 def _asked(name: str, names: Collection[str]) -> bool:

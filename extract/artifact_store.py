@@ -49,9 +49,9 @@ class ArtifactStore:
 
     folder: Path
 
-    def slot(self, label: str, **identity: Any) -> Artifact:
-        """Return the place of the one engine that has this identity; any difference is another."""
-        text = json.dumps(identity, sort_keys=True, default=str)
+    def artifact(self, label: str, **key: Any) -> Artifact:
+        """Return the place of the one engine that has this key; any difference is another."""
+        text = json.dumps(key, sort_keys=True, default=str)
         return Artifact(self.folder / f"{label}-{sha256(text.encode()).hexdigest()[:12]}")
 
 

@@ -16,14 +16,14 @@ from cache.errors import Failure
 from cache.store import Cache, row_key
 from extract.artifact_store import ArtifactStore
 from extract.backends.backend import ENGINES, Backend
-from extract.backends.verification import Deviation, verified_engine
+from extract.backends.verification import Deviation, verified_backend
 from extract.embedder import EmbeddingSpec
 from extract.loader import Decoded, batch
 from extract.writer import SEGMENT_SECONDS, SegmentWriter
 
 
 class CacheFiller:
-    """Takes decoded files, and fills the cache of one target with their rows.
+    """Takes decoded files, and fills the cache of one spec with their rows.
 
     The engine is built when the first batch is there. On leaving, whatever was computed is
     committed. Since it began with some images: done: rows dealt with; lost: of these, the ones that
@@ -32,16 +32,16 @@ class CacheFiller:
 
     def __init__(
         self,
-        target: EmbeddingSpec,
+        spec: EmbeddingSpec,
         cache: Cache,
         batch_size: int | None,
-        shelf: ArtifactStore | None,
+        artifacts: ArtifactStore | None,
         pool: Executor,
         segment_seconds: float | None = SEGMENT_SECONDS,
     ) -> None:
-        self.target, self.shelf = target, shelf
-        self.batch_size = batch_size or target.batch_size
-        note = {"weights": target.backbone.weights}
+        self.spec, self.artifacts = spec, artifacts
+        self.batch_size = batch_size or spec.batch_size
+        note = {"weights": spec.backbone.weights}
         self.writer = SegmentWriter(cache, note, pool, segment_seconds)
         self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
         self.built: Backend | None = None
@@ -104,7 +104,7 @@ class CacheFiller:
         images, self.pending = self.pending, []
         gathered = batch(image for image, _ in images)
         keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
-        embeddings = np.empty((0, self.writer.cache.identity.embedding_dim), np.float32)
+        embeddings = np.empty((0, self.writer.cache.key.embedding_dim), np.float32)
         if gathered.hashes:
             if self.built is None:
                 started = time.perf_counter()
@@ -116,7 +116,7 @@ class CacheFiller:
         finite = np.isfinite(embeddings).all(axis=1)
         failed = list(gathered.failed)
         for i in np.flatnonzero(~finite):
-            reason = f"{self.target.backbone.name} gave NaN or infinity for it"
+            reason = f"{self.spec.backbone.name} gave NaN or infinity for it"
             failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
         self.lost += int((~finite).sum())
         of_file = {(failure.sha256, failure.path): failure for failure in failed}
@@ -132,8 +132,8 @@ class CacheFiller:
             raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
 
     def _build(self, pixels: NDArray[np.uint8]) -> Backend:
-        target = self.target
-        built, self.deviation = verified_engine(target, self.batch_size, pixels, self.shelf)
+        spec = self.spec
+        built, self.deviation = verified_backend(spec, self.batch_size, pixels, self.artifacts)
         package = ENGINES[built.name].package
         libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}
         self.writer.note |= {

@@ -19,7 +19,7 @@ TPU_ADVICE = (
 @dataclass(frozen=True)
 class Device:
     """engines: those that run on it, the best first, each with how many images it takes at once
-    (no identity, but rows are the same to the last bit only at one size). missing: why it can't be
+    (no key, but rows are the same to the last bit only at one size). missing: why it can't be
     used here and
     what to do, or None. real: `run` uses it wherever it is present. pjrt: what XLA calls it.
     """

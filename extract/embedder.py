@@ -32,12 +32,12 @@ class EmbeddingSpec:
     device: str
     engines: tuple[str, ...]
     precision: str
-    decoding: Preprocessing = AS_USUAL
+    preprocessing: Preprocessing = AS_USUAL
     calibration: str = ""
 
     @property
-    def identity(self) -> EmbeddingKey:
-        """The identity of the cache that it fills."""
+    def key(self) -> EmbeddingKey:
+        """The key of the cache that it fills."""
         backbone, (mean, std) = self.backbone, self.backbone.normalization
         return EmbeddingKey(
             backbone=backbone.name,
@@ -48,7 +48,7 @@ class EmbeddingSpec:
             precision=self.precision,
             calibration=self.calibration,
             device=self.device,
-            **_rules(self.decoding),
+            **_rules(self.preprocessing),
         )
 
     @property
@@ -56,75 +56,75 @@ class EmbeddingSpec:
         """How many images its device takes at once."""
         return DEVICES[self.device].engines[self.engines[0]]
 
-    def slot(self, shelf: ArtifactStore | None) -> Artifact | None:
+    def artifact(self, artifacts: ArtifactStore | None) -> Artifact | None:
         """Return where its converted graph is kept; fp32 and bf16 are compiled from the same."""
-        if shelf is None or "openvino" not in self.engines:
+        if artifacts is None or "openvino" not in self.engines:
             return None
         precision = "int8" if self.precision == "int8" else "fp32"
-        return self._slot(shelf, precision, calibration=self.calibration)
+        return self._artifact(artifacts, precision, calibration=self.calibration)
 
-    def slot_of_calibration(self, shelf: ArtifactStore) -> Artifact:
+    def calibration_artifact(self, artifacts: ArtifactStore) -> Artifact:
         """Return where it is kept which images int8's ranges are taken from in this workspace."""
-        white = self.decoding.full_scale
+        white = self.preprocessing.full_scale
         more = {} if white == FULL_SCALE else {"full_scale": white}
-        return self._slot(shelf, "calibration", decoding=self.decoding, **more)
+        return self._artifact(artifacts, "calibration", decoding=self.preprocessing, **more)
 
-    def _slot(self, shelf: ArtifactStore, kind: str, **more: object) -> Artifact:
-        identity = self.identity
-        packages = ("torch", "openvino", find_backbone(identity.backbone).package)
-        return shelf.slot(
-            f"{file_name(identity.backbone)}-{kind}",
-            weights=identity.weights_sha256,
-            input=(identity.size, identity.mean, identity.std),
+    def _artifact(self, artifacts: ArtifactStore, kind: str, **more: object) -> Artifact:
+        key = self.key
+        packages = ("torch", "openvino", find_backbone(key.backbone).package)
+        return artifacts.artifact(
+            f"{file_name(key.backbone)}-{kind}",
+            weights=key.weights_sha256,
+            input=(key.size, key.mean, key.std),
             versions=[version(name) for name in packages],
             **more,
         )
 
 
-def _rules(decoding: Preprocessing) -> dict[str, Any]:
+def _rules(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return the fields of a key that say how a file becomes pixels, by the code of now."""
-    white = decoding.full_scale
+    white = preprocessing.full_scale
     return {
         "gray": decode.GRAY_RULE,
         "bit_depth": decode.BIT_DEPTH_RULE if white == FULL_SCALE else rule_of(white),
-        "fit": FITS[decoding.fit],
-        "interpolation": INTERPOLATIONS[decoding.fast],
+        "fit": FITS[preprocessing.fit],
+        "interpolation": INTERPOLATIONS[preprocessing.fast],
         "size": SIZE,
-        "views": POLICIES[decoding.augmentation].rule,
+        "views": POLICIES[preprocessing.augmentation].rule,
     }
 
 
-def renewed(key: EmbeddingKey) -> EmbeddingKey:
+def current_key(key: EmbeddingKey) -> EmbeddingKey:
     """Return what the key of a cache would be if it were made by the code of now."""
     dim = find_backbone(key.backbone).dim
-    return replace(key, embedding_dim=dim, **_rules(decoding_of(key)))
+    return replace(key, embedding_dim=dim, **_rules(preprocessing_of(key)))
 
 
-def decoding_of(identity: EmbeddingKey) -> Preprocessing:
+def preprocessing_of(key: EmbeddingKey) -> Preprocessing:
     """Return how the images of a cache were decoded; the usual way, where a rule is unknown."""
     policies = {policy.rule: name for name, policy in POLICIES.items()}
     return Preprocessing(
-        fast=identity.interpolation == INTERPOLATIONS[True],
-        fit={rule: name for name, rule in FITS.items()}.get(identity.fit, AS_USUAL.fit),
-        augmentation=policies.get(identity.views, AS_USUAL.augmentation),
-        full_scale=white_of(identity.bit_depth),
+        fast=key.interpolation == INTERPOLATIONS[True],
+        fit={rule: name for name, rule in FITS.items()}.get(key.fit, AS_USUAL.fit),
+        augmentation=policies.get(key.views, AS_USUAL.augmentation),
+        full_scale=white_of(key.bit_depth),
     )
 
 
-def normalization_of(identity: EmbeddingKey) -> str:
+def normalization_of(key: EmbeddingKey) -> str:
     """Say by what a cache's images were normalised: `weights`, or `dataset`."""
-    entry = find_backbone(identity.backbone)
-    return "weights" if (entry.mean, entry.std) == (identity.mean, identity.std) else "dataset"
+    entry = find_backbone(key.backbone)
+    return "weights" if (entry.mean, entry.std) == (key.mean, key.std) else "dataset"
 
 
 def target_of(
-    identity: EmbeddingKey, backbone: LoadedBackbone, engines: tuple[str, ...]
+    key: EmbeddingKey, backbone: LoadedBackbone, engines: tuple[str, ...]
 ) -> EmbeddingSpec:
-    """Return what fills the cache of this identity, if the backbone is that very one."""
-    decoding, device, precision = decoding_of(identity), identity.device, identity.precision
-    return EmbeddingSpec(backbone, device, engines, precision, decoding, identity.calibration)
+    """Return what fills the cache of this key, if the backbone is that very one."""
+    preprocessing, device, precision = preprocessing_of(key), key.device, key.precision
+    return EmbeddingSpec(backbone, device, engines, precision, preprocessing, key.calibration)
 
 
-def engines_folder(root: Path) -> ArtifactStore:
-    """Return the shelf for built engines beside the caches below `root`."""
+def engine_artifacts(root: Path) -> ArtifactStore:
+    """Return the store for built engines beside the caches below `root`."""
     return ArtifactStore(root / "engines")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache.errors import Failure, UnreadableImageError
 from extract.imaging.decode import SIZE, DecodedImage, decode_gray
-from extract.imaging.image_stats import ImageStats, look_of
+from extract.imaging.image_stats import ImageStats, compute_stats
 from extract.imaging.preprocessing import AS_USUAL, Preprocessing
 from extract.sources.file_names import check_regular
 
@@ -38,7 +38,7 @@ class Decoded:
     path: Path
     sha256: bytes
     picture: DecodedImage | str
-    look: ImageStats | None
+    stats: ImageStats | None
     read_seconds: float
     decode_seconds: float
 
@@ -74,7 +74,7 @@ def decoded(
     paths: Iterable[Path],
     workers: int,
     ahead: int,
-    decoding: Preprocessing = AS_USUAL,
+    preprocessing: Preprocessing = AS_USUAL,
     numbers: Sequence[int] = (),
     expected: Mapping[Path, bytes] = NOTHING,
 ) -> Generator[Decoded]:
@@ -87,7 +87,7 @@ def decoded(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL
     try:
         for path in paths:
-            queue.append(pool.submit(_decode, path, decoding, numbers, expected.get(path)))
+            queue.append(pool.submit(_decode, path, preprocessing, numbers, expected.get(path)))
             if len(queue) > ahead:
                 yield queue.popleft().result()
         while queue:
@@ -123,7 +123,7 @@ def batch(images: Iterable[Decoded]) -> Batch:
 
 
 def _decode(
-    path: Path, decoding: Preprocessing, numbers: Sequence[int], expected: bytes | None
+    path: Path, preprocessing: Preprocessing, numbers: Sequence[int], expected: bytes | None
 ) -> Decoded:
     started = time.perf_counter()
     try:
@@ -134,13 +134,13 @@ def _decode(
         return Decoded(path, b"", reason, None, time.perf_counter() - started, 0.0)
     read = time.perf_counter()
     picture: DecodedImage | str
-    look = None
+    stats = None
     try:
-        picture = decode_gray(data, decoding, numbers)
-        look = look_of(picture)
+        picture = decode_gray(data, preprocessing, numbers)
+        stats = compute_stats(picture)
     except UnreadableImageError as error:
         picture = str(error)
     key = sha256(data).digest()
     if expected not in (None, key):
-        key, picture, look = expected, CHANGED, None
-    return Decoded(path, key, picture, look, read - started, time.perf_counter() - read)
+        key, picture, stats = expected, CHANGED, None
+    return Decoded(path, key, picture, stats, read - started, time.perf_counter() - read)

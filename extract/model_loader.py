@@ -62,10 +62,10 @@ def load_backbone(
     name: str,
     weights: str,
     seed: int = 0,
-    shelf: ArtifactStore | None = None,
+    artifacts: ArtifactStore | None = None,
     normalization: Normalization | None = None,
 ) -> LoadedBackbone:
-    """Find a backbone's weights. Their hash is kept on the `shelf`: later, nothing need be loaded.
+    """Find a backbone's weights. Their hash is kept on the `store`: later, nothing need be loaded.
 
     weights: `imagenet`, `random` (seeded by `seed`), `auto` (ImageNet where it can be had, else
     random with a notice) or the path of a `.safetensors` or `.pth` file. normalization: None for
@@ -77,18 +77,20 @@ def load_backbone(
     source, entry = find_weights(name, weights, seed), find_backbone(name)
     normalization = normalization or (entry.mean, entry.std)
     build = partial(_make, name, source, seed, normalization)
-    slot = shelf and shelf.slot(
+    artifact = artifacts and artifacts.artifact(
         f"{file_name(name)}-weights",
         source=sha256_of(source.file) if source.file else source.label,
         versions=[version(package) for package in ("torch", entry.package)],
     )
-    if slot and (note := slot.read(_Weights)):
+    if artifact and (note := artifact.read(_Weights)):
         digest = note.sha256
-        make = partial(_make_again, build, digest, slot, f"{name}: its weights ({source.label})")
+        make = partial(
+            _make_again, build, digest, artifact, f"{name}: its weights ({source.label})"
+        )
         return LoadedBackbone(name, source.label, digest, source.notice, normalization, make)
     module, digest = build()
-    if slot:
-        slot.fill(lambda folder: None, sha256=digest)
+    if artifact:
+        artifact.fill(lambda folder: None, sha256=digest)
     return LoadedBackbone(name, source.label, digest, source.notice, normalization, lambda: module)
 
 
@@ -117,13 +119,13 @@ def _make(
 
 
 def _make_again(
-    build: Callable[[], tuple[nn.Module, str]], expected: str, slot: Artifact, weights: str
+    build: Callable[[], tuple[nn.Module, str]], expected: str, artifact: Artifact, weights: str
 ) -> nn.Module:
     module, digest = build()
     if digest != expected:
-        rmtree(slot.folder, ignore_errors=True)
+        rmtree(artifact.folder, ignore_errors=True)
         raise WeightsError(
-            f"{weights} are not those that {slot.folder} was written "
+            f"{weights} are not those that {artifact.folder} was written "
             "for, perhaps on another machine; that is deleted: run the same command again"
         )
     return module

@@ -31,7 +31,7 @@ Watch = Callable[[Decoded], None]
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was done for one target.
+    """What was done for one spec.
 
     computed, present: rows computed now, and those that were there or were given by another
     process meanwhile; of clean views alone, as many as images. failed: every image of this call
@@ -41,7 +41,7 @@ class Extraction:
     command. trouble: the engines that should have
     been used, and why they were not. views: augmented ones that were asked for. spent: seconds by
     stage; those of reading and decoding, which are of all threads, and of waiting are shared out
-    among the targets.
+    among the specs.
     """
 
     cache: Cache
@@ -82,16 +82,16 @@ DEFAULT = RunnerOptions()
 
 
 def extract(
-    targets: Sequence[EmbeddingSpec],
+    specs: Sequence[EmbeddingSpec],
     images: Sequence[ImageFile],
     root: Path,
     progress: Progress = silent,
     options: RunnerOptions = DEFAULT,
 ) -> list[Extraction]:
-    """Compute the rows that the targets' caches below `root` lack.
+    """Compute the rows that the specs' caches below `root` lack.
 
     Returns:
-        What was done, one for each target.
+        What was done, one for each spec.
 
     Raises:
         KeyboardInterrupt: the user asked to stop; computed rows are saved.
@@ -100,14 +100,14 @@ def extract(
     with (
         stoppable() as asked_to_stop,
         ImageIndex(options.index) as index,
-        Extractor(targets, root, options) as run,
+        Extractor(specs, root, options) as run,
     ):
         run.fill(images, progress, options.views, index.add, asked_to_stop=asked_to_stop)
     return run.summaries()
 
 
 def together(one: Extraction, other: Extraction) -> Extraction:
-    """Sum up what was done for the same target."""
+    """Sum up what was done for the same spec."""
     engines = {each.engine for each in (one, other) if each.engine}
     deviations = [each.deviation for each in (one, other) if each.deviation is not None]
     return replace(
@@ -126,9 +126,9 @@ def together(one: Extraction, other: Extraction) -> Extraction:
 
 
 class Extractor:
-    """Fills the caches of some targets below `root`; engines stay built from one call to the next.
+    """Fills the caches of some specs below `root`; engines stay built from one call to the next.
 
-    All targets decode alike. Other processes may fill the same caches meanwhile. Engines are built
+    All specs decode alike. Other processes may fill the same caches meanwhile. Engines are built
     only if a row is missing. Whatever was computed is committed on leaving, however that comes.
 
     Args:
@@ -138,24 +138,24 @@ class Extractor:
 
     def __init__(
         self,
-        targets: Sequence[EmbeddingSpec],
+        specs: Sequence[EmbeddingSpec],
         root: Path,
         options: RunnerOptions = DEFAULT,
         segment_seconds: float | None = SEGMENT_SECONDS,
     ) -> None:
-        self.targets, self.root, self.options = targets, root, options
+        self.specs, self.root, self.options = specs, root, options
         self.segment_seconds = segment_seconds
-        self.stack, self.lanes, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
+        self.stack, self.fillers, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
 
     def __enter__(self) -> "Extractor":
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
-            for target in self.targets:
-                cache = open_cache(self.root, target.identity)
+            for spec in self.specs:
+                cache = open_cache(self.root, spec.key)
                 self.alone &= stack.enter_context(sharing(cache.folder))
                 batch_size, artifacts = self.options.batch_size, self.options.artifacts
-                lane = CacheFiller(target, cache, batch_size, artifacts, pool, self.segment_seconds)
-                self.lanes.append(stack.enter_context(lane))
+                filler = CacheFiller(spec, cache, batch_size, artifacts, pool, self.segment_seconds)
+                self.fillers.append(stack.enter_context(filler))
             self.stack = stack.pop_all()
         return self
 
@@ -178,7 +178,7 @@ class Extractor:
     ) -> None:
         """Compute the rows of these images that are missing.
 
-        Each image is read and decoded once, for all targets that lack it. Segments are committed as
+        Each image is read and decoded once, for all specs that lack it. Segments are committed as
         the run goes on.
 
         Args:
@@ -190,102 +190,104 @@ class Extractor:
 
         Raises:
             CacheError: a segment is damaged.
-            DeviceError: no engine of a target can be built, or it differs from torch too much.
+            DeviceError: no engine of a spec can be built, or it differs from torch too much.
             UnreadableImageError: an image can't be read, and options.strict.
             OSError: the disk is full, or a cache can't be written.
         """
         unique = {image.sha256: image for image in images}
         self.rows = len(unique) * (views + 1)
-        for lane in self.lanes:
-            lane.begin(unique, views, names or {})
+        for filler in self.fillers:
+            filler.begin(unique, views, names or {})
         files = [
-            f for key, f in unique.items() if any(lane.missing_views(key) for lane in self.lanes)
+            f
+            for key, f in unique.items()
+            if any(filler.missing_views(key) for filler in self.fillers)
         ]
         # Two that go the same way would do the same work. Segments that are to be the same each
         # time have no order of their own.
         if not self.alone and self.segment_seconds is not None:
             random.shuffle(files)
-        total, shown = sum(len(lane.missing) for lane in self.lanes), 0
+        total, shown = sum(len(filler.missing) for filler in self.fillers), 0
         for _ in self._filled(files, views, watch):
-            if (done := sum(lane.done for lane in self.lanes)) != shown:
+            if (done := sum(filler.done for filler in self.fillers)) != shown:
                 progress(shown := done, total)
-            failed = next((failure for lane in self.lanes for failure in lane.failed), None)
+            failed = next((failure for filler in self.fillers for failure in filler.failed), None)
             if self.options.strict and failed:
                 raise UnreadableImageError(f"{failed.path}: {failed.reason} (--strict)")
             if asked_to_stop():
                 break
 
-    def look_around(self) -> None:
+    def refresh(self) -> None:
         """Learn which rows others have committed meanwhile."""
-        for lane in self.lanes:
-            lane.writer.look_around()
+        for filler in self.fillers:
+            filler.writer.refresh()
 
     def lacks(self, image: bytes, views: int) -> bool:
         """Tell whether a row of an image was missing when the caches were last looked at."""
         keys = [row_key(image, number) for number in range(views + 1)]
-        return any(key not in lane.writer.stored for lane in self.lanes for key in keys)
+        return any(key not in filler.writer.stored for filler in self.fillers for key in keys)
 
     def commit(self) -> None:
         """Write what was computed, and wait until it is safe. Raises OSError, as `fill` does."""
-        for lane in self.lanes:
-            lane.commit()
+        for filler in self.fillers:
+            filler.commit()
 
     def summaries(self) -> list[Extraction]:
-        """Say what the last `fill` did for each target; complete when it is committed."""
-        return [_summary(lane, self.rows) for lane in self.lanes]
+        """Say what the last `fill` did for each spec; complete when it is committed."""
+        return [_summary(filler, self.rows) for filler in self.fillers]
 
     def _filled(self, files: Sequence[ImageFile], views: int, watch: Watch) -> Iterator[None]:
-        """Decode the files and fill the lanes; yield after each step that dealt with some."""
+        """Decode the files and fill the fillers; yield after each step that dealt with some."""
         under_way: deque[ImageFile] = deque()
 
         def paths() -> Iterator[Path]:
             """Leave out what others have committed by the time that its turn comes."""
             for file in files:
-                if any(lane.missing_views(file.sha256) for lane in self.lanes):
+                if any(filler.missing_views(file.sha256) for filler in self.fillers):
                     under_way.append(file)
                     yield file.path
                 else:
-                    _skip(self.lanes, file)
+                    _skip(self.fillers, file)
 
-        ahead = BATCHES_AHEAD * max(lane.batch_size for lane in self.lanes)
-        decoding, numbers = self.targets[0].decoding, range(1, views + 1)
+        ahead = BATCHES_AHEAD * max(filler.batch_size for filler in self.fillers)
+        preprocessing, numbers = self.specs[0].preprocessing, range(1, views + 1)
         hashes = {file.path: file.sha256 for file in files}
         workers = self.options.workers or usable_cores()
-        with closing(decoded(paths(), workers, ahead, decoding, numbers, hashes)) as source:
+        with closing(decoded(paths(), workers, ahead, preprocessing, numbers, hashes)) as source:
             started = time.perf_counter()
             for image in source:
                 waited = time.perf_counter() - started
                 file = under_way.popleft()
-                if decoding.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies
+                if preprocessing.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies
                     watch(image)
-                takers = [lane for lane in self.lanes if lane.missing_views(file.sha256)]
-                for lane in takers:
-                    lane.take(image, file.sha256, waited, share=1 / len(takers))
-                _skip([lane for lane in self.lanes if lane not in takers], file)
+                takers = [filler for filler in self.fillers if filler.missing_views(file.sha256)]
+                for filler in takers:
+                    filler.take(image, file.sha256, waited, share=1 / len(takers))
+                _skip([filler for filler in self.fillers if filler not in takers], file)
                 yield
                 started = time.perf_counter()
-        for lane in self.lanes:
-            lane.compute()
+        for filler in self.fillers:
+            filler.compute()
             yield
 
 
-def _skip(lanes: Sequence[CacheFiller], file: ImageFile) -> None:
-    for lane in lanes:
-        keys = [row_key(file.sha256, number) for number in lane.numbers]
-        lane.done += sum(key in lane.missing for key in keys)
+def _skip(fillers: Sequence[CacheFiller], file: ImageFile) -> None:
+    for filler in fillers:
+        keys = [row_key(file.sha256, number) for number in filler.numbers]
+        filler.done += sum(key in filler.missing for key in keys)
 
 
-def _summary(lane: CacheFiller, rows: int) -> Extraction:
+def _summary(filler: CacheFiller, rows: int) -> Extraction:
     return Extraction(
-        cache=lane.writer.cache,
-        computed=lane.computed,
-        present=rows - lane.computed - lane.lost,
-        failed=tuple(lane.failed),
-        several_pages=tuple(lane.several_pages),
-        engine=lane.built.name if lane.built else None,
-        deviation=lane.deviation.share if lane.deviation else None,
-        verified_earlier=bool(lane.deviation and lane.deviation.earlier),
-        trouble=lane.built.trouble if lane.built else (),
-        views=len(lane.numbers) - 1,
-        spent=dict(lane.spent),
+        cache=filler.writer.cache,
+        computed=filler.computed,
+        present=rows - filler.computed - filler.lost,
+        failed=tuple(filler.failed),
+        several_pages=tuple(filler.several_pages),
+        engine=filler.built.name if filler.built else None,
+        deviation=filler.deviation.share if filler.deviation else None,
+        verified_earlier=bool(filler.deviation and filler.deviation.earlier),
+        trouble=filler.built.trouble if filler.built else (),
+        views=len(filler.numbers) - 1,
+        spent=dict(filler.spent),
     )

@@ -46,7 +46,7 @@ class SegmentWriter:
         self.known_failures = self.stored.missing(first_failures(found))
         self._gather({}, {})
 
-    def look_around(self) -> None:
+    def refresh(self) -> None:
         """Learn what other processes have committed meanwhile."""
         paths = [path for path in self.cache.segments if path not in self.seen]
         self.seen.update(paths)
@@ -114,14 +114,14 @@ class SegmentWriter:
         if not rows and not failures:
             return
         started = time.perf_counter()
-        self.look_around()
+        self.refresh()
         rows = {key: row for key, row in rows.items() if key not in self.stored}
         new = [failure for key, failure in failures.items() if key not in self.known_failures]
         if not rows and not new:
             return
         images, views = zip(*map(of_row_key, rows), strict=True) if rows else ((), ())
         hashes = np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32)
-        shape = (len(rows), self.cache.identity.embedding_dim)
+        shape = (len(rows), self.cache.key.embedding_dim)
         embeddings = np.array(list(rows.values()), np.float32).reshape(shape)
         segment = Rows(hashes, np.array(views, np.uint16), embeddings)
         # Of one pass for several backbones, each has what it computed and its share of waiting.
@@ -133,7 +133,7 @@ class SegmentWriter:
             "stages": {**spent, "write": self.write_seconds - self.noted_write_seconds},
         }
         self.noted_write_seconds = self.write_seconds
-        self.seen.add(write_segment(self.cache.folder, self.cache.identity, segment, new, note))
+        self.seen.add(write_segment(self.cache.folder, self.cache.key, segment, new, note))
         self.stored.update(rows)
         self.known_failures.update(failure.sha256 for failure in new)
         self.write_seconds += time.perf_counter() - started

@@ -30,7 +30,7 @@ def labelled(
     rows = retried(partial(_mapped, cache, hashes, labels, classes, views))
     if rows is None:
         keys = as_keys(hashes)
-        embeddings = torch.empty(views + 1, len(hashes), cache.identity.embedding_dim)
+        embeddings = torch.empty(views + 1, len(hashes), cache.key.embedding_dim)
         embeddings[0] = _tensor(read(cache, keys))
         try:
             for view in range(1, views + 1):

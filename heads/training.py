@@ -192,7 +192,7 @@ class _Run:
 
     def id(self, configuration: HeadConfig) -> str:
         """Return a head's name."""
-        return head_id(configuration, self.cache.identity, self.images)
+        return head_id(configuration, self.cache.key, self.images)
 
     def path(self, configuration: HeadConfig) -> Path:
         """Return where a head is kept."""
@@ -353,7 +353,7 @@ class _Run:
             calibration = self._fitted(logits, places, 0)
         info = HeadInfo(
             configuration=configuration,
-            identity=self.cache.identity,
+            identity=self.cache.key,
             classes=self.classes,
             dataset=self.dataset,
             dataset_fingerprint=self.dataset_fingerprint,

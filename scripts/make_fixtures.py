@@ -29,8 +29,8 @@ def main() -> None:
     backbone = load_backbone("efficientnet_lite0", "imagenet")
     for device in ("cpu", "xla-cpu"):
         require_device(device)
-        target = EmbeddingSpec(backbone, device, usable_engines(device, None, "fp32"), "fp32")
-        (made,) = extract([target], images, FIXTURES)
+        spec = EmbeddingSpec(backbone, device, usable_engines(device, None, "fp32"), "fp32")
+        (made,) = extract([spec], images, FIXTURES)
         print(f"{made.computed} rows in {made.cache.folder.relative_to(ROOT)}")
 
 

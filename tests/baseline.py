@@ -43,8 +43,8 @@ GENTLE = NetworkOptions(augmentation="gentle")
 
 def asking(backbone: LoadedBackbone, images: ImageSet, place: Workspace) -> Ask:
     """Return a call that trains a backbone from scratch."""
-    target = EmbeddingSpec(backbone, "cpu", (), "fp32")
-    return partial(train_network, target, PATIENT, "scratch", images, place, GENTLE)
+    spec = EmbeddingSpec(backbone, "cpu", (), "fp32")
+    return partial(train_network, spec, PATIENT, "scratch", images, place, GENTLE)
 
 
 def train(folder: Path, root: Path, death: Death | None) -> None:
@@ -71,6 +71,6 @@ def curves_on(device: str, epochs: int, folder: Path, root: Path) -> dict[str, l
     configuration = HeadConfig(
         "multi", "adam", schedule="cosine", epochs=epochs, batch_size=4, patience=2
     )
-    target = EmbeddingSpec(load_backbone("toy", "random"), device, (), "fp32")
-    done = train_network(target, configuration, "scratch", scan(folder), Workspace(root / device))
+    spec = EmbeddingSpec(load_backbone("toy", "random"), device, (), "fp32")
+    done = train_network(spec, configuration, "scratch", scan(folder), Workspace(root / device))
     return done.head.info.curves

@@ -29,17 +29,17 @@ def in_brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     test_timing.py, the tests of what is kept, and `make run` take their time.
     """
-    common, slot = ArtifactStore(tmp_path_factory.mktemp("engines")), ArtifactStore.slot
+    common, artifact = ArtifactStore(tmp_path_factory.mktemp("engines")), ArtifactStore.artifact
 
-    def shared(shelf: ArtifactStore, label: str, **identity: Any) -> Artifact:
+    def shared(artifacts: ArtifactStore, label: str, **key: Any) -> Artifact:
         # Of weights, what is kept is what they were; of graphs, the weights are in their name.
-        graph = label.endswith("-fp32") and shelf.folder.parts[-2:] == ("cache", "engines")
-        return slot(common if graph else shelf, label, **identity)
+        graph = label.endswith("-fp32") and artifacts.folder.parts[-2:] == ("cache", "engines")
+        return artifact(common if graph else artifacts, label, **key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.evaluation.TIMING_S", 0.05)
         patch.setattr("evaluate.uncertainty.fitting.CORRUPTED", 6)
-        patch.setattr(ArtifactStore, "slot", shared)
+        patch.setattr(ArtifactStore, "artifact", shared)
         yield
 
 
@@ -97,7 +97,7 @@ def gel() -> Path:
 @pytest.fixture(scope="session")
 def caches() -> dict[str, Cache]:
     """The committed caches of the sample images (make fixtures), by device."""
-    return {cache.identity.device: cache for cache in find_caches(FIXTURES)}
+    return {cache.key.device: cache for cache in find_caches(FIXTURES)}
 
 
 @pytest.fixture(scope="session")

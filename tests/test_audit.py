@@ -48,14 +48,14 @@ def gels(gel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace
     """The reference study's images, embedded by real weights and audited."""
     place = Workspace(tmp_path_factory.mktemp("gels"))
     training, testing = scan(gel / "dataset"), scan(gel / "test_images")
-    target = EmbeddingSpec(
+    spec = EmbeddingSpec(
         load_backbone("efficientnet_lite0", "imagenet"), "cpu", ("openvino",), "fp32"
     )
     extract(
-        [target],
+        [spec],
         [*training.files, *testing.files],
         place.cache,
-        options=RunnerOptions(index=place.looks),
+        options=RunnerOptions(index=place.image_index),
     )
     return place, audit(training, testing, place)
 
@@ -187,18 +187,18 @@ class TestFindings:
             read_audit(path)
 
 
-def look(**values: object) -> ImageStats:
+def stats(**values: object) -> ImageStats:
     usual = {"width": 400, "height": 300, "mode": "L", "brightness": 100.0, "contrast": 40.0}
     return ImageStats(**{"bits": bytes(8)} | usual | values)  # type: ignore[arg-type]
 
 
 ODD_LOOKS = {
-    "blank": look(contrast=0.5),
-    "small": look(width=20, height=15),
-    "size": look(width=4000, height=3000),
-    "shape": look(width=1600, height=75),
-    "mode": look(mode="CMYK"),
-    "brightness": look(brightness=250.0),
+    "blank": stats(contrast=0.5),
+    "small": stats(width=20, height=15),
+    "size": stats(width=4000, height=3000),
+    "shape": stats(width=1600, height=75),
+    "mode": stats(mode="CMYK"),
+    "brightness": stats(brightness=250.0),
 }
 
 
@@ -206,17 +206,17 @@ class TestOdd:
     @pytest.mark.parametrize("rule", ODD)
     def test_each_rule_finds_its_image_among_usual_ones(self, rule: str) -> None:
         random = np.random.default_rng(0)
-        usual = [look(brightness=100 + float(random.normal(0, 10))) for _ in range(40)]
+        usual = [stats(brightness=100 + float(random.normal(0, 10))) for _ in range(40)]
         found, common = find_outliers([*usual, ODD_LOOKS[rule]])
         assert (40, rule) in {(place, name) for place, name, _ in found}
         assert ({place for place, _, _ in found}, common) == ({40}, [])
 
     def test_of_few_images_only_the_blank_is_odd(self) -> None:
-        found, _ = find_outliers([look(), look(mode="CMYK"), look(contrast=0.0)])
+        found, _ = find_outliers([stats(), stats(mode="CMYK"), stats(contrast=0.0)])
         assert [(place, name) for place, name, _ in found] == [(2, "blank")]
 
     def test_images_that_are_all_small_are_usual(self) -> None:
-        assert find_outliers([look(width=32, height=28)] * 20) == ([], [])
+        assert find_outliers([stats(width=32, height=28)] * 20) == ([], [])
 
 
 def alike_in_details(places: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -237,12 +237,12 @@ class TestPairs:
             bits[-1 - number, flipped] ^= 1
         rows = random.normal(size=(count, 16)).astype(np.float32)
         rows[-copies:] = rows[:copies][::-1] + 0.1
-        return [look(bits=np.packbits(row).tobytes()) for row in bits], rows
+        return [stats(bits=np.packbits(row).tobytes()) for row in bits], rows
 
     def test_blocks_find_what_all_pairs_would(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        looks, rows = self.some(300, 20)
+        image_stats, rows = self.some(300, 20)
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        apart = (BITS - signs(looks) @ signs(looks).T) / 2
+        apart = (BITS - signs(image_stats) @ signs(image_stats).T) / 2
         near = np.triu(40 * (1 - unit @ unit.T) + apart <= 12, 1)
         expected = set(zip(*(places.tolist() for places in np.nonzero(near)), strict=True))
         assert len(expected) > 10
@@ -250,31 +250,31 @@ class TestPairs:
         monkeypatch.setattr(near_duplicates_module, "PAIRS_AT_ONCE", 3)
         told: list[tuple[int, int]] = []
         found = find_near_duplicates(
-            looks, rows.__getitem__, alike_in_details, lambda *n: told.append(n)
+            image_stats, rows.__getitem__, alike_in_details, lambda *n: told.append(n)
         )
         assert {(pair.first, pair.second) for pair in found} == expected
         assert told[-1] == (300, 300)
         assert len(told) > 40
 
     def test_nothing_can_be_said_of_pictures_without_contrast(self) -> None:
-        flat = [look(contrast=1.0)] * 3
+        flat = [stats(contrast=1.0)] * 3
         assert find_near_duplicates(flat, None, alike_in_details, silent) == []
-        assert len(find_near_duplicates([look()] * 3, None, alike_in_details, silent)) == 3
+        assert len(find_near_duplicates([stats()] * 3, None, alike_in_details, silent)) == 3
 
     def test_what_a_backbone_finds_unlike_must_look_more_alike(self) -> None:
         first, second = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
         second[:6] = 1  # six bits apart
-        looks = [look(bits=np.packbits(bits).tobytes()) for bits in (first, second)]
+        image_stats = [stats(bits=np.packbits(bits).tobytes()) for bits in (first, second)]
         for cosine, found in ((0.95, 1), (0.5, 0)):
             rows = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]], np.float32)
-            pairs = find_near_duplicates(looks, rows.__getitem__, alike_in_details, silent)
+            pairs = find_near_duplicates(image_stats, rows.__getitem__, alike_in_details, silent)
             assert len(pairs) == found
 
     def test_pictures_cut_otherwise_by_a_pixel_are_the_same_and_others_are_not(self) -> None:
         random = np.random.default_rng(0)
         large = random.uniform(0, 255, (2, 34, 34)).astype(np.float32)
         pictures = np.stack([large[0, :32, :32], large[0, 1:33, 2:34], large[1, :32, :32]])
-        found = find_near_duplicates([look()] * 3, None, pictures.__getitem__, silent)
+        found = find_near_duplicates([stats()] * 3, None, pictures.__getitem__, silent)
         assert [(pair.first, pair.second) for pair in found] == [(0, 1)]
 
     def test_groups_connect_who_is_like_one_of_them(self) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from cache.errors import CacheError
 from cache.store import contents, read
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec, decoding_of
+from extract.embedder import EmbeddingSpec, preprocessing_of
 from extract.imaging.augmentation import POLICIES, rendered
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
@@ -92,12 +92,12 @@ def test_a_strong_view_is_a_random_choice_of_changes() -> None:
 
 
 def test_policies_are_different_caches(toy: LoadedBackbone) -> None:
-    targets = [
+    specs = [
         EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(augmentation=name))
         for name in POLICIES
     ]
-    assert len({target.identity.digest for target in targets}) == len(POLICIES)
-    assert [decoding_of(target.identity).augmentation for target in targets] == list(POLICIES)
+    assert len({spec.key.digest for spec in specs}) == len(POLICIES)
+    assert [preprocessing_of(spec.key).augmentation for spec in specs] == list(POLICIES)
 
 
 def test_views_are_rows_of_the_same_cache(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_backbone_gets_only_the_views_that_it_lacks(
     toy: LoadedBackbone, few: Few, tmp_path: Path
 ) -> None:
     files, other = scan(few(3, 1) / "dataset").files, load_backbone("toy", "random", 1)
-    targets = [EmbeddingSpec(each, "cpu", ("torch",), "fp32") for each in (toy, other)]
-    extract(targets[:1], files, tmp_path, options=RunnerOptions(views=1))
-    first, second = extract(targets, files, tmp_path, options=RunnerOptions(views=2))
+    specs = [EmbeddingSpec(each, "cpu", ("torch",), "fp32") for each in (toy, other)]
+    extract(specs[:1], files, tmp_path, options=RunnerOptions(views=1))
+    first, second = extract(specs, files, tmp_path, options=RunnerOptions(views=2))
     assert (first.computed, second.computed) == (6, 18)
 
 

@@ -57,7 +57,7 @@ def images(few: Few) -> ImageSet:
     return scan(folder)
 
 
-def target(backbone: LoadedBackbone, precision: str = "fp32", device: str = "cpu") -> EmbeddingSpec:
+def spec(backbone: LoadedBackbone, precision: str = "fp32", device: str = "cpu") -> EmbeddingSpec:
     return EmbeddingSpec(backbone, device, (), precision)
 
 
@@ -77,9 +77,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     noted: Asked = []
     original = batches_of_pixels
 
-    def noting(files: Any, batches: Any, decoding: Preprocessing) -> Any:
-        noted.append((decoding.augmentation, [list(batch) for batch in batches]))
-        return original(files, batches, decoding)
+    def noting(files: Any, batches: Any, preprocessing: Preprocessing) -> Any:
+        noted.append((preprocessing.augmentation, [list(batch) for batch in batches]))
+        return original(files, batches, preprocessing)
 
     monkeypatch.setattr(training, "batches_of_pixels", noting)
     return noted
@@ -108,7 +108,7 @@ class TestAgreement:
         frozen = train_heads(
             caches["cpu"], images.labels, "", SearchPlan((configuration,)), tmp_path / "frozen"
         ).heads[0]
-        whole = train_network(target(lite), configuration, "transfer", images, Workspace(tmp_path))
+        whole = train_network(spec(lite), configuration, "transfer", images, Workspace(tmp_path))
         info = whole.head.info
         assert info.identity == frozen.info.identity
         assert (info.weights, info.mode, frozen.info.mode) == ("imagenet", "transfer", "frozen")
@@ -140,7 +140,7 @@ class TestAgreement:
             cache, images.labels, "", sweep, tmp_path / "frozen", groups=groups
         ).heads[0]
         whole = train_network(
-            target(toy),
+            spec(toy),
             configuration,
             "transfer",
             images,
@@ -166,12 +166,12 @@ class TestAgreement:
         frozen = train_heads(
             cache, usable, "", SearchPlan((configuration,)), tmp_path / "frozen"
         ).heads[0]
-        whole = train_network(target(toy), configuration, "transfer", listed, Workspace(tmp_path))
+        whole = train_network(spec(toy), configuration, "transfer", listed, Workspace(tmp_path))
         assert sorted(Path(f.path).name for f in whole.failures) == ["broken.png", "gone.png"]
         assert "not an image of a known format" in {f.reason for f in whole.failures}
         found, told = readable(listed, AS_USUAL, nobody), list[tuple[int, int]]()
         again = train_network(
-            target(toy), replace(configuration, seed=1), "transfer", listed, Workspace(tmp_path),
+            spec(toy), replace(configuration, seed=1), "transfer", listed, Workspace(tmp_path),
             NetworkOptions(progress=lambda *now: told.append(now), found=found),
         )  # fmt: skip
         assert again.failures == whole.failures
@@ -187,7 +187,7 @@ class TestViews:
     ) -> None:
         configuration = HeadConfig("single", "adam", epochs=3, batch_size=4)
         train_network(
-            target(toy),
+            spec(toy),
             configuration,
             "scratch",
             images,
@@ -211,7 +211,7 @@ class TestViews:
         configuration = HeadConfig("single", "adam", epochs=2, balance="augment", views=2)
         place = Workspace(tmp_path)
         train_network(
-            target(toy),
+            spec(toy),
             configuration,
             "scratch",
             images,
@@ -231,12 +231,12 @@ class TestViews:
         files = readable(images, AS_USUAL, nobody).files
         pairs = [[(3, 0), (0, 7)], [(3, LARGEST_NUMBER), (3, 7), (2, 0)]]
         for policy in POLICIES:
-            decoding = Preprocessing(augmentation=policy)
-            found = list(batches_of_pixels(files, pairs, decoding))
+            preprocessing = Preprocessing(augmentation=policy)
+            found = list(batches_of_pixels(files, pairs, preprocessing))
             for batch, pixels in zip(pairs, found, strict=True):
                 for (image, view), square in zip(batch, pixels, strict=True):
                     data = files[image].path.read_bytes()
-                    picture = decode_gray(data, decoding, [view] if view else [])
+                    picture = decode_gray(data, preprocessing, [view] if view else [])
                     expected = picture.views[0] if view else picture.pixels
                     assert np.array_equal(square, expected)
 
@@ -258,7 +258,7 @@ class TestViews:
                     )
 
         configuration = HeadConfig("single", "adam", epochs=2, batch_size=4)
-        ask = partial(train_network, target(toy), configuration, "scratch", images, place)
+        ask = partial(train_network, spec(toy), configuration, "scratch", images, place)
         with pytest.raises(DatasetError, match=f"{victim.name} can't be used any more"):
             ask(options=NetworkOptions(progress=progress))
         assert len(list(place.networks.glob("*.checkpoint.safetensors"))) == 1
@@ -281,7 +281,7 @@ class TestModes:
         assert starting_weights("finetune", "imagenet") == "imagenet"
         with pytest.raises(WeightsError, match=r"starts toy from.*doctor.*--mode scratch"):
             train_network(
-                target(toy), HeadConfig("single", "adam"), "finetune", images,
+                spec(toy), HeadConfig("single", "adam"), "finetune", images,
                 Workspace(tmp_path),
             )  # fmt: skip
 
@@ -305,7 +305,7 @@ class TestModes:
     ) -> None:
         def attempt(**settings: Any) -> TrainedNetwork:
             configuration = HeadConfig(**({"head": "single", "optimizer": "adam"} | settings))
-            return train_network(target(toy), configuration, mode, images, Workspace(tmp_path))
+            return train_network(spec(toy), configuration, mode, images, Workspace(tmp_path))
 
         with pytest.raises(HeadError, match="--head ridge is fitted at once"):
             attempt(head="ridge", optimizer="none")

@@ -165,10 +165,10 @@ class TestGoingOn:
     def test_divergence_is_told_and_leaves_nothing_behind(
         self, dropping: LoadedBackbone, images: ImageSet, tmp_path: Path
     ) -> None:
-        place, target = Workspace(tmp_path), EmbeddingSpec(dropping, "cpu", (), "fp32")
+        place, spec = Workspace(tmp_path), EmbeddingSpec(dropping, "cpu", (), "fp32")
         wild = HeadConfig("single", "sgd", 1e30, epochs=3, batch_size=4)
         with pytest.raises(HeadError, match=r"diverged in epoch \d: give a smaller --lr"):
-            train_network(target, wild, "scratch", images, place)
+            train_network(spec, wild, "scratch", images, place)
         assert not list(tmp_path.rglob("*.safetensors"))
 
     def test_a_callers_random_numbers_are_left_alone(
@@ -217,16 +217,16 @@ class TestKept:
     def test_whatever_differs_is_another_training(
         self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
     ) -> None:
-        place, target = Workspace(tmp_path), EmbeddingSpec(toy, "cpu", (), "fp32")
+        place, spec = Workspace(tmp_path), EmbeddingSpec(toy, "cpu", (), "fp32")
         configuration = HeadConfig("single", "adam", epochs=1, batch_size=7)
         ask = partial(train_network, place=place)
         groups = {file.sha256: 0 for file in images.files[:2]}
         done = [
-            ask(target, configuration, "scratch", images),
-            ask(target, configuration, "transfer", images),
-            ask(target, configuration, "transfer", images, options=NetworkOptions(groups)),
+            ask(spec, configuration, "scratch", images),
+            ask(spec, configuration, "transfer", images),
+            ask(spec, configuration, "transfer", images, options=NetworkOptions(groups)),
             ask(
-                target,
+                spec,
                 configuration,
                 "transfer",
                 images,
@@ -264,14 +264,14 @@ class TestKept:
     def test_patience_keeps_the_best_epochs_weights(
         self, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
     ) -> None:
-        target, place = EmbeddingSpec(toy, "cpu", (), "fp32"), Workspace(tmp_path)
+        spec, place = EmbeddingSpec(toy, "cpu", (), "fp32"), Workspace(tmp_path)
         settings: dict[str, Any] = {"learning_rate": 0.3, "batch_size": 7}
         patient = HeadConfig("single", "adam", epochs=9, patience=1, **settings)
-        found = train_network(target, patient, "scratch", images, place)
+        found = train_network(spec, patient, "scratch", images, place)
         losses = found.head.info.curves["validation_loss"]
         assert found.head.info.epoch == losses.index(min(losses)) == len(losses) - 2
         short = HeadConfig("single", "adam", epochs=found.head.info.epoch + 1, **settings)
-        last = train_network(target, short, "scratch", images, place)
+        last = train_network(spec, short, "scratch", images, place)
         assert equal(network_of(place, found), network_of(place, last))
 
 
@@ -279,10 +279,10 @@ class TestKept:
 def test_it_is_measured_asked_and_exported_as_any_model(
     mode: str, toy: LoadedBackbone, images: ImageSet, tmp_path: Path
 ) -> None:
-    place, target = Workspace(tmp_path), EmbeddingSpec(toy, "cpu", (), "fp32")
+    place, spec = Workspace(tmp_path), EmbeddingSpec(toy, "cpu", (), "fp32")
     place.prepare()
     configuration = HeadConfig("single", "adam", epochs=2, batch_size=7)
-    saved = train_network(target, configuration, mode, images, place).head
+    saved = train_network(spec, configuration, mode, images, place).head
     test = scan(images.folder.parent / "test_images")
     loader = ModelLoader(place)
     assert evaluate([saved], TestSet(test), loader) == [1]

@@ -25,8 +25,8 @@ from evaluate.audit.set_properties import of_new_images
 from evaluate.results import read_results
 from evaluate.workspace.layout import Workspace
 from extract.dataset import scan
-from extract.dataset_statistics.image_index import looks_of
-from extract.embedder import EmbeddingSpec, decoding_of
+from extract.dataset_statistics.image_index import stats_of
+from extract.embedder import EmbeddingSpec, preprocessing_of
 from extract.imaging.bit_depth import FULL_SCALE, Depth, rule_of, white_of
 from extract.imaging.decode import BIT_DEPTH_RULE, decode_gray
 from extract.imaging.image_stats import ImageStats, smallest_white
@@ -34,7 +34,7 @@ from extract.imaging.preprocessing import Preprocessing
 from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.odd_images import png
-from tests.test_audit import look
+from tests.test_audit import stats
 from tests.test_predict import frostline
 
 sys.path.insert(0, str(ROOT.parent / "shared" / "cases"))
@@ -152,36 +152,36 @@ def test_larger_values_are_clipped_and_known() -> None:
 
 
 def test_the_default_is_the_identity_of_before(toy: LoadedBackbone) -> None:
-    def identity(decoding: Preprocessing) -> EmbeddingKey:
-        return EmbeddingSpec(toy, "cpu", ("torch",), "fp32", decoding).identity
+    def key(preprocessing: Preprocessing) -> EmbeddingKey:
+        return EmbeddingSpec(toy, "cpu", ("torch",), "fp32", preprocessing).key
 
-    usual, chosen = identity(Preprocessing()), identity(Preprocessing(full_scale=4095))
+    usual, chosen = key(Preprocessing()), key(Preprocessing(full_scale=4095))
     assert usual.bit_depth == BIT_DEPTH_RULE
     assert chosen.differences(usual) == [f"bit_depth: {rule_of(4095)!r}, not {BIT_DEPTH_RULE!r}"]
-    assert decoding_of(chosen).full_scale == white_of(rule_of(4095)) == 4095
-    assert decoding_of(usual).full_scale == white_of("another rule") == FULL_SCALE
+    assert preprocessing_of(chosen).full_scale == white_of(rule_of(4095)) == 4095
+    assert preprocessing_of(usual).full_scale == white_of("another rule") == FULL_SCALE
     # In the keys of kept calibrations.
     assert str(Preprocessing()) == "Decoding(fast=False, fit='stretch', augmentation='gentle')"
 
 
 def deep(largest: int, full_scale: int = 65535, white: int = 65535) -> ImageStats:
-    return look(full_scale=full_scale, largest=largest, white=white)
+    return stats(full_scale=full_scale, largest=largest, white=white)
 
 
 @pytest.mark.parametrize(
-    ("looks", "white"),
+    ("image_stats", "white"),
     [
         ([deep(1000), deep(4095)], 4095),
         ([deep(4096)], 8191),
         ([deep(200)], 255),
         ([deep(65535)], FULL_SCALE),
-        ([look()], FULL_SCALE),
-        ([look(), deep(1000)], 1023),
+        ([stats()], FULL_SCALE),
+        ([stats(), deep(1000)], 1023),
         ([deep(3000, 4095, 4095)], FULL_SCALE),  # it is their own already
     ],
 )
-def test_auto_is_the_smallest_that_holds_all(looks: list[ImageStats], white: int) -> None:
-    assert smallest_white(looks) == white
+def test_auto_is_the_smallest_that_holds_all(image_stats: list[ImageStats], white: int) -> None:
+    assert smallest_white(image_stats) == white
 
 
 def test_looks_are_of_the_white_value_and_depth_is_of_any(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_looks_are_of_the_white_value_and_depth_is_of_any(tmp_path: Path) -> Non
     asked: list[int] = []
 
     def found(full_scale: int | None) -> set[tuple[int, int]]:
-        looks, _ = looks_of(files, table, lambda done, total: asked.append(total), full_scale)
-        return {(look.largest, look.white) for look in looks.values()}
+        image_stats, _ = stats_of(files, table, lambda done, total: asked.append(total), full_scale)
+        return {(stats.largest, stats.white) for stats in image_stats.values()}
 
     assert found(FULL_SCALE) == {(1000, 65535), (255, 255)}
     assert (found(1023), asked) == ({(1000, 1023), (255, 255)}, [2, 2, 1])  # one of 16 bits again
@@ -289,7 +289,7 @@ def many(**of_some: Any) -> Iterator[ImageStats]:
     random = np.random.default_rng(0)
     for number in range(40):
         values: dict[str, Any] = {"brightness": 100 + float(random.normal(0, 1))}
-        yield look(**values | (of_some if number % 3 == 0 else {}))
+        yield stats(**values | (of_some if number % 3 == 0 else {}))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_what_a_third_of_the_images_have_is_no_outlier(
     ],
 )
 def test_a_uniform_data_set_of_any_kind_has_no_outliers(values: dict[str, object]) -> None:
-    assert find_outliers([look(**values)] * 40) == ([], [])
+    assert find_outliers([stats(**values)] * 40) == ([], [])
 
 
 def test_predict_decodes_as_evaluate_did_and_names_what_it_clips(
@@ -336,7 +336,7 @@ def test_predict_decodes_as_evaluate_did_and_names_what_it_clips(
     (row,) = read_results(out / "results.csv").to_dict("records")
     assert row["full_scale"] == "1023"
     (cache,) = find_caches(out / "cache")
-    assert decoding_of(cache.identity).full_scale == 1023
+    assert preprocessing_of(cache.key).full_scale == 1023
 
     (answers,) = out.glob("heads/*.openvino.csv")
     with answers.open(newline="") as file:

@@ -51,9 +51,7 @@ def cache(tmp_path: Path) -> Cache:
 def write(
     cache: Cache, *numbers: int, value: float = 0.0, failed: list[Failure] | None = None
 ) -> Path:
-    return write_segment(
-        cache.folder, cache.identity, rows(*numbers, value=value), failed or [], NOTE
-    )
+    return write_segment(cache.folder, cache.key, rows(*numbers, value=value), failed or [], NOTE)
 
 
 class TestIdentity:
@@ -90,7 +88,7 @@ class TestSegments:
         failed = Failure(key(9), "gel/ü [1].png", "the file is empty")
         path = write(cache, 1, 2, failed=[failed])
         header = read_header(path)
-        assert header.identity == IDENTITY
+        assert header.key == IDENTITY
         assert np.array_equal(header.hashes, rows(1, 2).hashes)
         assert header.views.tolist() == [0, 0]
         assert header.failures == (failed,)
@@ -205,9 +203,9 @@ class TestStore:
     def test_caches_are_found_by_what_they_hold(self, tmp_path: Path) -> None:
         (tmp_path / "__pycache__").mkdir()
         other = dataclasses.replace(IDENTITY, device="cuda")
-        for identity in (IDENTITY, other):
-            write(open_cache(tmp_path, identity), 1)
-        assert {cache.identity.device for cache in find_caches(tmp_path)} == {"cpu", "cuda"}
+        for cache_key in (IDENTITY, other):
+            write(open_cache(tmp_path, cache_key), 1)
+        assert {cache.key.device for cache in find_caches(tmp_path)} == {"cpu", "cuda"}
 
     def test_provenance_sums_up(self, cache: Cache) -> None:
         write(cache, 1, 2)

@@ -78,7 +78,7 @@ def test_ls_says_what_is_there(place: list[object]) -> None:
     text = spoken("cache", "ls", *place[-2:])
     for cache in found(place):
         assert str(cache.folder) in text
-        assert f"weights_sha256: {cache.identity.weights_sha256}" in text
+        assert f"weights_sha256: {cache.key.weights_sha256}" in text
     assert "8 rows of 8 numbers" in text
     assert "gray: JPEG: luma as stored" in text
     assert "weights from: random:0" in text
@@ -203,7 +203,7 @@ def test_export_gives_rows_with_paths_and_labels(
     out = tmp_path / f"rows{suffix}"
     spoken("cache", "export", "--out", out, *place)
     for cache in found(place):
-        name = cache.identity.name
+        name = cache.key.name
         if suffix == ".npz":
             with np.load(out, allow_pickle=False) as file:
                 columns = {c: file[f"{name}/{c}"] for c in COLUMNS}
@@ -262,18 +262,18 @@ def test_a_cache_of_an_older_make_is_left_out_with_every_difference(
 ) -> None:
     """Its pixels were made by other rules: whole models would not see what its heads saw."""
     kept, left = found(place)
-    old = dataclasses.replace(left.identity, gray="mean of channels", size=256)
+    old = dataclasses.replace(left.key, gray="mean of channels", size=256)
     move_to(left, open_cache(left.folder.parent, old).folder, old)
     done = frostline("train-heads", "--dataset", place[1], *place[-2:])
     assert done.exit_code == 0, done.output
     assert "gray: 'mean of channels', not 'JPEG: luma" in done.output
     assert "size: 256, not 224" in done.output
-    assert kept.identity.name in done.output
+    assert kept.key.name in done.output
 
 
-def move_to(cache: Cache, folder: Path, identity: EmbeddingKey) -> None:
+def move_to(cache: Cache, folder: Path, key: EmbeddingKey) -> None:
     whole = read_all(cache)
-    write_segment(folder, identity, whole, [], NOTE)
+    write_segment(folder, key, whole, [], NOTE)
     shutil.rmtree(cache.folder)
 
 

@@ -39,9 +39,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
 
-    def counted(data: bytes, decoding: Preprocessing, numbers: Sequence[int]) -> object:
+    def counted(data: bytes, preprocessing: Preprocessing, numbers: Sequence[int]) -> object:
         seen.append(data)
-        return decode_gray(data, decoding, numbers)
+        return decode_gray(data, preprocessing, numbers)
 
     monkeypatch.setattr(batches_module, "decode_gray", counted)
     return seen
@@ -51,12 +51,12 @@ def test_each_image_is_decoded_once_for_all_backbones(
     toy: LoadedBackbone, few: Few, tmp_path: Path, decodings: list[bytes]
 ) -> None:
     files = images(few(6, 1))
-    targets = [on_torch(toy), on_torch(load_backbone("toy", "random", 1))]
-    done = extract(targets, files, tmp_path, options=RunnerOptions(batch_size=4))
+    specs = [on_torch(toy), on_torch(load_backbone("toy", "random", 1))]
+    done = extract(specs, files, tmp_path, options=RunnerOptions(batch_size=4))
     assert [each.computed for each in done] == [12, 12]
     assert len(decodings) == 12
-    for target, each in zip(targets, done, strict=True):
-        (alone,) = extract([target], files, tmp_path / "alone", options=RunnerOptions(batch_size=4))
+    for spec, each in zip(specs, done, strict=True):
+        (alone,) = extract([spec], files, tmp_path / "alone", options=RunnerOptions(batch_size=4))
         assert np.array_equal(read(alone.cache), read(each.cache))
 
 
@@ -149,20 +149,22 @@ def test_a_default_engine_that_cant_be_built_gives_way_aloud(
 
 
 def test_a_kept_graph_gives_the_same_rows(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:
-    files, shelf = images(few(3, 1)), ArtifactStore(tmp_path / "engines")
-    target = EmbeddingSpec(toy, "cpu", ("openvino",), "fp32")
+    files, artifacts = images(few(3, 1)), ArtifactStore(tmp_path / "engines")
+    spec = EmbeddingSpec(toy, "cpu", ("openvino",), "fp32")
     rows = []
     for name in "ab":
-        (done,) = extract([target], files, tmp_path / name, options=RunnerOptions(artifacts=shelf))
+        (done,) = extract(
+            [spec], files, tmp_path / name, options=RunnerOptions(artifacts=artifacts)
+        )
         rows.append(read(done.cache))
-    slot = target.slot(shelf)
-    assert slot and slot.read(Note)
+    artifact = spec.artifact(artifacts)
+    assert artifact and artifact.read(Note)
     assert np.array_equal(rows[0], rows[1])
 
 
 def test_fast_decoding_is_another_cache(toy: LoadedBackbone) -> None:
-    fast = on_torch(toy, fast=True).identity
-    assert fast.differences(on_torch(toy).identity) == [
+    fast = on_torch(toy, fast=True).key
+    assert fast.differences(on_torch(toy).key) == [
         f"interpolation: {FAST_INTERPOLATION_RULE!r}, not 'Pillow bilinear, antialiased'"
     ]
 

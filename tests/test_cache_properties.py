@@ -59,8 +59,8 @@ class Caches(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp())
         self.data, self.root = self.place / "images", self.place / "cache"
         self.table = self.root / "scan.sqlite"
-        identity = EmbeddingSpec(self.toy, "cpu", ("torch",), "fp32").identity
-        self.cache: Cache = open_cache(self.root, identity)
+        key = EmbeddingSpec(self.toy, "cpu", ("torch",), "fp32").key
+        self.cache: Cache = open_cache(self.root, key)
         self.rows: dict[bytes, NDArray[np.float32]] = {}  # of every image that ever was
         self.promised: set[bytes] = set()  # images whose rows must be there
         self.clock = 0

@@ -62,10 +62,10 @@ def cache(root: Path) -> Cache:
 
 def wide(n: int = 300, dim: int = 256) -> tuple[Any, Rows]:
     """More embeddings than the beginning of a file holds."""
-    identity = dataclasses.replace(IDENTITY, embedding_dim=dim)
+    key = dataclasses.replace(IDENTITY, embedding_dim=dim)
     embeddings = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
     found = rows(*range(n))
-    return identity, Rows(found.hashes, found.views, embeddings)
+    return key, Rows(found.hashes, found.views, embeddings)
 
 
 class TestSegments:
@@ -79,7 +79,7 @@ class TestSegments:
         failed = Failure(key(9), "gel/ü [1].png", "the file is empty")
         path = write(cache, 1, 2, failed=[failed])
         header = read_header(path)
-        assert header.identity == IDENTITY
+        assert header.key == IDENTITY
         assert header.failures == (failed,)
         assert np.array_equal(header.hashes, rows(1, 2).hashes)
         assert np.array_equal(read_embeddings(path), rows(1, 2).embeddings)
@@ -88,9 +88,9 @@ class TestSegments:
     def test_of_a_header_the_embeddings_are_not_fetched(
         self, bucket: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        identity, found = wide()
-        cache = open_cache(bucket, identity)
-        path = write_segment(cache.folder, identity, found, [], NOTE)
+        cache_key, found = wide()
+        cache = open_cache(bucket, cache_key)
+        path = write_segment(cache.folder, cache_key, found, [], NOTE)
         fetched = list[str]()
         as_usual = S3FileSystem._call_s3
 
@@ -112,8 +112,8 @@ class TestSegments:
         assert contents(cache).failures.keys() == {failure.sha256 for failure in failed} - {key(1)}
 
     def test_a_truncated_file_is_named_with_the_remedy(self, cache: Cache) -> None:
-        identity, found = wide()
-        path = write_segment(cache.folder, identity, found, [], NOTE)
+        key, found = wide()
+        path = write_segment(cache.folder, key, found, [], NOTE)
         whole = path.read_bytes()
         for length in (10, 3000, 200_000, len(whole) - 1):
             path.write_bytes(whole[:length])
@@ -121,8 +121,8 @@ class TestSegments:
                 read_header(path)
 
     def test_a_flipped_bit_is_found_by_whoever_reads_it(self, cache: Cache) -> None:
-        identity, found = wide()
-        path = write_segment(cache.folder, identity, found, [], NOTE)
+        key, found = wide()
+        path = write_segment(cache.folder, key, found, [], NOTE)
         damaged = bytearray(path.read_bytes())
         damaged[-1000] ^= 1
         path.write_bytes(damaged)
@@ -185,7 +185,7 @@ class TestStore:
             writer = SegmentWriter(cache, {"weights": "random:0"}, pool)
             writer.add([key(1), key(2)], rows(1, 2).embeddings, [])
             write(cache, 2, 3)
-            writer.look_around()
+            writer.refresh()
             assert key(3) in writer.stored
             writer.close()
         assert read_all(cache).embeddings[:, 0].tolist() == [1, 2, 3]

@@ -109,7 +109,7 @@ def test_two_that_write_in_the_same_moment_write_the_same_file(
 ) -> None:
     writers = [SegmentWriter(cache, {}, pool, seconds=None) for _ in range(2)]
     for writer in writers:
-        monkeypatch.setattr(writer, "look_around", lambda: None)  # each has looked already
+        monkeypatch.setattr(writer, "refresh", lambda: None)  # each has looked already
         keep(writer, SHARD)
         writer.close()
     assert names(cache) == expected
@@ -119,7 +119,7 @@ def test_what_others_wrote_is_known_after_a_look(cache: Cache, pool: ThreadPoolE
     writer = SegmentWriter(cache, {}, pool, seconds=None)
     write(cache, 1, 2, failed=[Failure(key(3), "3.png", "empty")])
     assert key(1) not in writer.stored
-    writer.look_around()
+    writer.refresh()
     assert key(1) in writer.stored
     keep(writer, [1, 2, 3, 4])
     writer.close()

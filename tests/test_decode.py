@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.embedder import EmbeddingSpec, decoding_of
+from extract.embedder import EmbeddingSpec, preprocessing_of
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import FITS, Preprocessing
 from extract.imaging.tiff import PHOTOMETRIC
@@ -342,11 +342,11 @@ class TestPadding:
 
     def test_it_is_another_cache(self, toy: LoadedBackbone) -> None:
         usual, pad = (
-            EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fit=fit)).identity
+            EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fit=fit)).key
             for fit in FITS
         )
         assert pad.differences(usual) == [f"fit: {FITS['pad']!r}, not {FITS['stretch']!r}"]
-        assert decoding_of(pad).fit == "pad"
+        assert preprocessing_of(pad).fit == "pad"
 
 
 MEASURE = """

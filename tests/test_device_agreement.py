@@ -36,9 +36,9 @@ def moved(caches: dict[str, Cache], tmp_path: Path) -> Cache:
     rows[0] *= 1.5
     rows[1] = -rows[1]
     keys = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
-    cache = open_cache(tmp_path, caches["cpu"].identity)
+    cache = open_cache(tmp_path, caches["cpu"].key)
     views = np.zeros(len(keys), np.uint16)
-    write_segment(cache.folder, cache.identity, Rows(keys, views, rows), [], {})
+    write_segment(cache.folder, cache.key, Rows(keys, views, rows), [], {})
     return cache
 
 

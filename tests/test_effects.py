@@ -86,7 +86,7 @@ def trained(mode: str, backbone: str = "resnet18", seed: int = 0) -> Row:
     loaded = LoadedBackbone(backbone, now, now, None, (entry.mean, entry.std), nn.Identity)
     info = HeadInfo(
         configuration=HeadConfig("single", "adam", seed=seed),
-        identity=EmbeddingSpec(loaded, "cpu", (), "fp32").identity,
+        identity=EmbeddingSpec(loaded, "cpu", (), "fp32").key,
         classes=("a", "b"),
         dataset="gel",
         dataset_fingerprint="d1",

@@ -21,19 +21,19 @@ IMAGES, VIEWS = 40, 2
 
 def filled(folder: Path, caches: dict[str, Cache], numbers: NDArray[np.float32]) -> Cache:
     """Write a cache of two segments. numbers: float32 [V, N, D]."""
-    cache = open_cache(folder, caches["cpu"].identity)
+    cache = open_cache(folder, caches["cpu"].key)
     hashes = np.frombuffer(b"".join(key(n) for n in range(IMAGES)), np.uint8).reshape(-1, 32)
     for some in (slice(0, None, 2), slice(1, None, 2)):
         mine = hashes[some]
         for view, embeddings in enumerate(numbers):
             views = np.full(len(mine), view, np.uint16)
-            write_segment(cache.folder, cache.identity, Rows(mine, views, embeddings[some]), (), {})
+            write_segment(cache.folder, cache.key, Rows(mine, views, embeddings[some]), (), {})
     return cache
 
 
 @pytest.fixture
 def numbers(caches: dict[str, Cache]) -> NDArray[np.float32]:
-    shape = VIEWS + 1, IMAGES, caches["cpu"].identity.embedding_dim
+    shape = VIEWS + 1, IMAGES, caches["cpu"].key.embedding_dim
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 

@@ -72,8 +72,8 @@ def test_assembled_models_answer_as_their_heads_on_the_committed_rows(
     wanted = [saved for saved in heads if saved.info.identity.device == source]
     assert {saved.info.configuration.head for saved in wanted} == set(HEADS)
     paths = [file.path for file in scan(ROOT / "test_images").files]
-    target = EmbeddingSpec(lite, device, tuple(DEVICES[device].engines), "fp32")
-    whole = measure(target, [load_head(saved) for saved in wanted], paths)
+    spec = EmbeddingSpec(lite, device, tuple(DEVICES[device].engines), "fp32")
+    whole = measure(spec, [load_head(saved) for saved in wanted], paths)
     assert whole.paths == tuple(paths)
     rows = read(open_cache(place.cache, wanted[0].info.identity), whole.hashes)
     for saved, answers in zip(wanted, whole.answers, strict=True):
@@ -167,8 +167,8 @@ def test_nothing_readable_is_an_error(
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="none of the 1 test images"):
-        target = EmbeddingSpec(lite, "cpu", ("torch",), "fp32")
-        measure(target, [load_head(workspace[1][0])], [tmp_path / "a.png"])
+        spec = EmbeddingSpec(lite, "cpu", ("torch",), "fp32")
+        measure(spec, [load_head(workspace[1][0])], [tmp_path / "a.png"])
 
 
 def test_a_file_that_changed_since_it_was_scanned_is_left_out_and_named(
@@ -274,25 +274,23 @@ class TestReload:
     ) -> None:
         files = scan(few(2, 1) / "dataset").files
         cache = extract_one(toy, files, tmp_path).cache
-        again = ModelLoader(Workspace(tmp_path), "auto").backbone(cache.identity, toy.weights)
+        again = ModelLoader(Workspace(tmp_path), "auto").backbone(cache.key, toy.weights)
         assert again.weights_sha256 == toy.weights_sha256
 
     def test_other_weights_are_refused(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         with pytest.raises(
             WeightsError, match=r"weights_sha256: .*run extract and train-heads again"
         ):
-            ModelLoader(Workspace(tmp_path), "auto").backbone(caches["cpu"].identity, "random:3")
+            ModelLoader(Workspace(tmp_path), "auto").backbone(caches["cpu"].key, "random:3")
 
     def test_other_weights_asked_for_are_refused(
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         with pytest.raises(WeightsError, match="was extracted with imagenet"):
-            ModelLoader(Workspace(tmp_path), "random").backbone(caches["cpu"].identity, "imagenet")
+            ModelLoader(Workspace(tmp_path), "random").backbone(caches["cpu"].key, "imagenet")
 
     def test_weights_from_a_file_must_be_given_again(
         self, caches: dict[str, Cache], tmp_path: Path
     ) -> None:
         with pytest.raises(WeightsError, match=r"--weights PATH/mine\.pth"):
-            ModelLoader(Workspace(tmp_path), "auto").backbone(
-                caches["cpu"].identity, "file:mine.pth"
-            )
+            ModelLoader(Workspace(tmp_path), "auto").backbone(caches["cpu"].key, "file:mine.pth")

@@ -62,7 +62,7 @@ def segment(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def what_it_says(path: Path) -> tuple[bytes, ...]:
     header: Header = read_header(path)
-    words = (header.identity, header.failures, header.provenance, header.sha256)
+    words = (header.key, header.failures, header.provenance, header.sha256)
     arrays = (header.hashes, header.views, read_embeddings(path))
     return (repr(words).encode(), *(array.tobytes() for array in arrays))
 

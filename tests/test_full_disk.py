@@ -126,13 +126,13 @@ def test_a_converted_graph_without_room_says_how_much_it_needs(small_disk: Path)
     """Of 8 x 50,176 numbers."""
     wide = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8))
     graph = convert(GrayInput(nn.Sequential(nn.Conv2d(3, 1, 1), wide), [0.5] * 3, [0.5] * 3))
-    slot = ArtifactStore(small_disk).slot("wide")
+    artifact = ArtifactStore(small_disk).artifact("wide")
     with pytest.raises(OSError, match=r"No space left on device \(\d\.\d MiB are needed\)"):
-        slot.fill(partial(save, graph))
+        artifact.fill(partial(save, graph))
     assert [path for path in small_disk.iterdir() if path.is_dir()] == []
     enlarge(small_disk)
-    slot.fill(partial(save, graph))
-    assert slot.read(Note)
+    artifact.fill(partial(save, graph))
+    assert artifact.read(Note)
 
 
 def full(*arguments: object) -> None:

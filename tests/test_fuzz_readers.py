@@ -109,19 +109,19 @@ def _split(folder: Path) -> Reader:
 
 
 def _kept(folder: Path) -> Reader:
-    slot = ArtifactStore(folder).slot("graph", weights="a")
+    artifact = ArtifactStore(folder).artifact("graph", weights="a")
 
     def write(temporary: Path) -> None:
         (temporary / "f").write_bytes(b"x")
 
     def fill() -> None:
-        slot.fill(write)
+        artifact.fill(write)
 
     fill()
-    note = next(path for path in slot.folder.iterdir() if path.name != "f")
+    note = next(path for path in artifact.folder.iterdir() if path.name != "f")
 
     def read() -> None:
-        if slot.read(Note) is None:  # removed, as what is not whole
+        if artifact.read(Note) is None:  # removed, as what is not whole
             fill()
 
     return Reader(note, read)

@@ -87,12 +87,12 @@ class TestConfiguration:
         values |= {"momentum": 0.5, "val_fraction": 0.3, "schedule": "step", "balance": "weights"}
         values |= {"fold": "1/5", "nesterov": True}
         other = dataclasses.replace(base, **{field: values.get(field, 7)})
-        identity = caches["cpu"].identity
-        assert head_id(base, identity, "data") != head_id(other, identity, "data")
+        key = caches["cpu"].key
+        assert head_id(base, key, "data") != head_id(other, key, "data")
 
     def test_device_and_data_are_part_of_the_id(self, caches: dict[str, Cache]) -> None:
         base = HeadConfig("single", "sgd")
-        ids = {head_id(base, c.identity, d) for c in caches.values() for d in ("one", "two")}
+        ids = {head_id(base, c.key, d) for c in caches.values() for d in ("one", "two")}
         assert len(ids) == 4
 
     def test_momentum_means_nothing_to_adam(self) -> None:
@@ -142,7 +142,7 @@ class TestRun:
         )
         info = done.heads[0].info
         assert info.classes == ("gel", "not_gel")
-        assert info.identity == caches["cpu"].identity
+        assert info.identity == caches["cpu"].key
         assert (info.n_training, info.n_validation, info.weights) == (74, 18, "imagenet")
 
     def test_a_loaded_head_answers_as_the_trained_one_did(
@@ -192,7 +192,7 @@ class TestRun:
         """A head trained without a failed image is not taken for one trained with it."""
         source, bad = caches["cpu"], next(iter(labels))
         rest = [h for h in contents(source).stored if h != bad]
-        cache = open_cache(tmp_path / "cache", source.identity)
+        cache = open_cache(tmp_path / "cache", source.key)
         note = {"weights": "imagenet", "engine": "torch", "rows": 1, "seconds": 1.0}
 
         def write(hashes: list[bytes], failed: list[Failure]) -> None:
@@ -201,7 +201,7 @@ class TestRun:
                 np.zeros(len(hashes), np.uint16),
                 read(source, hashes),
             )
-            write_segment(cache.folder, cache.identity, rows, failed, note)
+            write_segment(cache.folder, cache.key, rows, failed, note)
 
         write(rest, [Failure(bad, "bad.png", "truncated")])
         first = train_heads(cache, labels, "dataset", ONE, tmp_path)
@@ -214,7 +214,7 @@ class TestRun:
     def test_an_empty_cache_stops_it(
         self, caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path
     ) -> None:
-        empty = open_cache(tmp_path, caches["cpu"].identity)
+        empty = open_cache(tmp_path, caches["cpu"].key)
         with pytest.raises(CacheError, match="lacks 92 of 92"):
             train_heads(empty, labels, "dataset", STANDARD, tmp_path)
 

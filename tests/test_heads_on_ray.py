@@ -111,7 +111,7 @@ def test_an_error_of_a_task_arrives_as_itself(study: Study) -> None:
     hashes = np.frombuffer(b"".join(study.labels), np.uint8).reshape(-1, 32)
     numbers = torch.tensor([label == "gel" for label in study.labels.values()]).long()
     data = TrainingData(study.labels, labelled(study.cache, hashes, numbers, 2))
-    empty = Cache(study.folder / "empty", study.cache.identity)
+    empty = Cache(study.folder / "empty", study.cache.key)
     trained = train_on_ray(
         sweep(RATES).candidates, data, True, "cpu", lambda epochs: None, empty, ONE_CORE
     )

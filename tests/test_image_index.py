@@ -10,9 +10,9 @@ from PIL import Image, ImageEnhance
 
 from cache.errors import CacheError
 from extract.dataset import scan
-from extract.dataset_statistics.image_index import looks_of
+from extract.dataset_statistics.image_index import stats_of
 from extract.imaging.decode import decode_gray
-from extract.imaging.image_stats import BITS, look_of, perceptual_hash, signs
+from extract.imaging.image_stats import BITS, compute_stats, perceptual_hash, signs
 from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.toy import extract_one
@@ -27,7 +27,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **settings: object) -> bytes:
 
 
 def bits_apart(one: bytes, other: bytes) -> int:
-    first, second = (signs([look_of(decode_gray(data))]) for data in (one, other))
+    first, second = (signs([compute_stats(decode_gray(data))]) for data in (one, other))
     return round((BITS - (first @ second.T).item()) / 2)
 
 
@@ -42,9 +42,9 @@ class TestHash:
         assert bits_apart(data, encoded(ImageEnhance.Contrast(image).enhance(0.7))) <= 4
 
     def test_another_picture_is_half_of_the_bits_away(self) -> None:
-        looks = [look_of(decode_gray(path.read_bytes())) for path in GELS]
-        apart = (BITS - signs(looks) @ signs(looks).T) / 2
-        others = apart[~np.eye(len(looks), dtype=bool)]
+        image_stats = [compute_stats(decode_gray(path.read_bytes())) for path in GELS]
+        apart = (BITS - signs(image_stats) @ signs(image_stats).T) / 2
+        others = apart[~np.eye(len(image_stats), dtype=bool)]
         assert others.min() > 8
         assert 20 < others.mean() < 40
 
@@ -61,10 +61,10 @@ class TestHash:
 def test_a_look_says_how_the_file_is_stored_and_how_light_it_is() -> None:
     pixels = np.zeros((30, 40, 3), np.uint8)
     pixels[:, 20:] = 200
-    look = look_of(decode_gray(encoded(Image.fromarray(pixels))))
-    assert (look.width, look.height, look.mode) == (40, 30, "RGB")
-    assert look.brightness == pytest.approx(100, abs=1)
-    assert look.contrast == pytest.approx(100, abs=2)
+    stats = compute_stats(decode_gray(encoded(Image.fromarray(pixels))))
+    assert (stats.width, stats.height, stats.mode) == (40, 30, "RGB")
+    assert stats.brightness == pytest.approx(100, abs=1)
+    assert stats.contrast == pytest.approx(100, abs=2)
 
 
 class TestTable:
@@ -72,19 +72,19 @@ class TestTable:
         self, toy: LoadedBackbone, tmp_path: Path
     ) -> None:
         files, table = scan(ROOT / "test_images").files, tmp_path / "looks.sqlite"
-        extract_one(toy, files, tmp_path, looks=table)
+        extract_one(toy, files, tmp_path, index=table)
         asked: list[tuple[int, int]] = []
-        found, reasons = looks_of(files, table, lambda done, total: asked.append((done, total)))
+        found, reasons = stats_of(files, table, lambda done, total: asked.append((done, total)))
         assert (len(found), reasons, asked) == (22, {}, [])
         for file in files[:3]:
-            assert found[file.sha256] == look_of(decode_gray(file.path.read_bytes()))
+            assert found[file.sha256] == compute_stats(decode_gray(file.path.read_bytes()))
 
     def test_what_it_lacks_is_decoded_and_remembered(self, tmp_path: Path) -> None:
         files, table = scan(ROOT / "test_images").files, tmp_path / "cache" / "looks.sqlite"
         asked: list[int] = []
-        looks_of(files, table, lambda done, total: asked.append(total))
+        stats_of(files, table, lambda done, total: asked.append(total))
         assert asked == [22] * 22
-        assert looks_of(files, table, lambda done, total: asked.append(0))[0]
+        assert stats_of(files, table, lambda done, total: asked.append(0))[0]
         assert 0 not in asked
 
     def test_what_is_no_image_has_a_reason(self, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ class TestTable:
         folder.mkdir(parents=True)
         (folder / "broken.png").write_bytes(b"x")
         (file,) = scan(folder.parent).files
-        found, reasons = looks_of([file], tmp_path / "looks.sqlite")
+        found, reasons = stats_of([file], tmp_path / "looks.sqlite")
         assert (found, reasons) == ({}, {file.sha256: "not an image of a known format"})
 
     def test_a_damaged_table_is_named_and_costs_no_extraction(
@@ -100,9 +100,9 @@ class TestTable:
     ) -> None:
         files, table = scan(ROOT / "test_images").files[:2], tmp_path / "looks.sqlite"
         table.write_bytes(b"no table" * 1000)
-        assert extract_one(toy, files, tmp_path, looks=table).computed == 2
+        assert extract_one(toy, files, tmp_path, index=table).computed == 2
         with pytest.raises(CacheError, match=r"looks\.sqlite can't be used .*: delete it"):
-            looks_of(files, table)
+            stats_of(files, table)
         table.unlink()
         sqlite3.connect(table).close()  # an empty one is none yet
-        assert len(looks_of(files, table)[0]) == 2
+        assert len(stats_of(files, table)[0]) == 2

@@ -24,7 +24,7 @@ Few = Callable[[int, int], Path]
 
 
 @pytest.fixture
-def target(toy: LoadedBackbone) -> EmbeddingSpec:
+def spec(toy: LoadedBackbone) -> EmbeddingSpec:
     return EmbeddingSpec(toy, "cpu", usable_engines("cpu", None, "int8"), "int8")
 
 
@@ -34,102 +34,104 @@ def images(few: Few) -> list[ImageFile]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> ArtifactStore:
+def artifacts(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "engines")
 
 
 def test_rows_are_near_those_of_fp32(
-    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore, tmp_path: Path
+    spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore, tmp_path: Path
 ) -> None:
-    ready = calibrated(target, images, shelf)
-    fp32 = replace(target, precision="fp32")
+    ready = calibrated(spec, images, artifacts)
+    fp32 = replace(spec, precision="fp32")
     rows, exact = (
         read(each.cache)
-        for each in extract([ready, fp32], images, tmp_path, options=RunnerOptions(artifacts=shelf))
+        for each in extract(
+            [ready, fp32], images, tmp_path, options=RunnerOptions(artifacts=artifacts)
+        )
     )
     distance = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
     assert 1e-5 < distance.max() < 0.1  # it was int8 indeed
 
 
 def test_calibrated_once_whatever_images_come_later(
-    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore
+    spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore
 ) -> None:
-    first = calibrated(target, images[:8], shelf)
+    first = calibrated(spec, images[:8], artifacts)
     assert first.calibration.startswith("8 images, ")
-    assert calibrated(target, images, shelf) == first
+    assert calibrated(spec, images, artifacts) == first
 
 
 def test_other_images_are_another_cache(
-    target: EmbeddingSpec, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: EmbeddingSpec, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "SAMPLE", 4)
     first, second = (
-        calibrated(target, some, ArtifactStore(tmp_path / name))
+        calibrated(spec, some, ArtifactStore(tmp_path / name))
         for name, some in (("a", images[:6]), ("b", images[6:]))
     )
-    assert first.identity.name != second.identity.name
-    shuffled = calibrated(target, images[5::-1], ArtifactStore(tmp_path / "c"))
-    assert shuffled.identity == first.identity
+    assert first.key.name != second.key.name
+    shuffled = calibrated(spec, images[5::-1], ArtifactStore(tmp_path / "c"))
+    assert shuffled.key == first.key
 
 
 def test_a_lost_graph_is_made_again(
-    target: EmbeddingSpec, images: list[ImageFile], shelf: ArtifactStore
+    spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore
 ) -> None:
-    first = calibrated(target, images, shelf)
-    slot = first.slot(shelf)
-    assert slot
-    shutil.rmtree(slot.folder)
-    assert calibrated(target, images, shelf) == first
-    assert slot.read(Note)
+    first = calibrated(spec, images, artifacts)
+    artifact = first.artifact(artifacts)
+    assert artifact
+    shutil.rmtree(artifact.folder)
+    assert calibrated(spec, images, artifacts) == first
+    assert artifact.read(Note)
 
 
 def test_another_graph_than_the_calibrated_one_is_made_again(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     images: list[ImageFile],
-    shelf: ArtifactStore,
+    artifacts: ArtifactStore,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if its note is right: within what int8 may deviate, no check would find it."""
-    first = calibrated(target, images, shelf)
-    slot = first.slot(shelf)
-    assert slot and (right := slot.read(Note))
-    slot.remove()
+    first = calibrated(spec, images, artifacts)
+    artifact = first.artifact(artifacts)
+    assert artifact and (right := artifact.read(Note))
+    artifact.remove()
 
     def write(folder: Path) -> None:
         (folder / "graph.bin").write_bytes(b"other")
 
-    slot.fill(write)
-    assert calibrated(target, images, shelf) == first
-    assert (again := slot.read(Note)) and again.files["graph.bin"] == right.files["graph.bin"]
+    artifact.fill(write)
+    assert calibrated(spec, images, artifacts) == first
+    assert (again := artifact.read(Note)) and again.files["graph.bin"] == right.files["graph.bin"]
     assert "is not the graph that was calibrated. It is made again." in caplog.text
 
 
 def test_evaluating_without_the_graph_is_an_error(
-    target: EmbeddingSpec, shelf: ArtifactStore
+    spec: EmbeddingSpec, artifacts: ArtifactStore
 ) -> None:
-    from extract.backends.backend import build_engine
+    from extract.backends.backend import build_backend
 
     with pytest.raises(DeviceError, match="run extract --precision int8 again"):
-        build_engine(target, 4, shelf)
+        build_backend(spec, 4, artifacts)
 
 
 def test_nothing_to_calibrate_on_is_an_error(
-    target: EmbeddingSpec, shelf: ArtifactStore, tmp_path: Path
+    spec: EmbeddingSpec, artifacts: ArtifactStore, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(DatasetError, match="none of the images can be read to calibrate with"):
-        calibrated(target, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], shelf)
+        calibrated(spec, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], artifacts)
 
 
 def test_without_nncf_it_says_what_to_install(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     images: list[ImageFile],
-    shelf: ArtifactStore,
+    artifacts: ArtifactStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("extract.backends.int8.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install 'nncf"):
-        calibrated(target, images, shelf)
+        calibrated(spec, images, artifacts)
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "xla-cpu"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cache.errors import DeviceError, UnreadableImageError
+from cache.progress import silent
 from cache.store import Cache, read, read_headers
 from extract.dataset import scan
 from extract.distributed.job import order_of
@@ -21,12 +22,13 @@ from extract.distributed.local_devices import _environment as environment
 from extract.distributed.local_devices import extract_on_local_devices, local_devices
 from extract.embedder import EmbeddingSpec
 from extract.model_loader import load_backbone
-from extract.pipeline import Extraction, extract
+from extract.pipeline import Extraction, RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 from tests.conftest import require_or_skip
 from tests.killing import draw_images
 
 SETTINGS: dict[str, Any] = {"batch_size": 4, "workers": 1}
+OPTIONS = RunnerOptions(**SETTINGS)
 QUICKLY = "--xla_backend_optimization_level=0"  # to compile; rows are then others
 
 
@@ -34,17 +36,18 @@ QUICKLY = "--xla_backend_optimization_level=0"  # to compile; rows are then othe
 class Study:
     """A backbone that every process can make, on XLA's CPU, and a folder for its caches."""
 
-    target: EmbeddingSpec
+    spec: EmbeddingSpec
     root: Path
 
     def on_chips(
         self, images: list[ImageFile], flags: str = QUICKLY, **settings: Any
     ) -> Extraction:
-        order = order_of(self.target, "random", 0)
+        order = order_of(self.spec, "random", 0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XLA_FLAGS", flags)  # of the children; it is read once in a process
+            progress = settings.pop("progress", silent)
             (done,) = extract_on_local_devices(
-                [self.target], [order], images, self.root, **settings
+                [self.spec], [order], images, self.root, progress, RunnerOptions(**settings)
             )
         return done
 
@@ -52,7 +55,7 @@ class Study:
     def stored(self) -> Counter[bytes]:
         """How often the segments have each image."""
         (folder,) = self.root.glob("basic_cnn*")
-        headers = read_headers(Cache(folder, self.target.identity))
+        headers = read_headers(Cache(folder, self.spec.key))
         return Counter(bytes(key) for _, header in headers for key in header.hashes)
 
 
@@ -86,10 +89,10 @@ def test_four_processes_give_the_rows_of_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("CPU_NUM_DEVICES", "4")
-    images, looks = drawn(42), tmp_path / "looks.sqlite"
+    images, index_file = drawn(42), tmp_path / "looks.sqlite"
     told: list[tuple[int, int]] = []
     done = study.on_chips(
-        [*images, images[0], unreadable], progress=lambda *rows: told.append(rows), looks=looks,
+        [*images, images[0], unreadable], progress=lambda *r: told.append(r), index=index_file,
         flags=os.environ.get("XLA_FLAGS", ""), **SETTINGS,
     )  # fmt: skip
 
@@ -98,10 +101,10 @@ def test_four_processes_give_the_rows_of_one(
     assert told[-1] == (43, 43) and told == sorted(told)
     assert study.stored == Counter(image.sha256 for image in images)
     assert len(done.cache.segments) == 4
-    with closing(sqlite3.connect(looks)) as table:
+    with closing(sqlite3.connect(index_file)) as table:
         assert table.execute("SELECT count(*) FROM image_stats").fetchone() == (42,)
 
-    (alone,) = extract([study.target], images, tmp_path / "alone", **SETTINGS)
+    (alone,) = extract([study.spec], images, tmp_path / "alone", options=OPTIONS)
     assert (read(done.cache) == read(alone.cache)).all()
 
 
@@ -109,7 +112,7 @@ def test_what_is_there_needs_no_process(
     study: Study, drawn: Callable[[int], list[ImageFile]]
 ) -> None:
     images = drawn(3)
-    extract([study.target], images, study.root, **SETTINGS)
+    extract([study.spec], images, study.root, options=OPTIONS)
     done = study.on_chips(images, progress=lambda *rows: pytest.fail("work was done"))
     assert (done.computed, done.present, done.engine) == (0, 3, None)
 
@@ -128,7 +131,7 @@ def test_a_killed_process_costs_its_own_images(
     kept = study.stored
     assert 60 <= kept.total() < 120  # those of the other process, all of them
 
-    (done,) = extract([study.target], images, study.root, **SETTINGS)
+    (done,) = extract([study.spec], images, study.root, options=OPTIONS)
     assert (done.computed, done.present) == (120 - kept.total(), kept.total())
     assert study.stored == Counter(image.sha256 for image in images)
 
@@ -164,7 +167,7 @@ def test_a_chip_that_can_not_be_used_is_named(
     study: Study, drawn: Callable[[int], list[ImageFile]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0")  # this machine has none
-    absent = replace(study, target=replace(study.target, device="tpu"))
+    absent = replace(study, spec=replace(study.spec, device="tpu"))
     with pytest.raises(DeviceError, match="--device tpu: chip 0 can't be used: "):
         absent.on_chips(drawn(1), **SETTINGS)
 

@@ -257,8 +257,8 @@ class TestRefusals:
         self, precision: str, small: Ready, tmp_path: Path
     ) -> None:
         saved = small.heads["single"]
-        identity = dataclasses.replace(saved.info.identity, precision=precision)
-        other = SavedHead(saved.path, dataclasses.replace(saved.info, identity=identity))
+        key = dataclasses.replace(saved.info.identity, precision=precision)
+        other = SavedHead(saved.path, dataclasses.replace(saved.info, identity=key))
         with pytest.raises(HeadError, match=f"trained on {precision} embeddings.*choose a model"):
             small.export("single", "onnx", tmp_path / "model.onnx", saved=other)
 

@@ -136,8 +136,8 @@ def test_devices_are_compared_for_each_way_to_fit_an_image(
 ) -> None:
     padded = []
     for cache in caches.values():
-        other = open_cache(tmp_path / "padded", replace(cache.identity, fit=FITS["pad"]))
-        write_segment(other.folder, other.identity, read_all(cache), [], {"weights": "imagenet"})
+        other = open_cache(tmp_path / "padded", replace(cache.key, fit=FITS["pad"]))
+        write_segment(other.folder, other.key, read_all(cache), [], {"weights": "imagenet"})
         padded.append(other)
     sweep = SearchPlan((HeadConfig("single", "adam"),))
     both = reported(tmp_path / "both", [*caches.values(), *padded], sweep)

@@ -15,7 +15,7 @@ from extract.dataset import scan
 from extract.dataset_statistics.normalization import of_images
 from extract.embedder import EmbeddingSpec, normalization_of
 from extract.imaging.decode import decode_gray
-from extract.imaging.image_stats import ImageStats, look_of
+from extract.imaging.image_stats import ImageStats, compute_stats
 from extract.model_loader import LoadedBackbone, load_backbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
@@ -26,7 +26,7 @@ GELS = sorted((ROOT / "dataset" / "gel").iterdir())[:6]
 
 def test_it_is_that_of_all_their_pixels() -> None:
     pictures = [decode_gray(path.read_bytes()) for path in GELS]
-    mean, std = of_images(map(look_of, pictures))
+    mean, std = of_images(map(compute_stats, pictures))
     pixels = np.stack([picture.pixels for picture in pictures]) / 255
     assert mean == (round(float(pixels.mean()), 3),) * 3
     assert std == (round(float(pixels.std()), 3),) * 3
@@ -50,10 +50,10 @@ def test_a_backbone_is_given_what_was_asked_for(toy: LoadedBackbone) -> None:
 
 def test_it_is_another_cache_and_known_again(toy: LoadedBackbone) -> None:
     entry = find_backbone("toy")
-    own = EmbeddingSpec(toy, "cpu", ("torch",), "fp32").identity
+    own = EmbeddingSpec(toy, "cpu", ("torch",), "fp32").key
     assert (own.mean, own.std, normalization_of(own)) == (entry.mean, entry.std, "weights")
     mine = load_backbone("toy", "random", 0, None, ((0.25,) * 3, (0.5,) * 3))
-    other = EmbeddingSpec(mine, "cpu", ("torch",), "fp32").identity
+    other = EmbeddingSpec(mine, "cpu", ("torch",), "fp32").key
     assert other.digest != own.digest
     assert normalization_of(other) == "dataset"
 
@@ -70,9 +70,11 @@ def test_training_images_alone_decide(
     given += ["--workspace", str(tmp_path / "ws")]
     done = CliRunner().invoke(cli, [*given, "--dataset", str(data / "dataset")])
     assert done.exit_code == 0, done.output
-    looks = [look_of(decode_gray(f.path.read_bytes())) for f in scan(data / "dataset").unique]
+    image_stats = [
+        compute_stats(decode_gray(f.path.read_bytes())) for f in scan(data / "dataset").unique
+    ]
     (cache,) = find_caches(tmp_path / "ws" / "cache")
-    assert (cache.identity.mean, cache.identity.std) == of_images(looks)
+    assert (cache.key.mean, cache.key.std) == of_images(image_stats)
     monkeypatch.chdir(tmp_path)
     alone = CliRunner().invoke(cli, given)
     assert alone.exit_code == 1

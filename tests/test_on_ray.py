@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from cache.ray_cluster import connected
 from cache.store import find_caches, read_all, read_headers
 from extract.dataset import scan
-from extract.dataset_statistics.image_index import looks_of
+from extract.dataset_statistics.image_index import stats_of
 from extract.sources.hash_index import known_files
 from extract.sources.local_copy import unpacked
 from frostline.cli.main import cli
@@ -94,7 +94,7 @@ def test_a_cluster_gives_the_very_rows_of_one_machine(
     images = scan(tmp_path / "there" / "lists" / "data-dataset.csv")
     assert {file.sha256 for file in images.files} <= {f.sha256 for f in known_files(table).values()}
     assert images.labels == scan(data / "dataset").labels
-    found, unreadable = looks_of(images.files, tmp_path / "there" / "cache" / "looks.sqlite")
+    found, unreadable = stats_of(images.files, tmp_path / "there" / "cache" / "looks.sqlite")
     assert len(found) == 24 and len(unreadable) == 1
 
 

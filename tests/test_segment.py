@@ -46,7 +46,7 @@ def note(**entries: Any) -> Change:
     return attribute("provenance", json.dumps(NOTE | entries))
 
 
-def identity(**fields: Any) -> Change:
+def key(**fields: Any) -> Change:
     return attribute("identity", json.dumps(json.loads(IDENTITY.to_json()) | fields))
 
 
@@ -92,10 +92,10 @@ WRONG: dict[str, Change] = {
     "stages are words": note(stages={"read": "long"}),
     "identity is deep": attribute("identity", DEEP),
     "identity is a list": attribute("identity", "[]"),
-    "its length is a word": identity(embedding_dim="3"),
-    "its mean is a word": identity(mean="abc"),
-    "its backbone is a number": identity(backbone=3),
-    "it has a field more": identity(colour="red"),
+    "its length is a word": key(embedding_dim="3"),
+    "its mean is a word": key(mean="abc"),
+    "its backbone is a number": key(backbone=3),
+    "it has a field more": key(colour="red"),
     "failures are an object": failures("{}"),
     "failures are deep": failures(DEEP),
     "a failure has no hash": failures('[{"sha256": "ab", "path": "a", "reason": "b"}]'),

@@ -17,7 +17,7 @@ from cache.errors import DatasetError
 from evaluate.benchmark.timing import FEWEST, MOST, STAGES, size_of, time_models
 from extract.artifact_store import ArtifactStore
 from extract.backbones import BACKBONES
-from extract.backends.backend import ENGINES, Engine, build_engine
+from extract.backends.backend import ENGINES, Engine, build_backend
 from extract.devices import DEVICES, usable_cores
 from extract.embedder import EmbeddingSpec
 from extract.imaging.decode import decode_gray
@@ -53,8 +53,8 @@ def on_torch(toy: LoadedBackbone) -> EmbeddingSpec:
 @pytest.fixture(scope="module")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingSpec, ArtifactStore]:
     backbone = load_backbone("efficientnet_lite0", "imagenet")
-    shelf = ArtifactStore(tmp_path_factory.mktemp("engines"))
-    return EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), shelf
+    artifacts = ArtifactStore(tmp_path_factory.mktemp("engines"))
+    return EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32"), artifacts
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ class TestModels:
     @pytest.mark.parametrize("device", DEVICES)
     def test_every_head_is_timed_on_every_device(self, device: str, toy: LoadedBackbone) -> None:
         require_or_skip(device)
-        target = EmbeddingSpec(toy, device, tuple(DEVICES[device].engines), "fp32")
+        spec = EmbeddingSpec(toy, device, tuple(DEVICES[device].engines), "fp32")
         heads = [build_head(name, 8, 2, kept=20).eval() for name in HEADS]
-        timings = time_models(target, heads, SAMPLES, budget_s=0.2)
+        timings = time_models(spec, heads, SAMPLES, budget_s=0.2)
         assert len(timings) == len(HEADS)
         for timing in timings:
             assert 0 < timing.p50_ms <= timing.p90_ms <= timing.p99_ms
@@ -123,8 +123,8 @@ class TestModels:
         seen = list[Images]()
         computing(seen.append)
         (path,) = photos(tmp_path, 1).rglob("*.jpg")
-        target = EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fast))
-        time_models(target, [nn.Identity()], [path], budget_s=0.01)
+        spec = EmbeddingSpec(toy, "cpu", ("torch",), "fp32", Preprocessing(fast))
+        time_models(spec, [nn.Identity()], [path], budget_s=0.01)
         expected = decode_gray(path.read_bytes(), Preprocessing(fast)).pixels
         assert all(np.array_equal(image, expected) for images in seen for image in images)
         assert {len(images) for images in seen} == {1, 4, 16, 64}
@@ -208,8 +208,8 @@ class TestEngineForOneImage:
     """OpenVINO computes four images per core at once, except where it is built for one."""
 
     def test_it_gives_the_same_rows(self, lite: tuple[EmbeddingSpec, ArtifactStore]) -> None:
-        target, shelf = lite
-        one, four, many = (build_engine(target, size, shelf).forward for size in (1, 4, 32))
+        spec, artifacts = lite
+        one, four, many = (build_backend(spec, size, artifacts).forward for size in (1, 4, 32))
         pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in SAMPLES[:6]])
         rows = many(pixels)
         assert np.array_equal(np.concatenate([four(pixels[:4]), four(pixels[4:])]), rows)
@@ -217,11 +217,11 @@ class TestEngineForOneImage:
         assert np.abs(alone - rows).max() < 1e-5 * np.abs(rows).max()
 
     def test_it_answers_sooner(self, lite: tuple[EmbeddingSpec, ArtifactStore]) -> None:
-        target, shelf = lite
+        spec, artifacts = lite
         image = decode_gray(SAMPLES[0].read_bytes()).pixels[None]
         best = []
         for size in (1, 32):
-            forward, seconds = build_engine(target, size, shelf).forward, []
+            forward, seconds = build_backend(spec, size, artifacts).forward, []
             for _ in range(20):
                 started = time.perf_counter()
                 forward(image)

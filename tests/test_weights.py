@@ -317,13 +317,13 @@ def test_the_hash_is_of_names_types_shapes_and_bytes(toy: LoadedBackbone) -> Non
 
 
 class TestKeptHash:
-    """With its weights' hash on the shelf, a backbone is known without being loaded."""
+    """With its weights' hash in the store, a backbone is known without being loaded."""
 
     def test_nothing_is_built_until_it_is_used(
         self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        shelf = ArtifactStore(tmp_path)
-        first = load_backbone("toy", "random", 3, shelf)
+        artifacts = ArtifactStore(tmp_path)
+        first = load_backbone("toy", "random", 3, artifacts)
         built = list[str]()
         build = BACKBONES["toy"].build
 
@@ -332,13 +332,13 @@ class TestKeptHash:
             return build(name)
 
         monkeypatch.setitem(BACKBONES, "toy", replace(BACKBONES["toy"], build=noted))
-        again = load_backbone("toy", "random", 3, shelf)
+        again = load_backbone("toy", "random", 3, artifacts)
         assert (again, built) == (first, [])
         states = [backbone.module.state_dict() for backbone in (first, again)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
         assert again.module is again.module
         assert built == ["toy"]
-        assert load_backbone("toy", "random", 4, shelf) != again
+        assert load_backbone("toy", "random", 4, artifacts) != again
 
     def test_a_changed_file_is_another(self, toy: LoadedBackbone, tmp_path: Path) -> None:
         hashes = set()
@@ -354,11 +354,11 @@ class TestKeptHash:
         self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As on another machine whose torch draws other numbers for the same seed."""
-        shelf = ArtifactStore(tmp_path)
-        first = load_backbone("toy", "random", 0, shelf)
+        artifacts = ArtifactStore(tmp_path)
+        first = load_backbone("toy", "random", 0, artifacts)
         monkeypatch.setattr("extract.model_loader.initialise", lambda model: None)
         with pytest.raises(WeightsError, match=r"toy: .*random:0.* run the same command again"):
-            _ = load_backbone("toy", "random", 0, shelf).module
-        again = load_backbone("toy", "random", 0, shelf)
+            _ = load_backbone("toy", "random", 0, artifacts).module
+        again = load_backbone("toy", "random", 0, artifacts)
         assert again.module
         assert again != first

@@ -67,7 +67,7 @@ def test_each_shard_has_segments_of_its_own(worker: Worker, few: Few) -> None:
     assert (
         hashes
         == {file.sha256 for file in scan(data).files}
-        == {*done[0].looks} | {key for each in done[1:] for key in each.looks}
+        == {*done[0].image_stats} | {key for each in done[1:] for key in each.image_stats}
     )
 
 
@@ -177,9 +177,9 @@ def test_a_file_without_a_time_is_hashed_each_time(worker: Worker, few: Few) -> 
 
 
 def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) -> None:
-    assert order.target(ArtifactStore(tmp_path)).identity.name == order.cache
+    assert order.spec(ArtifactStore(tmp_path)).key.name == order.cache
     with pytest.raises(WeightsError, match="not the same on every machine"):
-        replace(order, seed=1).target(None)
+        replace(order, seed=1).spec(None)
 
 
 def test_a_part_arrives_as_it_was_sent() -> None:
@@ -196,7 +196,7 @@ def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
     (data / "gel" / "broken.png").write_bytes(b"no image")
     (part,) = parts(data, 9)
     done = worker.do(part)
-    assert isinstance(next(iter(done.looks.values())), ImageStats)
+    assert isinstance(next(iter(done.image_stats.values())), ImageStats)
     assert done_from_json(done_to_json(done), [cache_of(worker)]) == done
     failed = JobResult(
         "dataset", 1, "host:1", 0.5, unopened=(Failure(b"", "x", "gone"),), error="why"

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from cache.progress import silent
 from extract.embedder import EmbeddingSpec
 from extract.model_loader import LoadedBackbone
-from extract.pipeline import Extraction, extract
+from extract.pipeline import Extraction, RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 
 
@@ -44,8 +45,8 @@ def extract_one(
     precision: str = "fp32",
     **settings: Any,
 ) -> Extraction:
-    """Fill one cache, on the CPU, by torch."""
-    (done,) = extract(
-        [EmbeddingSpec(backbone, "cpu", ("torch",), precision)], images, root, **settings
-    )
+    """Fill one cache, on the CPU, by torch. settings: of `RunnerOptions`, and `progress`."""
+    spec = EmbeddingSpec(backbone, "cpu", ("torch",), precision)
+    progress = settings.pop("progress", silent)
+    (done,) = extract([spec], images, root, progress, RunnerOptions(**settings))
     return done

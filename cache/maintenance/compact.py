@@ -88,9 +88,9 @@ def _compact(cache: Cache, drop: Collection[bytes], progress: Progress) -> Path 
         empty = Rows(
             np.empty((0, 32), np.uint8),
             np.empty(0, np.uint16),
-            np.empty((0, cache.identity.embedding_dim), np.float32),
+            np.empty((0, cache.key.embedding_dim), np.float32),
         )
-        path = write_segment(cache.folder, cache.identity, empty, failures, _provenance(found))
+        path = write_segment(cache.folder, cache.key, empty, failures, _provenance(found))
     for old, _ in found:
         if old != path:
             old.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def _write(
     views = np.concatenate(
         [np.full(len(table.hashes), view, np.uint16) for view, table in tables.items()]
     )
-    shape = (len(hashes), cache.identity.embedding_dim)
+    shape = (len(hashes), cache.key.embedding_dim)
     words = sum(len(f.path) + len(f.reason) + 200 for f in failures)
     size = len(hashes) * (4 * shape[1] + 34) + 4 * words + METADATA_BYTES
     _check_room(cache.folder, size)
@@ -118,7 +118,7 @@ def _write(
         with h5py.File(temporary, "w", libver=LIBVER, **alignment) as file:
             _reserve(temporary, size)
             # The checksum's room; its value comes last.
-            write_header(file, cache.identity, failures, _provenance(found), sha256="0" * 64)
+            write_header(file, cache.key, failures, _provenance(found), sha256="0" * 64)
             file.create_dataset("hash", data=keys, dtype=TYPES["hash"])
             file.create_dataset("view", data=views, dtype=TYPES["view"])
             offset = _allocate(file, shape)

@@ -112,7 +112,7 @@ def _copy(folder: Path, path: Path) -> int | CacheError:
             raise SegmentGoneError(f"{path} is gone: its cache changes, fetch again") from error
         try:
             header = verify_segment(temporary, called=path)
-            if (name := header.identity.name) != folder.name:
+            if (name := header.key.name) != folder.name:
                 raise CacheError(f"{path} belongs to another cache: move it to the folder {name}")
         except CacheError as error:
             return error

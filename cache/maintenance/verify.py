@@ -17,7 +17,7 @@ def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, Cach
     paths = [path for folder in cache_folders(root) for path in segment_files(folder)]
     for done, path in enumerate(paths, start=1):
         try:
-            if (name := verify_segment(path).identity.name) != path.parent.name:
+            if (name := verify_segment(path).key.name) != path.parent.name:
                 raise CacheError(f"{path} belongs to another cache: move it to the folder {name}")
             yield path, None
         except SegmentGoneError:  # compacted by another process

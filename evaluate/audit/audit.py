@@ -28,7 +28,7 @@ from evaluate.audit.set_properties import Shown, properties
 from evaluate.text import TRAINED
 from evaluate.workspace.layout import Workspace
 from extract.dataset import ImageSet
-from extract.dataset_statistics.image_index import AHEAD, looks_of
+from extract.dataset_statistics.image_index import AHEAD, stats_of
 from extract.devices import usable_cores
 from extract.imaging.bit_depth import FULL_SCALE
 from extract.imaging.image_stats import SMALL, reduced
@@ -56,16 +56,18 @@ def audit(
     """
     sets = _sets(training, testing)
     files = [(part, file) for part, images in sets.items() for file in images.files]
-    looks, reasons = looks_of([file for _, file in files], workspace.looks, progress, full_scale)
+    image_stats, reasons = stats_of(
+        [file for _, file in files], workspace.image_index, progress, full_scale
+    )
     first = dict[bytes, int]()  # of each image, the place of its first file
     alike = list[DuplicatePair]()
     for place, (_, file) in enumerate(files):
         if first.setdefault(file.sha256, place) != place:
             alike.append(DuplicatePair(first[file.sha256], place, 1.0, 0, exact=True))
-    keys = [key for key in first if key in looks]
+    keys = [key for key in first if key in image_stats]
     cache = _trained(training, workspace, reasons)
     rows = _rows_of(cache, keys) if cache else None
-    seen = [looks[key] for key in keys]
+    seen = [image_stats[key] for key in keys]
     places = [first[key] for key in keys]
     pictures = partial(_pictures, [files[place][1].path for place in places], full_scale)
     pairs = find_near_duplicates(seen, rows, pictures, progress)
@@ -79,13 +81,13 @@ def audit(
     number = groups(of_training, len(files))
     odd, common = find_outliers(seen)
     shown = [
-        Shown(files[p][1].path, files[p][1].label, files[p][0], look)
-        for p, look in zip(places, seen, strict=True)
+        Shown(files[p][1].path, files[p][1].label, files[p][0], stats)
+        for p, stats in zip(places, seen, strict=True)
     ]
     found = Audit(
         dataset=training.name,
         test=testing.name if testing else None,
-        cache=cache.identity.name if cache else None,
+        cache=cache.key.name if cache else None,
         images=tuple(
             Seen(str(file.path), file.sha256.hex(), file.label, part, number[place])
             for place, (part, file) in enumerate(files)
@@ -152,7 +154,7 @@ def _trained(
     for cache in find_caches(workspace.cache):
         held = contents(cache)
         if not held.weights.startswith(("random", TRAINED)) and held.stored.issuperset(keys):
-            able[cache.identity.name] = cache
+            able[cache.key.name] = cache
     for path in sorted(workspace.audits.glob(f"{fingerprint(training.labels)}*.json")):
         if (before := read_audit(path).cache) in able:
             return able[before]
@@ -171,7 +173,7 @@ def _rows_of(
     stored = contents(cache).stored
 
     def rows(places: NDArray[np.int64]) -> NDArray[np.float32]:
-        found = np.zeros((len(places), cache.identity.embedding_dim), np.float32)
+        found = np.zeros((len(places), cache.key.embedding_dim), np.float32)
         there = [i for i, place in enumerate(places) if keys[place] in stored]
         found[there] = read(cache, [keys[places[i]] for i in there])
         return found
@@ -182,8 +184,8 @@ def _rows_of(
 def _pictures(
     paths: Sequence[Path], full_scale: int, places: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    decoding = Preprocessing(full_scale=full_scale)
-    images = decoded([paths[place] for place in places], usable_cores(), AHEAD, decoding)
+    preprocessing = Preprocessing(full_scale=full_scale)
+    images = decoded([paths[place] for place in places], usable_cores(), AHEAD, preprocessing)
     # One that has become unreadable meanwhile is blank, which is like nothing.
     blank = np.zeros((SMALL, SMALL), np.float32)
     pictures = (image.picture for image in images)

@@ -39,7 +39,7 @@ class Pair:
 
 
 def find_near_duplicates(
-    looks: Sequence[ImageStats],
+    image_stats: Sequence[ImageStats],
     embeddings: Rows | None,
     pictures: Rows,
     progress: Callable[[int, int], None],
@@ -50,7 +50,7 @@ def find_near_duplicates(
     reduced pictures, [n, 32, 32]; only of those that are alike by all else. Of images without
     contrast nothing can be said. Pairs come in order of their places. progress counts images.
     """
-    first, second, bits = _by_hash(looks, progress)
+    first, second, bits = _by_hash(image_stats, progress)
     cosine = np.full(len(bits), UNTRAINED)
     if embeddings is not None and len(bits):
         cosine = _cosines(first, second, embeddings)
@@ -63,11 +63,11 @@ def find_near_duplicates(
 
 
 def _by_hash(
-    looks: Sequence[ImageStats], progress: Callable[[int, int], None]
+    image_stats: Sequence[ImageStats], progress: Callable[[int, int], None]
 ) -> tuple[Places, Places, Places]:
     """Return first and second places, and bits apart, of all pairs of at most MOST_APART."""
-    places = np.flatnonzero([look.contrast >= FLAT for look in looks])
-    hashes = signs(looks[int(place)] for place in places)
+    places = np.flatnonzero([stats.contrast >= FLAT for stats in image_stats])
+    hashes = signs(image_stats[int(place)] for place in places)
     found = [np.empty((0, 3), np.int64)]
     size = max(1, AT_ONCE // max(1, len(hashes)))
     for start in range(0, len(hashes), size):

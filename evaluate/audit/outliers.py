@@ -42,34 +42,34 @@ class Common:
     images: tuple[int, ...]
 
 
-def _blank(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    for place, look in enumerate(looks):
-        if look.contrast < FLAT:
-            yield place, f"gray levels differ by {look.contrast:.1f} only"
+def _blank(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    for place, stats in enumerate(image_stats):
+        if stats.contrast < FLAT:
+            yield place, f"gray levels differ by {stats.contrast:.1f} only"
 
 
-def _small(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    usual = np.median([min(look.width, look.height) for look in looks])
-    for place, look in enumerate(looks):
-        if min(look.width, look.height) < min(SMALL_PX, usual):
-            yield place, f"{look.width} x {look.height} pixels"
+def _small(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    usual = np.median([min(stats.width, stats.height) for stats in image_stats])
+    for place, stats in enumerate(image_stats):
+        if min(stats.width, stats.height) < min(SMALL_PX, usual):
+            yield place, f"{stats.width} x {stats.height} pixels"
 
 
-def _size(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    areas = np.array([look.width * look.height for look in looks], np.float64)
+def _size(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    areas = np.array([stats.width * stats.height for stats in image_stats], np.float64)
     usual, odd = _beyond(areas, SIZES)
     for place in odd:
-        look = looks[place]
-        note = f"{look.width} x {look.height} pixels, {areas[place] / usual:.3g} times the median"
+        stats = image_stats[place]
+        note = f"{stats.width} x {stats.height} pixels, {areas[place] / usual:.3g} times the median"
         yield place, note
 
 
-def _shape(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    shapes = np.array([look.width / look.height for look in looks])
+def _shape(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    shapes = np.array([stats.width / stats.height for stats in image_stats])
     usual, odd = _beyond(shapes, SHAPES)
     for place in odd:
-        look = looks[place]
-        note = f"{look.width} x {look.height} pixels; usual is {usual:.2f} times as wide as high"
+        stats = image_stats[place]
+        note = f"{stats.width} x {stats.height} pixels; usual is {usual:.2f} times as wide as high"
         yield place, note
 
 
@@ -80,15 +80,15 @@ def _beyond(values: NDArray[np.float64], times: float) -> tuple[float, list[int]
     return usual, np.flatnonzero(far).tolist()
 
 
-def _mode(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    counts = Counter(look.mode for look in looks)
-    for place, look in enumerate(looks):
-        if counts[look.mode] < RARE * len(looks):
-            yield place, f"stored as {look.mode}, like {counts[look.mode]} of {len(looks)}"
+def _mode(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    counts = Counter(stats.mode for stats in image_stats)
+    for place, stats in enumerate(image_stats):
+        if counts[stats.mode] < RARE * len(image_stats):
+            yield place, f"stored as {stats.mode}, like {counts[stats.mode]} of {len(image_stats)}"
 
 
-def _brightness(looks: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    levels = np.array([look.brightness for look in looks])
+def _brightness(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
+    levels = np.array([stats.brightness for stats in image_stats])
     usual = float(np.median(levels))
     deviation = MAD_TO_DEVIATION * float(np.median(np.abs(levels - usual)))
     for place in np.flatnonzero(np.abs(levels - usual) > FAR * max(deviation, 1.0)).tolist():
@@ -127,17 +127,19 @@ ODD: dict[str, OutlierRule] = {
 }
 
 
-def find_outliers(looks: Sequence[ImageStats]) -> tuple[list[tuple[int, str, str]], list[Common]]:
+def find_outliers(
+    image_stats: Sequence[ImageStats],
+) -> tuple[list[tuple[int, str, str]], list[Common]]:
     """Return place, rule and note of every odd image; of few images, none but the blank is odd.
 
     A rule that finds more than a quarter of the images (and at least three) is returned once, with
     all that it found.
     """
-    rules = ODD if len(looks) >= FEW else {"blank": ODD["blank"]}
+    rules = ODD if len(image_stats) >= FEW else {"blank": ODD["blank"]}
     odd, common = list[tuple[int, str, str]](), list[Common]()
     for name, rule in rules.items():
-        found = list(rule.find(looks))
-        if len(found) >= AT_LEAST and len(found) > MANY * len(looks):
+        found = list(rule.find(image_stats))
+        if len(found) >= AT_LEAST and len(found) > MANY * len(image_stats):
             common.append(Common(name, tuple(place for place, _ in found)))
         else:
             odd += [(place, name, note) for place, note in found]

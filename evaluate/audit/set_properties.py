@@ -12,7 +12,7 @@ from cache.errors import CacheError
 from evaluate.audit.findings import Property
 from evaluate.audit.outliers import ODD, Common
 from evaluate.workspace.layout import Workspace
-from extract.dataset_statistics.image_index import looks_of
+from extract.dataset_statistics.image_index import stats_of
 from extract.imaging.bit_depth import FULL_SCALE
 from extract.imaging.image_stats import ImageStats, smallest_white
 from extract.imaging.preprocessing import Preprocessing
@@ -34,7 +34,7 @@ class Shown:
     path: Path
     label: str
     part: str
-    look: ImageStats
+    stats: ImageStats
 
 
 def properties(images: Sequence[Shown], common: Sequence[Common]) -> Iterator[Property]:
@@ -58,31 +58,33 @@ def of_depth(images: Sequence[Shown]) -> Iterator[Property]:
 
 
 def of_new_images(
-    files: Sequence[ImageFile], place: Workspace, decoding: Preprocessing
+    files: Sequence[ImageFile], place: Workspace, preprocessing: Preprocessing
 ) -> Iterator[str]:
     """Say which new images have values that are clipped, or decoded nearly black."""
-    white = decoding.full_scale
+    white = preprocessing.full_scale
     try:
-        looks, _ = looks_of(files, place.looks, full_scale=white)
+        image_stats, _ = stats_of(files, place.image_index, full_scale=white)
     except CacheError as error:
         yield f"The bit depth of the images is not known: {error}"
         return
-    images = [Shown(f.path, "", "", looks[f.sha256]) for f in files if f.sha256 in looks]
+    images = [
+        Shown(f.path, "", "", image_stats[f.sha256]) for f in files if f.sha256 in image_stats
+    ]
     yield from (each.note for each in _clipped(images))
-    low = [i for i in images if i.look.full_scale > 255 and _is_low(i.look)]
+    low = [i for i in images if i.stats.full_scale > 255 and _is_low(i.stats)]
     if low and white == FULL_SCALE:
         yield (
             f"{len(low):,} of {len(images):,} images use a quarter of their bit depth or less, so "
-            f"64 gray levels or fewer remain: {named((i.path, i.look) for i in low)}. If the "
+            f"64 gray levels or fewer remain: {named((i.path, i.stats) for i in low)}. If the "
             "training images are scaled otherwise, scale these in the same way; if they are not, "
             "train with --full-scale auto"
         )
 
 
 def _little_used(part: str, images: Sequence[Shown]) -> Iterator[Property]:
-    deep = [image.look for image in images if image.look.full_scale > 255]
-    white = max((look.white for look in deep), default=0)
-    largest = max((look.largest for look in deep), default=0)
+    deep = [image.stats for image in images if image.stats.full_scale > 255]
+    white = max((stats.white for stats in deep), default=0)
+    largest = max((stats.largest for stats in deep), default=0)
     if deep and largest * LITTLE_USED <= white + 1:
         remedy = smallest_white(deep)
         yield Property(
@@ -96,19 +98,19 @@ def _little_used(part: str, images: Sequence[Shown]) -> Iterator[Property]:
 
 
 def _clipped(images: Sequence[Shown]) -> Iterator[Property]:
-    found = [image for image in images if image.look.largest > image.look.white]
+    found = [image for image in images if image.stats.largest > image.stats.white]
     if found:
         yield Property(
             "clipped",
             f"{len(found):,} of {len(images):,} images have values above --full-scale, which are "
-            f"clipped: {named((i.path, i.look) for i in found)}",
+            f"clipped: {named((i.path, i.stats) for i in found)}",
         )
 
 
 def _different_depths(images: Sequence[Shown]) -> Iterator[Property]:
     of_depth = dict[int, list[Shown]]()
     for image in images:
-        of_depth.setdefault(image.look.full_scale, []).append(image)
+        of_depth.setdefault(image.stats.full_scale, []).append(image)
     kinds = {_bits(full): them for full, them in sorted(of_depth.items())}
     kinds = {name: them for name, them in kinds.items() if len(them) >= RARE * len(images)}
     if len(kinds) > 1:
@@ -117,16 +119,18 @@ def _different_depths(images: Sequence[Shown]) -> Iterator[Property]:
         note = f"the images are stored with different bit depths ({told})"
         yield Property("different bit depths", note + (CONFOUNDED if confounded else ""))
     for name, them in kinds.items():
-        low = [image for image in them if image.look.full_scale > 255 and _is_low(image.look)]
+        low = [image for image in them if image.stats.full_scale > 255 and _is_low(image.stats)]
         if len(low) < len(them) and _differ(low, them):
-            bits = max(image.look.largest for image in low).bit_length()
+            bits = max(image.stats.largest for image in low).bit_length()
             note = f"some images of {name} use at most {bits} of them ({_classes(low, them)})"
             yield Property("different bit depths", note + CONFOUNDED)
 
 
 def named(found: Iterable[tuple[Path, ImageStats]]) -> str:
     """Name the first of some images, with their largest values."""
-    told = [f"{path} (largest value {look.largest}, white is {look.white})" for path, look in found]
+    told = [
+        f"{path} (largest value {stats.largest}, white is {stats.white})" for path, stats in found
+    ]
     return ", ".join(told[:NAMED]) + (", …" if len(told) > NAMED else "")
 
 
@@ -136,8 +140,8 @@ def _bits(full_scale: int) -> str:
     return "8 bits or fewer" if full_scale <= 255 else f"{full_scale.bit_length()} bits"
 
 
-def _is_low(look: ImageStats) -> bool:
-    return look.largest * LITTLE_USED <= look.white + 1
+def _is_low(stats: ImageStats) -> bool:
+    return stats.largest * LITTLE_USED <= stats.white + 1
 
 
 def _classes(found: Sequence[Shown], images: Sequence[Shown]) -> str:

@@ -26,7 +26,9 @@ class Readable:
     failures: tuple[Failure, ...]
 
 
-def readable(images: ImageSet, decoding: Preprocessing, advance: Callable[[int], None]) -> Readable:
+def readable(
+    images: ImageSet, preprocessing: Preprocessing, advance: Callable[[int], None]
+) -> Readable:
     """Find out which files can be decoded.
 
     All are decoded once for that: one that can't be must not shift the batches of an epoch.
@@ -34,7 +36,7 @@ def readable(images: ImageSet, decoding: Preprocessing, advance: Callable[[int],
     """
     files = sorted(images.unique, key=lambda file: file.sha256)
     good, failures = list[ImageFile](), list[Failure]()
-    stream = decoded([file.path for file in files], usable_cores(), AHEAD, decoding)
+    stream = decoded([file.path for file in files], usable_cores(), AHEAD, preprocessing)
     for file, image in zip(files, stream, strict=True):
         if isinstance(image.picture, str):
             failures.append(image.failure)
@@ -49,7 +51,7 @@ def readable(images: ImageSet, decoding: Preprocessing, advance: Callable[[int],
 def batches_of_pixels(
     files: Sequence[ImageFile],
     batches: Sequence[Sequence[tuple[int, int]]],
-    decoding: Preprocessing,
+    preprocessing: Preprocessing,
 ) -> Generator[NDArray[np.uint8]]:
     """Yield a batch of pixels, uint8 [n, 1, 224, 224], for each batch of (file, view) numbers.
 
@@ -65,7 +67,7 @@ def batches_of_pixels(
         for view in sorted({view for _, view in wanted}):
             paths = [files[file].path for file, of in wanted if of == view]
             views = (view,) if view else ()
-            stream = decoded(paths, usable_cores(), AHEAD, decoding, views)
+            stream = decoded(paths, usable_cores(), AHEAD, preprocessing, views)
             streams[view] = stack.enter_context(closing(stream))
         for batch in batches:
             yield np.stack([_pixels(next(streams[v]), files[f], v) for f, v in batch])

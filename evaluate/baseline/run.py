@@ -83,7 +83,7 @@ USUAL = NetworkOptions()
 
 
 def train_network(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     configuration: HeadConfig,
     mode: str,
     training: ImageSet,
@@ -96,7 +96,7 @@ def train_network(
     it ends with the same weights to the last bit.
 
     Args:
-        target: The backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast;
+        spec: The backbone, where it is trained, and how precisely: `fp32`, or `bf16` by autocast;
             its engines are for later.
         mode: Of MODES.
 
@@ -110,18 +110,16 @@ def train_network(
     """
     groups, augmentation, remark = options.groups, options.augmentation, options.remark
     check(configuration, mode, augmentation)
-    check_start(mode, target.backbone)
-    where = torch_device(target.device)
+    check_start(mode, spec.backbone)
+    where = torch_device(spec.device)
     told = _Told(options.progress, len(training.unique) * (1 + configuration.epochs))
-    found = options.found or readable(training, target.decoding, told.advance)
-    network = Network(
-        "", mode, target.backbone.weights, augmentation, target.precision, target.device
-    )
-    begun = _begun(target, configuration, training, found.files, groups, network)
+    found = options.found or readable(training, spec.preprocessing, told.advance)
+    network = Network("", mode, spec.backbone.weights, augmentation, spec.precision, spec.device)
+    begun = _begun(spec, configuration, training, found.files, groups, network)
     with sharing(place.networks), _alone(place, _network_of(begun).name, remark):
         if saved := _kept(place, begun, remark):
             return TrainedNetwork(saved, True, found.failures)
-        run = _prepared(begun, target, found.files, groups, where, place)
+        run = _prepared(begun, spec, found.files, groups, where, place)
         run.resume()
         told.expect(run.remaining)
         saved = _save(place, _finished(begun, run, told), run)
@@ -184,7 +182,7 @@ def check(configuration: HeadConfig, mode: str, augmentation: str) -> None:
 
 
 def _begun(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     configuration: HeadConfig,
     training: ImageSet,
     files: Sequence[ImageFile],
@@ -192,14 +190,14 @@ def _begun(
     network: Network,
 ) -> HeadInfo:
     """Return what is known of a head before it is trained; its training gets its name."""
-    identity, labels = target.identity, {file.sha256: file.label for file in files}
+    cache_key, labels = spec.key, {file.sha256: file.label for file in files}
     images = fingerprint(labels, groups)
-    key = json.dumps([asdict(configuration), identity.digest, images, asdict(network)])
+    key = json.dumps([asdict(configuration), cache_key.digest, images, asdict(network)])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     sizes = Counter(groups[key] for key in labels.keys() & groups.keys())
     return HeadInfo(
         configuration=configuration,
-        identity=identity,
+        identity=cache_key,
         classes=tuple(sorted(set(labels.values()))),
         dataset=training.name,
         dataset_fingerprint=fingerprint(training.labels),
@@ -214,36 +212,40 @@ def _begun(
         epoch=0,
         temperature=1.0,
         selection=Selection(),
-        network=replace(network, name=f"{file_name(identity.backbone)}-{network.mode}-{digest}"),
+        network=replace(network, name=f"{file_name(cache_key.backbone)}-{network.mode}-{digest}"),
     )
 
 
 def _prepared(
     begun: HeadInfo,
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     files: tuple[ImageFile, ...],
     groups: Groups,
     where: str,
     place: Workspace,
 ) -> Training:
     """Return the training of a head and its backbone, before its first epoch."""
-    network, configuration, decoding = _network_of(begun), begun.configuration, target.decoding
+    network, configuration, preprocessing = (
+        _network_of(begun),
+        begun.configuration,
+        spec.preprocessing,
+    )
     labels = torch.tensor([begun.classes.index(file.label) for file in files])
     rows = EmbeddingDataset(torch.empty(1, len(files), 0), labels, len(begun.classes))
     mine = {file.sha256: groups[file.sha256] for file in files if file.sha256 in groups}
     data = TrainingData({file.sha256: file.label for file in files}, rows, mine)
     if network.augmentation != NO_AUGMENTATION:
-        decoding = replace(decoding, augmentation=network.augmentation)
+        preprocessing = replace(preprocessing, augmentation=network.augmentation)
     course = TrainingPlan(
-        configuration, files, labels, len(begun.classes), as_pass([configuration], data), decoding,
-        network.augmentation, target.precision, where,
+        configuration, files, labels, len(begun.classes), as_pass([configuration], data),
+        preprocessing, network.augmentation, spec.precision, where,
     )  # fmt: skip
     whole = build_network(
-        target.backbone.module, configuration, begun.identity.embedding_dim, course.classes,
+        spec.backbone.module, configuration, begun.identity.embedding_dim, course.classes,
         MODES[network.mode].trains_backbone,
     )  # fmt: skip
     checkpoint = place.networks / f"{network.name}.checkpoint.safetensors"
-    return Training(course, placed(whole, where, target.precision), checkpoint)
+    return Training(course, placed(whole, where, spec.precision), checkpoint)
 
 
 def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
@@ -274,8 +276,8 @@ def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
     if MODES[network.mode].trains_backbone:
         backbone = whole.backbone.get_submodule("network")
         sha256 = tensors_sha256(backbone)
-        identity = replace(info.identity, weights_sha256=sha256)
-        info = replace(info, identity=identity, weights=f"{TRAINED}:{network.name}")
+        key = replace(info.identity, weights_sha256=sha256)
+        info = replace(info, identity=key, weights=f"{TRAINED}:{network.name}")
         state = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
         write_arrays(network_path(place, network.name), state, NETWORK_FORMAT)
     head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}

@@ -57,7 +57,7 @@ class TrainingPlan:
     labels: Tensor
     classes: int
     these: HeadGroup
-    decoding: Preprocessing
+    preprocessing: Preprocessing
     augmentation: str
     precision: str
     device: str
@@ -244,7 +244,7 @@ class Training:
             [(int(self.images[row]), 0 if clean else self._view(int(row))) for row in rows]
             for rows in batches
         ]
-        return batches_of_pixels(self.course.files, pairs, self.course.decoding)
+        return batches_of_pixels(self.course.files, pairs, self.course.preprocessing)
 
     def _view(self, row: int) -> int:
         """Return which view of its image a row is in this epoch."""

@@ -18,7 +18,7 @@ from cache.errors import DatasetError
 from extract.artifact_store import ArtifactStore
 from extract.backbones import find_backbone
 from extract.backends.backend import Backend
-from extract.backends.verification import verified_engine
+from extract.backends.verification import verified_backend
 from extract.devices import usable_cores
 from extract.embedder import EmbeddingSpec
 from extract.imaging.decode import SIZE, decode_gray
@@ -78,13 +78,13 @@ class _Embedded:
 
 
 def time_models(
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     heads: Sequence[nn.Module],
     paths: Sequence[Path],
-    shelf: ArtifactStore | None = None,
+    artifacts: ArtifactStore | None = None,
     budget_s: float = 1.0,
 ) -> list[Timing]:
-    """Time a target's backbone once and each head alone, and add them up to whole models.
+    """Time a spec's backbone once and each head alone, and add them up to whole models.
 
     Single images go one after the other through an engine built for one: 5 to 200 of them, within
     about `budget_s` seconds, taken in turn from at most 64 of `paths`, evenly spread. They were
@@ -93,25 +93,25 @@ def time_models(
     longer than `budget_s`. Files that can't be read are left out.
 
     Raises:
-        DeviceError: no engine of the target can be built.
+        DeviceError: no engine of the spec can be built.
         DatasetError: none of the files can be decoded.
     """
     step = ceil(len(paths) / max(BATCHES)) or 1
-    sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), target.decoding))
+    sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), spec.preprocessing))
     if not sample.paths:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
-    built, _ = verified_engine(target, 1, sample.pixels, shelf)
-    peak_is_known = _forget_peak(target.device)
-    singles = _single_images(target, built, sample.paths, budget_s)
+    built, _ = verified_backend(spec, 1, sample.pixels, artifacts)
+    peak_is_known = _forget_peak(spec.device)
+    singles = _single_images(spec, built, sample.paths, budget_s)
     fastest, batches = float(np.median(singles.seconds[:, 2])), dict[int, _Embedded]()
     for size in BATCHES:
         if 2 * size * fastest > budget_s:
             break
         pixels = np.resize(sample.pixels, (size, 1, SIZE, SIZE))  # those there are, in turn
-        batches[size] = _batch(target, pixels, shelf, budget_s)
+        batches[size] = _batch(spec, pixels, artifacts, budget_s)
         fastest = min(fastest, float(np.median(batches[size].seconds)) / size)
     threads = torch.get_num_threads() if singles.engine == "torch" else usable_cores()
-    peak = _peak_mib(target.device) if peak_is_known else None
+    peak = _peak_mib(spec.device) if peak_is_known else None
     return [_timing(singles, batches, head, budget_s, threads, peak) for head in heads]
 
 
@@ -128,13 +128,13 @@ def size_of(backbone_name: str, head: nn.Module) -> Size:
 
 
 def _single_images(
-    target: EmbeddingSpec, built: Backend, paths: Sequence[Path], budget_s: float
+    spec: EmbeddingSpec, built: Backend, paths: Sequence[Path], budget_s: float
 ) -> _Embedded:
     def embed(number: int) -> tuple[NDArray[np.float32], tuple[float, ...]]:
         started = time.perf_counter()
         data = paths[number % len(paths)].read_bytes()
         read = time.perf_counter()
-        pixels = decode_gray(data, target.decoding).pixels
+        pixels = decode_gray(data, spec.preprocessing).pixels
         ready = time.perf_counter()
         row = built.forward(pixels[np.newaxis])
         return row, (read - started, ready - read, time.perf_counter() - ready)
@@ -144,9 +144,9 @@ def _single_images(
 
 
 def _batch(
-    target: EmbeddingSpec, pixels: NDArray[np.uint8], shelf: ArtifactStore | None, budget_s: float
+    spec: EmbeddingSpec, pixels: NDArray[np.uint8], artifacts: ArtifactStore | None, budget_s: float
 ) -> _Embedded:
-    built, _ = verified_engine(target, len(pixels), pixels, shelf)
+    built, _ = verified_backend(spec, len(pixels), pixels, artifacts)
 
     def embed(number: int) -> tuple[NDArray[np.float32], float]:
         started = time.perf_counter()

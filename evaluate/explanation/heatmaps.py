@@ -20,7 +20,7 @@ MARK = "Frostline"  # says in the file who wrote it
 def write_heatmaps(
     paths: Sequence[Path],
     saved: SavedHead,
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     folder: Path,
     progress: Progress = silent,
 ) -> int:
@@ -39,9 +39,9 @@ def write_heatmaps(
         check_replaceable(target_file, MARK.encode(), what="--heatmap")
     head, note, done = load_head(saved), PngInfo(), 0
     note.add_text("Software", MARK)
-    images = decoded(paths, usable_cores(), 2 * AT_ONCE, target.decoding)
+    images = decoded(paths, usable_cores(), 2 * AT_ONCE, spec.preprocessing)
     for batch in batches(images, AT_ONCE):
-        maps = activation_maps(target.backbone, head, batch.pixels)
+        maps = activation_maps(spec.backbone, head, batch.pixels)
         for path, pixels, heat in zip(batch.paths, batch.pixels, maps, strict=True):
             with replacing(targets[path]) as temporary:
                 overlay(pixels[0], heat).save(temporary, "PNG", pnginfo=note)

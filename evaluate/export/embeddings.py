@@ -32,7 +32,7 @@ def export(caches: Sequence[Cache], images: Mapping[bytes, ImageFile], out: Path
     """
     if out.suffix not in SUFFIXES:
         raise CacheError(f"--out {out}: give a file name that ends in {' or '.join(SUFFIXES)}")
-    tables = {cache.identity.name: (cache, images) for cache in caches}
+    tables = {cache.key.name: (cache, images) for cache in caches}
     several = out.suffix == ".parquet" and len(tables) > 1
     paths = [out.with_suffix(f".{name}.parquet") for name in tables] if several else [out]
     for path in paths:

@@ -31,7 +31,7 @@ from evaluate.results import Row
 from evaluate.text import printable
 from evaluate.workspace.image_files import ImageFiles
 from extract.backends.backend import TOLERANCES
-from extract.embedder import decoding_of
+from extract.embedder import preprocessing_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from heads.store import HeadInfo, load_head
@@ -69,7 +69,7 @@ def export_model(
     """
     saved, info, form = model.head, model.head.info, FORMATS[format_name]
     _check_possible(info, format_name, out)
-    pixels = _samples(files or ImageFiles(), model.predictions, decoding_of(info.identity))
+    pixels = _samples(files or ImageFiles(), model.predictions, preprocessing_of(info.identity))
     whole = WholeModel(model.backbone.module, load_head(saved), info.temperature).eval()
     facts = _facts(info, model.row, form)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _check_possible(info: HeadInfo, format_name: str, out: Path) -> None:
         )
 
 
-def _samples(files: ImageFiles, predictions: Predictions, decoding: Preprocessing) -> Pixels:
+def _samples(files: ImageFiles, predictions: Predictions, preprocessing: Preprocessing) -> Pixels:
     """Decode some of the images, from all of the list: uint8 [n, 1, 224, 224]."""
     pixels, images = [], list(zip(predictions.paths, predictions.hashes, strict=True))
     for path, key in dict.fromkeys((*images[:: max(1, len(images) // CHECKED)], *images)):
@@ -128,7 +128,7 @@ def _samples(files: ImageFiles, predictions: Predictions, decoding: Preprocessin
         if data is None:
             continue  # gone since, or changed
         try:
-            pixels.append(decode_gray(data, decoding).pixels)
+            pixels.append(decode_gray(data, preprocessing).pixels)
         except UnreadableImageError:
             continue
         if len(pixels) == CHECKED:
@@ -142,17 +142,17 @@ def _samples(files: ImageFiles, predictions: Predictions, decoding: Preprocessin
 
 
 def _facts(info: HeadInfo, row: Row, form: Format) -> Facts:
-    identity = info.identity
+    key = info.identity
     rules = ("gray", "bit_depth", "fit", "interpolation", "size")
     return {
         "head_id": info.id,
         "classes": json.dumps(info.classes),
-        "backbone": identity.backbone,
+        "backbone": key.backbone,
         "weights": printable(info.weights),
-        "weights_sha256": identity.weights_sha256,
+        "weights_sha256": key.weights_sha256,
         "dataset_fingerprint": info.dataset_fingerprint,
         "test_fingerprint": row["test_fingerprint"],
-        "preparation": json.dumps({name: getattr(identity, name) for name in rules}),
+        "preparation": json.dumps({name: getattr(key, name) for name in rules}),
         "temperature": json.dumps(info.temperature),
         "versions": json.dumps({name: version(name) for name in ("torch", *form.packages)}),
     }

@@ -53,14 +53,14 @@ def _write(info: HeadInfo, run: Path) -> None:
 
 def _settings(info: HeadInfo) -> dict[str, str | float]:
     """Return what the head was trained from and how, without settings that have no effect on it."""
-    configuration, identity = info.configuration, info.identity
+    configuration, key = info.configuration, info.identity
     without = {*configuration.meaningless(), "fold"} - {"optimizer"}
     fields = dataclasses.asdict(configuration)
     return {
-        "backbone": identity.backbone,
+        "backbone": key.backbone,
         "weights": printable(info.weights),
-        "device": identity.device,
-        "precision": identity.precision,
+        "device": key.device,
+        "precision": key.precision,
         **{name: value for name, value in fields.items() if name not in without},
     }
 

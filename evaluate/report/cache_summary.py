@@ -25,7 +25,7 @@ def describe(cache: Cache) -> list[str]:
     compacted = len(found) == 1 and found[0][1].compacted
     lines = [
         f"{cache.folder}",
-        f"  {rows:,} rows of {cache.identity.embedding_dim} numbers, {len(held.failures):,} "
+        f"  {rows:,} rows of {cache.key.embedding_dim} numbers, {len(held.failures):,} "
         f"unreadable images, {size:,.1f} MiB in {len(found):,} segment(s)"
         f"{', compacted' if compacted else ''}, last written {written:%Y-%m-%d %H:%M}",
     ]
@@ -46,7 +46,7 @@ def costs(cache: Cache) -> str:
     """
     held = summed_up(read_headers(cache))
     note, rate = held.provenance, held.seconds_per_image
-    line = f"{cache.identity.name}: {len(held.stored):,} images"
+    line = f"{cache.key.name}: {len(held.stored):,} images"
     if engine := note.get("engine"):
         line += f" by {' and '.join(words(engine))}"
     if rate:
@@ -55,8 +55,8 @@ def costs(cache: Cache) -> str:
 
 
 def _identity(cache: Cache) -> dict[str, str]:
-    shown = [f.name for f in fields(cache.identity) if f.name not in SHOWN_APART]
-    return {name: str(getattr(cache.identity, name)) for name in shown}
+    shown = [f.name for f in fields(cache.key) if f.name not in SHOWN_APART]
+    return {name: str(getattr(cache.key, name)) for name in shown}
 
 
 def _provenance(note: dict[str, Any]) -> dict[str, str]:

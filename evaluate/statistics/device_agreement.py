@@ -53,7 +53,7 @@ def in_words(first: Cache, second: Cache, found: DeviceAgreement) -> str:
     """Say in one line how far two devices are from each other."""
     far = max(1 - found.cosine, 0)
     return (
-        f"{first.identity.backbone}, {first.identity.device} and {second.identity.device}: "
+        f"{first.key.backbone}, {first.key.device} and {second.key.device}: "
         f"embeddings of {found.images:,} images differ by at most {found.maximum:.1e} "
         f"({found.relative:.1e} of an embedding's length), cosine at least 1 - {far:.0e}"
     )

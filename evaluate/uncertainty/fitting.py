@@ -23,10 +23,10 @@ from evaluate.uncertainty.scores import (
     write_doubt,
 )
 from evaluate.workspace.layout import Workspace
-from extract.backends.verification import verified_engine
+from extract.backends.verification import verified_backend
 from extract.dataset import ImageSet
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec, engines_folder
+from extract.embedder import EmbeddingSpec, engine_artifacts
 from extract.loader import batch, decoded
 from heads.batched.fit import TrainingData, train
 from heads.batched.trainer import EmbeddingDataset
@@ -110,7 +110,7 @@ def measure_doubt(
     saved: SavedHead,
     training: ImageSet,
     groups: Groups,
-    target: EmbeddingSpec,
+    spec: EmbeddingSpec,
     workspace: Workspace,
     progress: Progress = silent,
 ) -> Uncertainty:
@@ -123,12 +123,12 @@ def measure_doubt(
 
     Raises:
         HeadError: the head was trained on other images.
-        DeviceError: no engine of the target can be built.
+        DeviceError: no engine of the spec can be built.
         OSError: the workspace can't be written.
     """
     trial = _Trial(saved, training, groups, workspace)
     asked = list[_Answers]()
-    for done, answers in enumerate(_asked(trial, training, target, workspace), start=1):
+    for done, answers in enumerate(_asked(trial, training, spec, workspace), start=1):
         asked.append(answers)
         progress(done, 2 + HELD_OUT)
     errors = np.concatenate([answers.errors for answers in asked])
@@ -155,22 +155,22 @@ def measure_doubt(
 
 
 def _asked(
-    trial: _Trial, training: ImageSet, target: EmbeddingSpec, workspace: Workspace
+    trial: _Trial, training: ImageSet, spec: EmbeddingSpec, workspace: Workspace
 ) -> Iterator[_Answers]:
     validation = trial.places(trial.parts.validation)
     yield trial.asked(CLEAN, trial.rows[validation], trial.labels[validation])
     paths = {file.sha256: file.path for file in training.unique}
     wanted = [paths[trial.parts.validation[i]] for i in _evenly(len(validation), CORRUPTED)]
     hashes = {file.path: file.sha256 for file in training.unique}
-    stream = decoded(wanted, usable_cores(), CORRUPTED, target.decoding, expected=hashes)
+    stream = decoded(wanted, usable_cores(), CORRUPTED, spec.preprocessing, expected=hashes)
     images = batch(stream)
     random = np.random.default_rng(0)
     pixels = np.stack(
         [c.apply(image[0], random)[None] for c in CORRUPTIONS.values() for image in images.pixels]
     )
     labels = np.tile(trial.labels[trial.places(images.hashes)], len(CORRUPTIONS))
-    size = target.batch_size
-    built, _ = verified_engine(target, size, images.pixels, engines_folder(workspace.cache))
+    size = spec.batch_size
+    built, _ = verified_backend(spec, size, images.pixels, engine_artifacts(workspace.cache))
     forward = built.forward
     parts = [forward(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     yield trial.asked(CHANGED, np.concatenate(parts), labels)

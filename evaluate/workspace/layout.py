@@ -73,7 +73,7 @@ class Workspace:
         return self.cache / "scan.sqlite"
 
     @property
-    def looks(self) -> Path:
+    def image_index(self) -> Path:
         """The table of what images look like."""
         return self.cache / "looks.sqlite"
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Engine:
     """package: what must be installed. precisions: those it computes in.
 
-    build: (backbone, device, precision, batch_size, slot) → Forward. slot: where what took long to
-    make is kept, and found again; None: nowhere.
+    build: (backbone, device, precision, batch_size, artifact) → Forward. artifact: where the
+    converted graph is stored; None: nowhere.
     """
 
     package: str
@@ -53,7 +53,11 @@ class Backend:
 
 
 def _build_torch(
-    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Artifact | None
+    backbone: LoadedBackbone,
+    device: str,
+    precision: str,
+    batch_size: int,
+    artifact: Artifact | None,
 ) -> Forward:
     import torch
     from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -74,15 +78,23 @@ def _build_torch(
 
 
 def _build_openvino(
-    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Artifact | None
+    backbone: LoadedBackbone,
+    device: str,
+    precision: str,
+    batch_size: int,
+    artifact: Artifact | None,
 ) -> Forward:
     from extract.backends.openvino import build
 
-    return build(backbone, precision, batch_size, slot)
+    return build(backbone, precision, batch_size, artifact)
 
 
 def _build_xla(
-    backbone: LoadedBackbone, device: str, precision: str, batch_size: int, slot: Artifact | None
+    backbone: LoadedBackbone,
+    device: str,
+    precision: str,
+    batch_size: int,
+    artifact: Artifact | None,
 ) -> Forward:
     import numpy as np
     import torch
@@ -176,10 +188,10 @@ def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str
     return there
 
 
-def build_engine(
-    target: EmbeddingSpec, batch_size: int, shelf: ArtifactStore | None = None
+def build_backend(
+    spec: EmbeddingSpec, batch_size: int, artifacts: ArtifactStore | None = None
 ) -> Backend:
-    """Build the first of a target's engines that can be built.
+    """Build the first of a spec's engines that can be built.
 
     batch_size: images that it is given at once, at most; built for 1, it answers soonest.
 
@@ -187,11 +199,11 @@ def build_engine(
         DeviceError: none of them can be.
     """
     trouble: list[str] = []
-    slot, device = target.slot(shelf), target.device
-    for name in target.engines:
+    artifact, device = spec.artifact(artifacts), spec.device
+    for name in spec.engines:
         try:
             forward = ENGINES[name].build(
-                target.backbone, device, target.precision, batch_size, slot
+                spec.backbone, device, spec.precision, batch_size, artifact
             )
         except (FrostlineError, OSError):  # the weights', or a full disk: no engine's fault
             raise
@@ -202,7 +214,7 @@ def build_engine(
                 return Backend(name, forward, tuple(trouble), batch_size)
             from extract.backends.openvino import chunk_of
 
-            note = slot.read(Note) if slot else None
+            note = artifact.read(Note) if artifact else None
             graph = note.digest if note else ""
             return Backend(name, forward, tuple(trouble), chunk_of(batch_size), graph)
     raise DeviceError("; ".join([*trouble, "choose another --engine or --device"]))

@@ -34,9 +34,9 @@ SAMPLE = 128  # images that the ranges are taken from
 
 
 def calibrated(
-    target: EmbeddingSpec, images: Sequence[ImageFile], shelf: ArtifactStore
+    spec: EmbeddingSpec, images: Sequence[ImageFile], artifacts: ArtifactStore
 ) -> EmbeddingSpec:
-    """Return the target with its calibration, after Jacob et al. 2018, by NNCF.
+    """Return the spec with its calibration, after Jacob et al. 2018, by NNCF.
 
     A backbone is calibrated once per workspace: images that come later change nothing, and rows go
     into the same cache. Deleting the kept engines means calibrating again, which is another cache.
@@ -45,25 +45,27 @@ def calibrated(
         DeviceError: NNCF is not installed.
         DatasetError: no image can be read.
     """
-    pointer = target.slot_of_calibration(shelf)
+    pointer = spec.calibration_artifact(artifacts)
     if note := pointer.read(_Calibration):
-        known = replace(target, calibration=note.calibration)
-        slot = known.slot(shelf)
-        if slot and (graph := slot.read(Note)):
+        known = replace(spec, calibration=note.calibration)
+        artifact = known.artifact(artifacts)
+        if artifact and (graph := artifact.read(Note)):
             if graph.digest == note.graph:
                 return known
-            log.warning("%s is not the graph that was calibrated. It is made again.", slot.folder)
-            slot.remove()
+            log.warning(
+                "%s is not the graph that was calibrated. It is made again.", artifact.folder
+            )
+            artifact.remove()
         pointer.remove()
     if find_spec("nncf") is None:
         raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
-    pixels, name = _sample(images, target.decoding)
-    new = replace(target, calibration=name)
-    slot, fp32 = new.slot(shelf), replace(target, precision="fp32").slot(shelf)
-    assert slot  # noqa: S101 - a shelf has a slot for every target
-    graph = kept_graph(openvino_core(), fp32) or convert(target.backbone.module)
-    slot.fill(partial(save, _quantised(graph, pixels)))
-    filled = slot.read(Note)
+    pixels, name = _sample(images, spec.preprocessing)
+    new = replace(spec, calibration=name)
+    artifact, fp32 = new.artifact(artifacts), replace(spec, precision="fp32").artifact(artifacts)
+    assert artifact  # noqa: S101 - a store has an artifact for every spec
+    graph = kept_graph(openvino_core(), fp32) or convert(spec.backbone.module)
+    artifact.fill(partial(save, _quantised(graph, pixels)))
+    filled = artifact.read(Note)
     pointer.fill(lambda folder: None, calibration=name, graph=filled.digest if filled else "")
     return new
 
@@ -81,13 +83,15 @@ class _Calibration(Note):
     graph: str
 
 
-def _sample(images: Sequence[ImageFile], decoding: Preprocessing) -> tuple[NDArray[np.uint8], str]:
+def _sample(
+    images: Sequence[ImageFile], preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], str]:
     """Decode the images with the smallest hashes: a random choice, and the same in any order."""
     files = {image.sha256: image.path for image in images}
     paths = (files[key] for key in sorted(files))
     readable = (
         image
-        for image in decoded(paths, usable_cores(), SAMPLE, decoding)
+        for image in decoded(paths, usable_cores(), SAMPLE, preprocessing)
         if not isinstance(image.picture, str)
     )
     chosen = batch(islice(readable, SAMPLE))

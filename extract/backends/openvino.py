@@ -45,7 +45,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def build(  # noqa: C901
-    backbone: LoadedBackbone, precision: str, batch_size: int, slot: Artifact | None
+    backbone: LoadedBackbone, precision: str, batch_size: int, artifact: Artifact | None
 ) -> Forward:
     """Convert or find, compile for all cores, and return the engine; see `engines.Engine`.
 
@@ -55,12 +55,12 @@ def build(  # noqa: C901
     chunk, streams = chunk_of(batch_size), 1 if batch_size == 1 else usable_cores()
     compiled = None
     try:
-        if graph := kept_graph(core, slot):
+        if graph := kept_graph(core, artifact):
             compiled = _compiled(core, graph, precision, chunk, streams)
     except RuntimeError:  # it is not what was stored, though its checksums are right
-        assert slot  # noqa: S101 - it came from there
-        log.warning("%s can't be compiled. The graph is converted again.", slot.folder)
-        slot.remove()
+        assert artifact  # noqa: S101 - it came from there
+        log.warning("%s can't be compiled. The graph is converted again.", artifact.folder)
+        artifact.remove()
     if compiled is None:
         if precision == "int8":
             raise DeviceError(
@@ -68,10 +68,10 @@ def build(  # noqa: C901
                 "--precision int8 again"
             )
         graph = convert(backbone.module)
-        if slot:
+        if artifact:
             # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
-            slot.fill(partial(save, graph))
-            graph = kept_graph(core, slot) or graph
+            artifact.fill(partial(save, graph))
+            graph = kept_graph(core, artifact) or graph
         compiled = _compiled(core, graph, precision, chunk, streams)
     # Not an AsyncInferQueue: destroyed while one of its callbacks ends, it deadlocks.
     requests = [compiled.create_infer_request() for _ in range(2 * streams)]
@@ -163,9 +163,9 @@ def save(graph: Any, folder: Path) -> None:
     import_openvino().save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 
-def kept_graph(core: Any, slot: Artifact | None) -> Any | None:
+def kept_graph(core: Any, artifact: Artifact | None) -> Any | None:
     """Return the graph that was kept here, or None."""
-    return core.read_model(slot.folder / GRAPH) if slot and slot.read(Note) else None
+    return core.read_model(artifact.folder / GRAPH) if artifact and artifact.read(Note) else None
 
 
 def _traced(module: nn.Module, example: torch.Tensor) -> Any:

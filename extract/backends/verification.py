@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache.errors import DeviceError
 from extract.artifact_store import ArtifactStore, Note
 from extract.backbones import find_backbone
-from extract.backends.backend import ENGINES, TOLERANCES, Backend, build_engine
+from extract.backends.backend import ENGINES, TOLERANCES, Backend, build_backend
 from extract.devices import usable_cores
 from extract.embedder import EmbeddingSpec
 
@@ -42,13 +42,13 @@ class _Check(Note):
     deviation: float
 
 
-def verified_engine(
-    target: EmbeddingSpec,
+def verified_backend(
+    spec: EmbeddingSpec,
     batch_size: int,
     pixels: NDArray[np.uint8],
-    shelf: ArtifactStore | None = None,
+    artifacts: ArtifactStore | None = None,
 ) -> tuple[Backend, Deviation | None]:
-    """Build an engine as `build_engine` does, and compare it with torch as `deviation_of` does.
+    """Build an engine as `build_backend` does, and compare it with torch as `deviation_of` does.
 
     A stored graph that differs from torch too much is converted again, and compared again.
 
@@ -56,21 +56,21 @@ def verified_engine(
         DeviceError: no engine can be built, or it differs from torch too much.
     """
     pixels = pixels[:batch_size]  # it takes no more at once
-    built = build_engine(target, batch_size, shelf)
+    built = build_backend(spec, batch_size, artifacts)
     try:
-        return built, deviation_of(target, built, pixels, shelf)
+        return built, deviation_of(spec, built, pixels, artifacts)
     except DeviceError:
-        slot = target.slot(shelf)
-        if not built.graph or slot is None or target.precision == "int8":
+        artifact = spec.artifact(artifacts)
+        if not built.graph or artifact is None or spec.precision == "int8":
             raise
-        log.warning("%s differs from torch. The graph is converted again.", slot.folder)
-        slot.remove()
-    built = build_engine(target, batch_size, shelf)
-    return built, deviation_of(target, built, pixels, shelf)
+        log.warning("%s differs from torch. The graph is converted again.", artifact.folder)
+        artifact.remove()
+    built = build_backend(spec, batch_size, artifacts)
+    return built, deviation_of(spec, built, pixels, artifacts)
 
 
 def deviation_of(
-    target: EmbeddingSpec, built: Backend, pixels: NDArray[np.uint8], shelf: ArtifactStore | None
+    spec: EmbeddingSpec, built: Backend, pixels: NDArray[np.uint8], artifacts: ArtifactStore | None
 ) -> Deviation | None:
     """Compare an engine with torch on the first images, uint8 [n, 1, 224, 224].
 
@@ -80,16 +80,16 @@ def deviation_of(
     Raises:
         DeviceError: the deviation is larger than TOLERANCES allows at this precision.
     """
-    if (built.name, target.device, target.precision) == ("torch", "cpu", "fp32"):
+    if (built.name, spec.device, spec.precision) == ("torch", "cpu", "fp32"):
         return None
-    limit = TOLERANCES[target.precision]
-    packages = ("torch", ENGINES[built.name].package, find_backbone(target.backbone.name).package)
+    limit = TOLERANCES[spec.precision]
+    packages = ("torch", ENGINES[built.name].package, find_backbone(spec.backbone.name).package)
     # A graph that is not stored is another one each time.
     stored = built.name != "openvino" or bool(built.graph)
-    slot = (
-        shelf.slot(
-            f"{target.backbone.name}-check",
-            identity=target.identity.digest,
+    artifact = (
+        artifacts.artifact(
+            f"{spec.backbone.name}-check",
+            identity=spec.key.digest,
             engine=built.name,
             graph=built.graph,
             at_once=built.at_once,
@@ -97,30 +97,30 @@ def deviation_of(
             processor=_processor(),
             versions=[version(name) for name in packages],
         )
-        if shelf and stored
+        if artifacts and stored
         else None
     )
-    if slot and (note := slot.read(_Check)):
+    if artifact and (note := artifact.read(_Check)):
         if 0 <= note.deviation <= limit:
             return Deviation(note.deviation, earlier=True)
-        slot.remove()
+        artifact.remove()
     import torch
 
     few = pixels[:IMAGES]
     with torch.inference_mode():
-        reference = target.backbone.module(torch.from_numpy(few)).numpy()
+        reference = spec.backbone.module(torch.from_numpy(few)).numpy()
     if len(rows := built.forward(few)) < len(few):
         raise KeyboardInterrupt
     distance = np.linalg.norm(rows - reference, axis=1)
     deviation = float((distance / np.linalg.norm(reference, axis=1)).max())
     if not deviation <= limit:  # NaN is larger than any limit
         raise DeviceError(
-            f"{target.backbone.name}: {built.name} on {target.device} at {target.precision} "
+            f"{spec.backbone.name}: {built.name} on {spec.device} at {spec.precision} "
             f"differs from torch at fp32 by {deviation:.2g} of an embedding's length, more than "
             f"{limit:g}. Choose --precision fp32 or another --engine."
         )
-    if slot:
-        slot.fill(lambda folder: None, deviation=deviation)
+    if artifact:
+        artifact.fill(lambda folder: None, deviation=deviation)
     return Deviation(deviation, earlier=False)
 
 

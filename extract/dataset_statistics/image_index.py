@@ -59,20 +59,20 @@ class ImageIndex:
 
     def add(self, image: Decoded) -> None:
         """Remember what a file looks like, if it could be decoded."""
-        if image.look:
-            self.note(image.sha256, image.look)
+        if image.stats:
+            self.note(image.sha256, image.stats)
 
-    def note(self, sha256: bytes, look: ImageStats) -> None:
+    def note(self, sha256: bytes, stats: ImageStats) -> None:
         """Remember what an image looks like."""
         if self.table:
-            self.new[sha256] = look
+            self.new[sha256] = stats
         if len(self.new) >= SAVED_EVERY:
             self._save()
 
     def _save(self) -> None:
         if not self.new or not self.table:
             return
-        rows = [(key, *astuple(look)) for key, look in self.new.items()]
+        rows = [(key, *astuple(stats)) for key, stats in self.new.items()]
         self.new = {}
         try:
             self.table.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class ImageIndex:
             self.table = None  # whoever reads it will say what is wrong with it
 
 
-def looks_of(
+def stats_of(
     files: Sequence[ImageFile],
     table: Path,
     progress: Progress = silent,
@@ -96,26 +96,28 @@ def looks_of(
     Raises:
         CacheError: the table can't be used.
     """
-    known = known_looks({file.sha256 for file in files}, table, full_scale)
+    known = known_stats({file.sha256 for file in files}, table, full_scale)
     missing = {file.sha256: file.path for file in files if file.sha256 not in known}
     reasons = dict[bytes, str]()
     with ImageIndex(table) as kept:
-        decoding = Preprocessing(full_scale=full_scale or FULL_SCALE)
-        images = decoded(missing.values(), usable_cores(), AHEAD, decoding)
+        preprocessing = Preprocessing(full_scale=full_scale or FULL_SCALE)
+        images = decoded(missing.values(), usable_cores(), AHEAD, preprocessing)
         for done, (key, image) in enumerate(zip(missing, images, strict=True), start=1):
-            if image.look and image.sha256 == key:
-                known[key] = image.look
+            if image.stats and image.sha256 == key:
+                known[key] = image.stats
                 kept.add(image)
             else:
-                reasons[key] = "it changes while it is read" if image.look else image.failure.reason
+                reasons[key] = (
+                    "it changes while it is read" if image.stats else image.failure.reason
+                )
             progress(done, len(missing))
     return {f.sha256: known[f.sha256] for f in files if f.sha256 in known}, reasons
 
 
-def known_looks(
+def known_stats(
     keys: Collection[bytes], table: Path, full_scale: int | None = FULL_SCALE
 ) -> dict[bytes, ImageStats]:
-    """Return what the table has of some images, by SHA-256. full_scale: see `looks_of`.
+    """Return what the table has of some images, by SHA-256. full_scale: see `stats_of`.
 
     Raises:
         CacheError: the table can't be used.
@@ -146,9 +148,9 @@ def _known(table: Path, keys: Collection[bytes], full_scale: int | None) -> dict
             places = ",".join("?" * len(some))
             query = f"SELECT * FROM image_stats WHERE sha256 IN ({places})"  # noqa: S608 - ?
             for key, *values in database.execute(query, some):
-                look = ImageStats(*values)
-                if full_scale is None or look.white == min(look.full_scale, full_scale):
-                    found[key] = look
+                stats = ImageStats(*values)
+                if full_scale is None or stats.white == min(stats.full_scale, full_scale):
+                    found[key] = stats
     return found
 
 

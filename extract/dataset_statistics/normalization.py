@@ -19,7 +19,7 @@ NORMALIZATIONS: dict[str, str] = {
 DIGITS = 3  # of full scale, to which both are rounded: a few more images shall change nothing
 
 
-def of_images(looks: Iterable[ImageStats]) -> Normalization:
+def of_images(image_stats: Iterable[ImageStats]) -> Normalization:
     """Return mean and standard deviation of all pixels of gray images, for each of three channels.
 
     Every image counts alike, however large its file; full scale = 1.
@@ -27,11 +27,11 @@ def of_images(looks: Iterable[ImageStats]) -> Normalization:
     Raises:
         DatasetError: there is no image, or all are blank.
     """
-    seen = list(looks)
+    seen = list(image_stats)
     if not seen:
         raise DatasetError("--normalize dataset: none of the images can be read")
-    mean = sum(look.brightness for look in seen) / len(seen)
-    square = sum(look.contrast**2 + look.brightness**2 for look in seen) / len(seen)
+    mean = sum(stats.brightness for stats in seen) / len(seen)
+    square = sum(stats.contrast**2 + stats.brightness**2 for stats in seen) / len(seen)
     std = round(sqrt(max(square - mean**2, 0.0)) / 255, DIGITS)
     if not std:
         raise DatasetError("--normalize dataset: all images are of one gray level")

@@ -13,7 +13,7 @@ from extract.pipeline import RunnerOptions
 
 @dataclass(frozen=True)
 class Order:
-    """A target that can be sent. weights, seed: see `load_backbone`; what `auto` came to is said.
+    """A spec that can be sent. weights, seed: see `load_backbone`; what `auto` came to is said.
     cache: the name of the cache that is to be filled.
     """
 
@@ -24,24 +24,28 @@ class Order:
     device: str
     engines: tuple[str, ...]
     precision: str
-    decoding: Preprocessing
+    preprocessing: Preprocessing
     cache: str
 
-    def target(self, shelf: ArtifactStore | None) -> EmbeddingSpec:
-        """Return the target, made here.
+    def spec(self, artifacts: ArtifactStore | None) -> EmbeddingSpec:
+        """Return the spec, made here.
 
         Raises:
             WeightsError: the weights are missing here, or differ.
         """
-        backbone = load_backbone(self.backbone, self.weights, self.seed, shelf, self.normalization)
-        target = EmbeddingSpec(backbone, self.device, self.engines, self.precision, self.decoding)
-        if target.identity.name != self.cache:
+        backbone = load_backbone(
+            self.backbone, self.weights, self.seed, artifacts, self.normalization
+        )
+        spec = EmbeddingSpec(
+            backbone, self.device, self.engines, self.precision, self.preprocessing
+        )
+        if spec.key.name != self.cache:
             raise WeightsError(
                 f"{self.backbone}: its weights ({backbone.weights}), or the rules of decoding, are "
-                f"not the same on every machine: here they would fill {target.identity.name}, not "
+                f"not the same on every machine: here they would fill {spec.key.name}, not "
                 f"{self.cache}; install the same versions, and put the same weights everywhere"
             )
-        return target
+        return spec
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,18 @@ class Job:
     max_pixels: int | None
 
 
-def order_of(target: EmbeddingSpec, weights: str, seed: int) -> Order:
-    """Say how to make a target elsewhere. weights: as the user gave them."""
-    backbone = target.backbone
+def order_of(spec: EmbeddingSpec, weights: str, seed: int) -> Order:
+    """Say how to make a spec elsewhere. weights: as the user gave them."""
+    backbone = spec.backbone
     source, _, _ = backbone.weights.partition(":")
     return Order(
         backbone=backbone.name,
         weights=str(Path(weights).absolute()) if source == "file" else source,
         seed=seed,
         normalization=backbone.normalization,
-        device=target.device,
-        engines=target.engines,
-        precision=target.precision,
-        decoding=target.decoding,
-        cache=target.identity.name,
+        device=spec.device,
+        engines=spec.engines,
+        precision=spec.precision,
+        preprocessing=spec.preprocessing,
+        cache=spec.key.name,
     )

@@ -50,18 +50,18 @@ def local_devices(device: str) -> int:
 
 
 def extract_on_local_devices(
-    targets: Sequence[EmbeddingSpec],
+    specs: Sequence[EmbeddingSpec],
     orders: Sequence[Order],
     images: Sequence[ImageFile],
     root: Path,
     progress: Progress = silent,
     options: RunnerOptions = DEFAULT,
 ) -> list[Extraction]:
-    """Do what `extract` does, with a process for each chip of the targets' device.
+    """Do what `extract` does, with a process for each chip of the specs' device.
 
     Each process has every n-th of the images that lack a row, and commits by itself; none waits for
     another. If one fails, the others stop after their batch; if one is killed, they finish. Both
-    keep what they computed. targets: all of one device. orders: how to make them in a child, one
+    keep what they computed. specs: all of one device. orders: how to make them in a child, one
     each. options: its `workers` are those of all processes together.
 
     Raises:
@@ -69,8 +69,8 @@ def extract_on_local_devices(
         DeviceError: a chip can't be used, or its process was killed. What else a process raises,
             as `extract` would, is raised here.
     """
-    device, unique = targets[0].device, {image.sha256: image for image in images}
-    with stoppable() as asked_to_stop, Extractor(targets, root, options) as run:
+    device, unique = specs[0].device, {image.sha256: image for image in images}
+    with stoppable() as asked_to_stop, Extractor(specs, root, options) as run:
         todo = {key: image for key, image in unique.items() if run.lacks(key, options.views)}
         run.fill([image for key, image in unique.items() if key not in todo], views=options.views)
         used = _local_devices(device)[: len(todo)]
@@ -232,10 +232,10 @@ def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -
 
     try:
         options = job.options
-        targets = [order.target(options.artifacts) for order in job.orders]
+        specs = [order.spec(options.artifacts) for order in job.orders]
         with (
             ImageIndex(options.index) as index,
-            Extractor(targets, Path(job.root), options) as run,
+            Extractor(specs, Path(job.root), options) as run,
         ):
             # Whatever the parent sends, or its end, means to stop.
             run.fill(images, progress, options.views, index.add, asked_to_stop=parent.poll)

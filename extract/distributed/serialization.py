@@ -52,7 +52,7 @@ class _Done(TypedDict):
     seconds: float
     error: str
     files: list[tuple[str, str, HashedFields]]
-    looks: list[StatsFields]
+    image_stats: list[StatsFields]
     unopened: list[FailureFields]
     notes: dict[str, Any]
     extractions: list[_Extraction]
@@ -85,8 +85,9 @@ def done_to_json(done: JobResult) -> str:
     fields = {
         **{name: getattr(done, name) for name in PLAIN},
         "files": [(m.name, m.label, _hashed(m.hashed)) for m in done.files],
-        "looks": [
-            (key.hex(), look.bits.hex(), *astuple(look)[1:]) for key, look in done.looks.items()
+        "image_stats": [
+            (key.hex(), stats.bits.hex(), *astuple(stats)[1:])
+            for key, stats in done.image_stats.items()
         ],
         "unopened": _failures(done.unopened),
         "notes": done.notes.as_record(),
@@ -105,9 +106,9 @@ def done_from_json(text: str, caches: Sequence[Cache]) -> JobResult:
 
 
 def _done(fields: _Done, caches: Sequence[Cache]) -> JobResult:
-    looks = {
+    image_stats = {
         bytes.fromhex(stats[0]): ImageStats(bytes.fromhex(stats[1]), *stats[2:])
-        for stats in fields["looks"]
+        for stats in fields["image_stats"]
     }
     return JobResult(
         source=fields["source"],
@@ -116,7 +117,7 @@ def _done(fields: _Done, caches: Sequence[Cache]) -> JobResult:
         seconds=fields["seconds"],
         error=fields["error"],
         files=tuple(Member(n, label, _hashed_from(n, it)) for n, label, it in fields["files"]),
-        looks=looks,
+        image_stats=image_stats,
         unopened=_failures_from(fields["unopened"]),
         notes=ListingNotes.from_record(fields["notes"]),
         extractions=tuple(

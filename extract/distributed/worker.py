@@ -17,7 +17,7 @@ from cache.errors import Failure, FrostlineError, UnreadableImageError
 from extract.artifact_store import ArtifactStore
 from extract.distributed.job import Job
 from extract.distributed.shards import Shard, fetched
-from extract.embedder import engines_folder
+from extract.embedder import engine_artifacts
 from extract.imaging.image_stats import ImageStats
 from extract.loader import Decoded
 from extract.pipeline import Extraction, Extractor
@@ -67,7 +67,7 @@ class JobResult:
     worker: str
     seconds: float
     files: tuple[Member, ...] = ()
-    looks: Mapping[bytes, ImageStats] = field(default_factory=dict)
+    image_stats: Mapping[bytes, ImageStats] = field(default_factory=dict)
     unopened: tuple[Failure, ...] = ()
     extractions: tuple[Extraction, ...] = ()
     error: str = ""
@@ -93,16 +93,16 @@ class Worker:
         try:
             with TemporaryDirectory(prefix="frostline-") as scratch:
                 extractor = self._open()
-                extractor.look_around()
+                extractor.refresh()
                 files, unopened, notes = self._files(part, extractor, Path(scratch))
-                looks, extractions = self._fill(part, extractor, files)
+                image_stats, extractions = self._fill(part, extractor, files)
         except MENDABLE as error:
             with suppress(*MENDABLE):  # the same again: what could not be written
                 self.close()  # the next shard begins with the caches as they are then
             return told(perf_counter() - started, error=str(error) or repr(error))
         members = tuple(member for member, _ in files)
         seconds = perf_counter() - started
-        return told(seconds, members, looks, unopened, extractions, notes=notes)
+        return told(seconds, members, image_stats, unopened, extractions, notes=notes)
 
     def close(self) -> None:
         """Commit, and let go of engines and locks. Raises OSError."""
@@ -155,25 +155,25 @@ class Worker:
     def _fill(
         self, part: Part, extractor: Extractor, files: Sequence[tuple[Member, Path]]
     ) -> tuple[dict[bytes, ImageStats], tuple[Extraction, ...]]:
-        looks = dict[bytes, ImageStats]()
+        image_stats = dict[bytes, ImageStats]()
 
         def watch(image: Decoded) -> None:
-            if image.look:
-                looks[image.sha256] = image.look
+            if image.stats:
+                image_stats[image.sha256] = image.stats
 
         images = [ImageFile(path, member.label, member.hashed.sha256) for member, path in files]
         names = {str(path): member.name for member, path in files}
         extractor.fill(images, views=part.views, watch=watch, names=names)
         extractor.commit()
-        return looks, tuple(extractor.summaries())
+        return image_stats, tuple(extractor.summaries())
 
     def _open(self) -> Extractor:
         if self.extractor is None:
             root = place(self.job.root)
-            shelf = engines_folder(root) if not is_remote(root) else self._own_shelf()
-            targets = [order.target(shelf) for order in self.job.orders]
+            artifacts = engine_artifacts(root) if not is_remote(root) else self._own_shelf()
+            targets = [order.spec(artifacts) for order in self.job.orders]
             # Cut by their number only, rows make the same segments whoever computes them.
-            options = replace(self.job.options, artifacts=shelf)
+            options = replace(self.job.options, artifacts=artifacts)
             extractor = Extractor(targets, root, options, segment_seconds=None)
             self.extractor = self.stack.enter_context(extractor)
         return self.extractor

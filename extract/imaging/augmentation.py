@@ -1,7 +1,7 @@
 """Augmented views: what an image might have looked like, drawn from its content and a number.
 
 A frozen backbone can't be trained on endless variations, but it can embed some of each image. The
-rule is part of every cache's identity: change it, change its name.
+rule is part of every cache's key: change it, change its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be done to an image. rule: its name in a cache's identity. draw: (image of mode L,
+    """What may be done to an image. rule: its name in a cache's key. draw: (image of mode L,
     side of the square to give, what to draw from) → that square.
     """
 

@@ -1,7 +1,7 @@
 """Samples of more than 8 bits: which value is white, and what a set of images uses of the scale.
 
 - The white value of a file is its own full scale (4095 of 12 bits, 65535 of 16), unless
-  `--full-scale` names a smaller one. It is part of every cache's identity.
+  `--full-scale` names a smaller one. It is part of every cache's key.
 - Imagers store 10 to 14 bits in files of 16: of 12 bits, 16 of 256 gray levels remain. So what is
   used is measured, and said.
 """
@@ -40,7 +40,7 @@ EIGHT_BITS = Depth()
 
 
 def rule_of(white: int) -> str:
-    """Name the rule of `--full-scale` in a cache's identity."""
+    """Name the rule of `--full-scale` in a cache's key."""
     return RULE.format(white=white)
 
 

@@ -1,6 +1,6 @@
 """Bytes of an image file → one gray picture, uint8 [1, 224, 224]. The only decoding there is.
 
-The rules below are part of every cache's identity: change a rule, change its name.
+The rules below are part of every cache's key: change a rule, change its name.
 """
 
 import re
@@ -59,7 +59,7 @@ class DecodedImage:
 
 
 def decode_gray(
-    data: bytes, decoding: Preprocessing = AS_USUAL, numbers: Sequence[int] = ()
+    data: bytes, preprocessing: Preprocessing = AS_USUAL, numbers: Sequence[int] = ()
 ) -> DecodedImage:
     """Decode an image file's bytes; of several pages or frames, the first.
 
@@ -72,11 +72,11 @@ def decode_gray(
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        gray, depth, several_pages, stored = _opened(data, decoding)
-        if decoding.fit == "pad":
+        gray, depth, several_pages, stored = _opened(data, preprocessing)
+        if preprocessing.fit == "pad":
             gray = _padded(gray)
         key = sha256(data).digest() if numbers else b""
-        policy = decoding.augmentation
+        policy = preprocessing.augmentation
         augmented = tuple(rendered(gray, key, number, SIZE, policy) for number in numbers)
         gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     except UnreadableImageError:
@@ -102,7 +102,7 @@ def _too_large(size: str) -> UnreadableImageError:
 
 
 def _opened(
-    data: bytes, decoding: Preprocessing
+    data: bytes, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Depth, bool, tuple[int, int, str]]:
     """Return the gray image of the first page that counts, its depth, whether there are more, and
     how it is stored: width, height, mode.
@@ -112,11 +112,11 @@ def _opened(
             if not isinstance(page, ImageFile.ImageFile):
                 _check_size(page.imagewidth, page.imagelength)
                 numbers = tiff.numbers(page)
-                gray, depth = _gray_of_numbers(numbers, decoding.full_scale)
+                gray, depth = _gray_of_numbers(numbers, preprocessing.full_scale)
                 return gray, depth, several_pages, (gray.width, gray.height, numbers.mode)
             _check_size(page.width, page.height)
             stored = page.width, page.height, page.mode
-            return *_to_gray(page, data, decoding), several_pages, stored
+            return *_to_gray(page, data, preprocessing), several_pages, stored
     if data.startswith(JPEG_START):
         _check_jpeg(data)
     with Image.open(BytesIO(data), formats=list(FORMATS)) as image:
@@ -127,7 +127,7 @@ def _opened(
             _check_jpeg2000(data, image.mode)
         stored = image.width, image.height, image.mode
         several_pages = _has_several_pages(image)
-        return *_to_gray(image, data, decoding), several_pages, stored
+        return *_to_gray(image, data, preprocessing), several_pages, stored
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -180,21 +180,21 @@ def _has_several_pages(image: Image.Image) -> bool:
 
 
 def _to_gray(
-    image: ImageFile.ImageFile, data: bytes, decoding: Preprocessing
+    image: ImageFile.ImageFile, data: bytes, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Depth]:
     depth = EIGHT_BITS
     if deep := _deep_colour(image, data):  # of which Pillow keeps the high bytes only
         numbers, own = deep
-        gray, depth = _gray_of_numbers(numbers, decoding.full_scale)
-        depth = Depth(own, depth.largest, min(own, decoding.full_scale))
+        gray, depth = _gray_of_numbers(numbers, preprocessing.full_scale)
+        depth = Depth(own, depth.largest, min(own, preprocessing.full_scale))
         if depth.white < own:
             return gray, depth
     if image.format in ("JPEG", "MPO"):  # MPO: what many cameras write, a JPEG with more behind it
         # At full size this is the stored luma, without a detour through RGB (and 1.5x faster).
         # A smaller size is only a lower bound: the decoder halves as long as it stays above.
-        image.draft("L", (2 * SIZE, 2 * SIZE) if decoding.fast else image.size)
+        image.draft("L", (2 * SIZE, 2 * SIZE) if preprocessing.fast else image.size)
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-        gray, depth = _gray_full_scale(image, _full_scale(image, data), decoding.full_scale)
+        gray, depth = _gray_full_scale(image, _full_scale(image, data), preprocessing.full_scale)
     elif image.mode in ("I", "F"):
         gray, depth = _gray_stretched(_samples(image)), STRETCHED
     elif image.has_transparency_data:

@@ -40,7 +40,7 @@ class ImageStats:
     white: int = 255
 
 
-def look_of(picture: DecodedImage) -> ImageStats:
+def compute_stats(picture: DecodedImage) -> ImageStats:
     """Look at a decoded image."""
     pixels = picture.pixels[0]
     counts = np.bincount(pixels.ravel(), minlength=256)  # much faster than mean and std of pixels
@@ -70,18 +70,20 @@ def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(small, np.float32)
 
 
-def signs(looks: Iterable[ImageStats]) -> NDArray[np.float32]:
+def signs(image_stats: Iterable[ImageStats]) -> NDArray[np.float32]:
     """Return hashes as ±1 [N, 63]: the product of two is 63 less twice the bits they differ in."""
-    packed = np.frombuffer(b"".join(look.bits for look in looks), np.uint8).reshape(-1, 8)
+    packed = np.frombuffer(b"".join(stats.bits for stats in image_stats), np.uint8).reshape(-1, 8)
     bits = np.unpackbits(packed, axis=1, count=BITS)
     return np.where(bits, np.float32(1), np.float32(-1))
 
 
-def smallest_white(looks: Collection[ImageStats]) -> int:
+def smallest_white(image_stats: Collection[ImageStats]) -> int:
     """Return the smallest 2^b - 1 (b from 8 to 16) that holds every value of these images.
 
     FULL_SCALE where it would change nothing: no file's own full scale is larger.
     """
-    largest = max((look.largest for look in looks if look.full_scale > 255), default=FULL_SCALE)
+    largest = max(
+        (stats.largest for stats in image_stats if stats.full_scale > 255), default=FULL_SCALE
+    )
     white = int(2 ** max(LEAST, largest.bit_length()) - 1)
-    return white if any(look.full_scale > white for look in looks) else FULL_SCALE
+    return white if any(stats.full_scale > white for stats in image_stats) else FULL_SCALE

@@ -73,8 +73,8 @@ def train_whole(
     require_device(device)
     place.prepare()
     engines = usable_engines(device, choices["engine"], choices["precision"])
-    decoding = Preprocessing(fit=choices["fit"], full_scale=choices["full_scale"])
-    how = device, engines, choices["precision"], decoding
+    preprocessing = Preprocessing(fit=choices["fit"], full_scale=choices["full_scale"])
+    how = device, engines, choices["precision"], preprocessing
     load = _loader(training, place, choices)
     starts, refused = _starts(choices, load)
     total = len(choices["arch"]) * sum(map(len, wanted.values()))
@@ -118,13 +118,13 @@ def _checked(choices: Mapping[str, Any]) -> dict[str, list[HeadConfig]]:
 
 def _loader(training: ImageSet, place: Workspace, choices: Mapping[str, Any]) -> Load:
     """Return what loads a backbone by name and weights, the last one only once."""
-    from extract.embedder import engines_folder
+    from extract.embedder import engine_artifacts
     from extract.model_loader import load_backbone
 
     mean_and_std = steps.normalization(group(EmbeddingOptions, choices), training, place)
-    shelf, seed = engines_folder(place.cache), choices["seed"]
+    artifacts, seed = engine_artifacts(place.cache), choices["seed"]
     return lru_cache(1)(
-        lambda name, weights: load_backbone(name, weights, seed, shelf, mean_and_std)
+        lambda name, weights: load_backbone(name, weights, seed, artifacts, mean_and_std)
     )
 
 
@@ -145,7 +145,7 @@ def _starts(choices: Mapping[str, Any], load: Load) -> tuple[list[tuple[str, str
     return starts, refused
 
 
-def _usable(training: ImageSet, decoding: Preprocessing) -> Readable:
+def _usable(training: ImageSet, preprocessing: Preprocessing) -> Readable:
     """Find out which images can be decoded, for all trainings, and say which can't."""
     from evaluate.baseline.images import readable
 
@@ -156,7 +156,7 @@ def _usable(training: ImageSet, decoding: Preprocessing) -> Readable:
             nonlocal tried
             progress(tried := tried + images, total)
 
-        found = readable(training, decoding, advance)
+        found = readable(training, preprocessing, advance)
     for failure in found.failures:
         warn(f"Left out: {failure.path}: {failure.reason}")
     return found

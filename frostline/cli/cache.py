@@ -81,7 +81,7 @@ def compact(workspace: Path, arch: list[str], device: list[str]) -> None:
 
     for cache in steps.find(Workspace(workspace), arch, device):
         before = len(cache.segments)
-        with bar(f"Compacting {cache.identity.name}", "rows") as progress:
+        with bar(f"Compacting {cache.key.name}", "rows") as progress:
             path = compact(cache, progress=progress)
         say(f"{before} segment(s) → {path}")
 
@@ -105,15 +105,15 @@ def prune(
     known, there = images_there(place.cache, forget, given, lambda root: steps.scan(root, place))
     drop = {cache.folder: gone_from(cache, known, there) for cache in found}
     for cache in found:
-        say(f"{cache.identity.name}: {len(drop[cache.folder].gone)} image(s) are gone")
+        say(f"{cache.key.name}: {len(drop[cache.folder].gone)} image(s) are gone")
         if unknown := len(drop[cache.folder].unknown):
-            say(f"{cache.identity.name}: {unknown} image(s) of no known data set are kept")
+            say(f"{cache.key.name}: {unknown} image(s) of no known data set are kept")
     if any(each.gone for each in drop.values()):
         if not choices["yes"]:
             click.confirm("Drop their rows?", abort=True)
         for cache in found:
             if drop[cache.folder].gone:
-                with bar(f"Pruning {cache.identity.name}", "rows") as progress:
+                with bar(f"Pruning {cache.key.name}", "rows") as progress:
                     compact(cache, drop[cache.folder].gone, progress)
     known_datasets.forget(place.cache, map(known_datasets.root_of, forget))
 

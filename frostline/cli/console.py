@@ -130,7 +130,7 @@ def print_extractions(
     that lists all failures.
     """
     for each in done:
-        identity = each.cache.identity
+        key = each.cache.key
         for trouble in each.trouble:
             warn(f"{trouble}; {each.engine} computed instead")
         when = "verified earlier: " if each.verified_earlier else ""
@@ -138,7 +138,7 @@ def print_extractions(
         what = f"row(s) of {each.views + 1} views" if each.views else "image(s)"
         by = f" (computed by {each.engine}{far})" if each.engine else ""
         say(
-            f"{identity.backbone} on {identity.device}: {each.computed} {what} computed, "
+            f"{key.backbone} on {key.device}: {each.computed} {what} computed, "
             f"{each.present} already in {each.cache.folder}{by}"
         )
     _print_stages(done)

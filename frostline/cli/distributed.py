@@ -135,7 +135,7 @@ class Kept:
 
     def __enter__(self) -> Kept:
         with ExitStack() as stack:
-            self.looks = stack.enter_context(ImageIndex(self.place.looks))
+            self.index = stack.enter_context(ImageIndex(self.place.image_index))
             stack.enter_context(sharing(self.place.lists))  # removes what a killed run has left
             self.written = {
                 name: stack.enter_context(temporary_file(path.parent))
@@ -159,8 +159,8 @@ class Kept:
             CacheError: the table of hashes can't be used.
             OSError: the disk is full.
         """
-        for sha256, look in done.looks.items():
-            self.looks.note(sha256, look)
+        for sha256, stats in done.image_stats.items():
+            self.index.note(sha256, stats)
         record(self.place.cache, self.sources[done.source], (m.hashed.sha256 for m in done.files))
         self.add_to[done.source](Row(m.label, m.name, m.hashed.sha256) for m in done.files)
         with _usable(self.place.scan_table):
@@ -208,7 +208,7 @@ def extract_at_scale(
         options=RunnerOptions(options.strict, options.workers, options.images_at_once),
         max_pixels=Image.MAX_IMAGE_PIXELS,
     )
-    caches = [open_cache(root, target.identity) for target in targets]
+    caches = [open_cache(root, target.key) for target in targets]
     sources = {name: _everywhere(path) for name, path in sources.items()}
     _extract(sources, place, job, caches, cluster, choices["augmented"])
 

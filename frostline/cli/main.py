@@ -118,8 +118,8 @@ def run(
     choices["full_scale"] = white = steps.white_value(choices["full_scale"], training, place)
     views = max(candidate.views for candidate in sweep.candidates)
     embedding = replace(group(EmbeddingOptions, choices), augmented=views)
-    targets = steps.extract([training, testing, *others.values()], place, embedding)
-    caches = [open_cache(place.cache, target.identity) for target in targets]
+    specs = steps.extract([training, testing, *others.values()], place, embedding)
+    caches = [open_cache(place.cache, spec.key) for spec in specs]
     audit = steps.audit_datasets(training, testing, place, white)
     groups = {} if choices["no_group"] else audit.group_of
     options = TrainingOptions(sweep, choices["train_on"], choices["tensorboard"])
@@ -206,7 +206,7 @@ def train_heads(ctx: click.Context, /, dataset: Path, workspace: Path, **choices
         warn(remark)
     groups = dict[bytes, int]()
     if not choices["no_group"]:
-        white = smallest_full_scale(cache.identity for cache in caches)
+        white = smallest_full_scale(cache.key for cache in caches)
         groups = {**steps.audit_datasets(training, None, place, white).group_of}
     options = TrainingOptions(sweep, choices["train_on"], choices["tensorboard"])
     if choices["on"] == "ray":

@@ -171,7 +171,7 @@ def extract(
     from evaluate.workspace.known_datasets import record
     from extract.distributed.job import order_of
     from extract.distributed.local_devices import extract_on_local_devices, local_devices
-    from extract.embedder import engines_folder
+    from extract.embedder import engine_artifacts
     from extract.pipeline import RunnerOptions, extract
 
     devices = list(options.device) or present_devices()
@@ -187,17 +187,17 @@ def extract(
     failed = [failure for images in sets for failure in images.unopened]
     if options.strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    artifacts = engines_folder(place.cache)
+    artifacts = engine_artifacts(place.cache)
     mean_and_std = normalization(options, sets[0], place)
-    targets = targets_of(options, engines, place, mean_and_std)
+    specs = targets_of(options, engines, place, mean_and_std)
     if options.precision == "int8":
         from extract.backends.int8 import calibrated
 
         first = sets[0].files  # not the test images, which take no part in any choice
-        targets = [calibrated(target, first, artifacts) for target in targets]
+        specs = [calibrated(spec, first, artifacts) for spec in specs]
     runner = RunnerOptions(
         options.strict, options.workers, options.images_at_once, artifacts, options.augmented,
-        place.looks,
+        place.image_index,
     )  # fmt: skip
     # Views are for training.
     whole = len(sets) == 1 or not options.augmented
@@ -207,18 +207,18 @@ def extract(
     for part, how in parts:
         files = [file for images in part for file in images.files]
         # 0: chips that are not counted yet may be there all the same.
-        if one := [target for target in targets if found[target.device] < 2]:
+        if one := [spec for spec in specs if found[spec.device] < 2]:
             with bar("Embedding", "rows") as progress:
                 done += extract(one, files, root or place.cache, progress, how)
         for name in devices:
-            if many := [t for t in targets if t.device == name and found[name] > 1]:
-                orders = [order_of(target, options.weights, options.seed) for target in many]
+            if many := [t for t in specs if t.device == name and found[name] > 1]:
+                orders = [order_of(spec, options.weights, options.seed) for spec in many]
                 with bar(f"Embedding on {found[name]} chips", "rows") as progress:
                     done += extract_on_local_devices(
                         many, orders, files, root or place.cache, progress, how
                     )
     print_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
-    return targets
+    return specs
 
 
 def check_weights(arch: Sequence[str], weights: str) -> None:
@@ -232,19 +232,19 @@ def targets_of(
     mean_and_std: Normalization | None = None,
 ) -> list[EmbeddingSpec]:  # fmt: skip
     """Return what every backbone asked for fills on each device. engines: to try there."""
-    from extract.embedder import EmbeddingSpec, engines_folder
+    from extract.embedder import EmbeddingSpec, engine_artifacts
     from extract.model_loader import load_backbone
 
-    targets, artifacts = list[EmbeddingSpec](), engines_folder(place.cache)
+    specs, artifacts = list[EmbeddingSpec](), engine_artifacts(place.cache)
     for name in options.arch or STANDARD:
         backbone = load_backbone(name, options.weights, options.seed, artifacts, mean_and_std)
         if backbone.notice:
             warn(backbone.notice)
-        targets += [
+        specs += [
             EmbeddingSpec(backbone, where, chosen, options.precision, options.preprocessing)
             for where, chosen in engines.items()
         ]
-    return targets
+    return specs
 
 
 def white_value(full_scale: int | str | None, training: ImageSet, place: Workspace) -> int:
@@ -252,18 +252,18 @@ def white_value(full_scale: int | str | None, training: ImageSet, place: Workspa
 
     full_scale: of the option; `auto` goes by the training images.
     """
-    from extract.dataset_statistics.image_index import looks_of
+    from extract.dataset_statistics.image_index import stats_of
     from extract.imaging.image_stats import smallest_white
 
     if full_scale != AUTO:
         return FULL_SCALE if full_scale is None else int(full_scale)
     with bar("Measuring bit depth", "images") as progress:
-        looks, _ = looks_of(training.unique, place.looks, progress, None)
-    white = smallest_white(looks.values())
+        image_stats, _ = stats_of(training.unique, place.image_index, progress, None)
+    white = smallest_white(image_stats.values())
     if white == FULL_SCALE:
         say(f"--full-scale auto: {training.name} uses the full scale of its files")
     else:
-        largest = max(look.largest for look in looks.values() if look.full_scale > 255)
+        largest = max(stats.largest for stats in image_stats.values() if stats.full_scale > 255)
         say(f"--full-scale auto: {white}, as the largest value in {training.name} is {largest}")
     return white
 
@@ -274,17 +274,17 @@ def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) 
     sets: by what they are for. white: see `white_value`.
     """
     from evaluate.audit.set_properties import Shown, of_depth
-    from extract.dataset_statistics.image_index import known_looks
+    from extract.dataset_statistics.image_index import known_stats
 
     files = [(part, file) for part, images in sets.items() for file in images.unique]
     try:
-        looks = known_looks({file.sha256 for _, file in files}, place.looks, white)
+        image_stats = known_stats({file.sha256 for _, file in files}, place.image_index, white)
     except CacheError as error:
         warn(f"The bit depth of the images is not known: {error}")
         return
-    known = [(part, file) for part, file in files if file.sha256 in looks]
+    known = [(part, file) for part, file in files if file.sha256 in image_stats]
     for each in of_depth(
-        [Shown(file.path, file.label, part, looks[file.sha256]) for part, file in known]
+        [Shown(file.path, file.label, part, image_stats[file.sha256]) for part, file in known]
     ):
         warn(each.note)
 
@@ -293,16 +293,16 @@ def normalization(
     options: EmbeddingOptions, training: ImageSet, place: Workspace
 ) -> Normalization | None:
     """Return mean and standard deviation of the training images, or None for the weights' own."""
-    from extract.dataset_statistics.image_index import looks_of
+    from extract.dataset_statistics.image_index import stats_of
     from extract.dataset_statistics.normalization import of_images
 
     if options.normalize != "dataset":
         return None
     with bar("Looking at gray levels", "images") as progress:
-        looks, _ = looks_of(
-            training.unique, place.looks, progress, options.preprocessing.full_scale
+        image_stats, _ = stats_of(
+            training.unique, place.image_index, progress, options.preprocessing.full_scale
         )
-    found = of_images(looks.values())
+    found = of_images(image_stats.values())
     say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
     return found
 
@@ -356,12 +356,12 @@ def train(
     device = options.train_on if trainer_of else torch_device(options.train_on)
     heads: list[SavedHead] = []
     for cache in caches:
-        with bar(f"Heads on {cache.identity.name}", "epochs") as progress:
+        with bar(f"Heads on {cache.key.name}", "epochs") as progress:
             done = train_heads(
                 cache, training.labels, training.name, options.plan, place.heads, progress, device,
                 groups, trainer_of(cache) if trainer_of else train_here,
             )  # fmt: skip
-        tell_heads(cache.identity.name, done, place.heads, len(training.labels))
+        tell_heads(cache.key.name, done, place.heads, len(training.labels))
         heads += done.heads
     if not heads:
         raise HeadError("no head is left: every training diverged; give a smaller --lr")

@@ -34,7 +34,7 @@ def device_parity(material: ReportContext) -> list[dict[str, Any]]:
     hashes = [key for found in list(material.answers.values())[:1] for key in found.hashes]
     lines = []
     for (of_first, first), (of_second, second) in combinations(_caches(material), 2):
-        if replace(first.identity, device="") != replace(second.identity, device=""):
+        if replace(first.key, device="") != replace(second.key, device=""):
             continue
         shared = contents(first).stored & contents(second).stored
         common = [key for key in hashes if key in shared]
@@ -43,9 +43,9 @@ def device_parity(material: ReportContext) -> list[dict[str, Any]]:
             pairs = _pairs(material, of_first, of_second)
             lines.append(
                 {
-                    "backbone": first.identity.backbone,
-                    "devices": f"{first.identity.device}, {second.identity.device}",
-                    "precision": first.identity.precision,
+                    "backbone": first.key.backbone,
+                    "devices": f"{first.key.device}, {second.key.device}",
+                    "precision": first.key.precision,
                     "found": found,
                     "words": in_words(first, second, found),
                     "heads": len(pairs),
@@ -65,7 +65,7 @@ def _caches(material: ReportContext) -> list[tuple[Row, Cache]]:
         info = material.read(partial(read_info, path)) if path.exists() else None
         if info:
             found.append((row, open_cache(material.workspace.cache, info.identity)))
-    return sorted(found, key=lambda each: each[1].identity.name)
+    return sorted(found, key=lambda each: each[1].key.name)
 
 
 def _pairs(material: ReportContext, first: Row, second: Row) -> list[tuple[int, set[bytes]]]:

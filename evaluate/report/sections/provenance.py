@@ -60,19 +60,17 @@ def _folds(row: Row) -> str:
 
 def _of_cache(cache: Cache) -> list[tuple[str, str]]:
     """Return what the best model's cache says of itself, its host left out."""
-    identity, note = cache.identity, contents(cache).provenance
+    key, note = cache.key, contents(cache).provenance
     versions = [f"{name} {' and '.join(words(v))}" for name, v in note.get("versions", {}).items()]
-    channels = [
-        f"{mean:.3f}/{std:.3f}" for mean, std in zip(identity.mean, identity.std, strict=True)
-    ]
+    channels = [f"{mean:.3f}/{std:.3f}" for mean, std in zip(key.mean, key.std, strict=True)]
     facts = [
-        ("cache", identity.name),
-        ("weights' SHA-256", identity.weights_sha256),
-        ("gray", identity.gray),
-        ("bit depth", identity.bit_depth),
-        ("size", f"{identity.size} x {identity.size}, {identity.fit}, {identity.interpolation}"),
+        ("cache", key.name),
+        ("weights' SHA-256", key.weights_sha256),
+        ("gray", key.gray),
+        ("bit depth", key.bit_depth),
+        ("size", f"{key.size} x {key.size}, {key.fit}, {key.interpolation}"),
         ("mean and deviation", ", ".join(channels)),
-        ("precision", identity.precision),
+        ("precision", key.precision),
         ("engine", ", ".join(words(note.get("engine", "")))),
         ("versions", ", ".join(versions)),
     ]
