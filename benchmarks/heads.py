@@ -30,7 +30,6 @@ from heads.config import HeadConfig  # noqa: E402
 from heads.modules import build_head  # noqa: E402
 from heads.search.space import SearchPlan, combinations  # noqa: E402
 from heads.splits import split  # noqa: E402
-from heads.store import load_head  # noqa: E402
 from heads.training import train_heads  # noqa: E402
 
 Row = tuple[str, ...]
@@ -207,7 +206,7 @@ def real_work(data: Path, folder: Path) -> list[Row]:
         with tempfile.TemporaryDirectory() as heads:
             sweep = SearchPlan(tuple(combinations(values)))
             (best,) = train_heads(done.cache, train_labels, "cifar", sweep, Path(heads)).heads
-            right = load_head(best)(torch.tensor(new)).argmax(1).numpy() == truth
+            right = best.module()(torch.tensor(new)).argmax(1).numpy() == truth
         return float(right.mean()), time.perf_counter() - started
 
     single = ours({

@@ -21,7 +21,6 @@ from extract.embedder import EmbeddingSpec  # noqa: E402
 from extract.model_loader import load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
-from heads.inference import answer  # noqa: E402
 from heads.search.space import SearchPlan  # noqa: E402
 from heads.training import train_heads  # noqa: E402
 
@@ -54,8 +53,8 @@ def against_transfer(data: Path, name: str) -> list[Row]:
             frozen = heads.heads[0]
             whole = train_network(spec, wanted, "transfer", training, place).head
             ours, theirs = frozen.info.training_seconds, whole.info.training_seconds
-            logits = answer(frozen, rows)
-            difference = np.abs(logits - answer(whole, rows)).max() / np.abs(logits).max()
+            logits = frozen.logits(rows)
+            difference = np.abs(logits - whole.logits(rows)).max() / np.abs(logits).max()
             found.append(
                 (f"{name} ({backbone.weights}), `{head}`, {optimizer}", f"{ours:.2f} s",
                  f"{theirs:.1f} s", f"{theirs / ours:.0f}",

@@ -7,10 +7,8 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
 
 from cache.errors import DatasetError, Failure
 from cache.progress import Progress, silent
@@ -21,6 +19,7 @@ from extract.devices import usable_cores
 from extract.embedder import EmbeddingSpec
 from extract.imaging.preprocessing import Preprocessing
 from extract.loader import BATCHES_AHEAD, NOTHING, Batch, batches, decoded
+from heads.store import TrainedHead
 
 WARM_UP = 4  # images, before anything is timed
 
@@ -60,7 +59,7 @@ class Measurement:
 
 def measure(
     spec: EmbeddingSpec,
-    heads: Sequence[nn.Module],
+    heads: Sequence[TrainedHead],
     paths: Sequence[Path],
     progress: Progress = silent,
     artifacts: ArtifactStore | None = None,
@@ -111,11 +110,10 @@ def measure(
     )
 
 
-def _answer(head: nn.Module, batches: Sequence[NDArray[np.float32]]) -> Answers:
+def _answer(head: TrainedHead, batches: Sequence[NDArray[np.float32]]) -> Answers:
     """Return a head's logits for some batches of embeddings, and how many seconds they took."""
     started = time.perf_counter()
-    with torch.inference_mode():
-        logits = [head(torch.from_numpy(batch)).numpy() for batch in batches]
+    logits = [head.logits(batch) for batch in batches]
     return Answers(np.concatenate(logits), time.perf_counter() - started)
 
 

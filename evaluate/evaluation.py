@@ -29,16 +29,16 @@ from extract.loader import CHANGED, batch, decoded
 from heads.architectures import HEADS
 from heads.config import NO_OPTIMIZER, fingerprint
 from heads.optimizers import OPTIMIZERS
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 
 TIMING_S = 0.5  # for single images, and for each batch size
 MAPPED = 8  # test images, the mistakes first, of which the best model's activation is mapped
 
 
-def in_reference_order(heads: Sequence[SavedHead]) -> list[SavedHead]:
+def in_reference_order(heads: Sequence[TrainedHead]) -> list[TrainedHead]:
     """Sort as the reference study numbers its models: device, backbone, head, optimizer."""
 
-    def key(saved: SavedHead) -> tuple[Any, ...]:
+    def key(saved: TrainedHead) -> tuple[Any, ...]:
         info = saved.info
         return (
             list(DEVICES).index(info.identity.device),
@@ -60,7 +60,7 @@ def _place(backbone: str) -> tuple[int, str]:
 
 
 def evaluate(
-    heads: Sequence[SavedHead],
+    heads: Sequence[TrainedHead],
     test: TestSet,
     loader: ModelLoader,
     progress: Progress = silent,
@@ -106,7 +106,7 @@ def evaluate(
     return ids
 
 
-def _cache_of(saved: SavedHead) -> str:
+def _cache_of(saved: TrainedHead) -> str:
     return saved.info.identity.digest
 
 
@@ -115,7 +115,9 @@ def _within(progress: Progress, before: int, all_of_them: int, done: int, total:
     progress(before + done, all_of_them)
 
 
-def unmeasured(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -> list[SavedHead]:
+def unmeasured(
+    heads: Sequence[TrainedHead], test: TestSet, loader: ModelLoader
+) -> list[TrainedHead]:
     """Return the heads not yet measured on these images, by this engine, in this very workspace,
     with as many images left out as leaked, or counted as repeats.
     """
@@ -123,7 +125,7 @@ def unmeasured(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -
     results, known = read_results(workspace.results), fingerprint(labels)
     counted_twice = len(test.counted) - result_row.distinct(test.counted, test.repeats)
 
-    def measured(saved: SavedHead) -> bool:
+    def measured(saved: TrainedHead) -> bool:
         key = (saved.info.id, known, _first_engine(saved, loader.engine))
         found = results[matching(results, *key, test.name)]
         same_choice = found["selected_by"] == saved.info.selection.rule
@@ -139,13 +141,13 @@ def unmeasured(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -
     return [saved for saved in heads if not measured(saved)]
 
 
-def _first_engine(saved: SavedHead, engine: str | None) -> str:
+def _first_engine(saved: TrainedHead, engine: str | None) -> str:
     key = saved.info.identity
     return usable_engines(key.device, engine, key.precision)[0]
 
 
 def _measured(
-    heads: Sequence[SavedHead],
+    heads: Sequence[TrainedHead],
     spec: EmbeddingSpec,
     test: TestSet,
     workspace: Workspace,
@@ -153,9 +155,9 @@ def _measured(
     remark: Callable[[str], None],
 ) -> list[Row]:
     """Measure the heads of one cache, keep their predictions, return their rows."""
-    modules, artifacts = [load_head(saved) for saved in heads], engine_artifacts(workspace.cache)
+    loaded, artifacts = [head.load() for head in heads], engine_artifacts(workspace.cache)
     hashes = {file.path: file.sha256 for file in test.images.unique}
-    measured = measure(spec, modules, list(hashes), progress, artifacts, hashes)
+    measured = measure(spec, loaded, list(hashes), progress, artifacts, hashes)
     for failure in measured.failed:
         if failure.reason == CHANGED:
             remark(f"{failure.path} is left out: {failure.reason}")
@@ -164,20 +166,21 @@ def _measured(
     for trouble in measured.trouble:
         remark(f"{trouble}; {measured.engine} was measured instead")
     as_measured = replace(spec, engines=(measured.engine,))
+    modules = [head.module() for head in loaded]
     timings = time_models(as_measured, modules, measured.paths, artifacts, TIMING_S)
     cached = result_row.cached_rows(measured, open_cache(workspace.cache, spec.key))
     done, said = list[Row](), list[Predictions]()
-    for saved, module, answers, timing in zip(
-        heads, modules, measured.answers, timings, strict=True
+    for head, module, answers, timing in zip(
+        loaded, modules, measured.answers, timings, strict=True
     ):
-        info = saved.info
+        info = head.info
         predictions = _predictions(info.classes, test, measured, answers)
         row = result_row.origin(info) | result_row.measured(test, measured, answers)
         path = predictions_path(workspace.heads, info.id, row["test_fingerprint"], measured.engine)
         write_predictions(path, predictions, info.classes)
         row |= result_row.scores(predictions, info.temperature, test.repeats)
         row |= result_row.costs(timing, info.identity.backbone, module)
-        row["cached_difference"] = result_row.difference(module, answers, cached)
+        row["cached_difference"] = result_row.difference(head, answers, cached)
         done.append(row)
         said.append(predictions)
     first = ranked(done)[0]
@@ -203,7 +206,7 @@ def _predictions(
 
 
 def _map_activation(
-    spec: EmbeddingSpec, saved: SavedHead, predictions: Predictions, workspace: Workspace
+    spec: EmbeddingSpec, saved: TrainedHead, predictions: Predictions, workspace: Workspace
 ) -> None:
     """Map what a model looked at in some test images, the mistakes first; keep the maps."""
     chances = predictions.probabilities
@@ -212,5 +215,5 @@ def _map_activation(
     some = batch(
         decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, spec.preprocessing)
     )
-    maps = activation_maps(spec.backbone, load_head(saved), some.pixels)
+    maps = activation_maps(spec.backbone, saved.module(), some.pixels)
     write_maps(maps_path(workspace.heads, saved.info.id), Maps(some.hashes, maps))

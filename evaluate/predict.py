@@ -30,8 +30,8 @@ from extract.embedder import EmbeddingSpec, engine_artifacts
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.file_names import ListingNotes, check_regular, why_no_image
 from extract.sources.image_file import ImageFile
-from heads.inference import answer, probabilities
-from heads.store import HeadInfo, SavedHead, head_path, parameters_sha256, read_info
+from heads.inference import probabilities
+from heads.store import HeadInfo, TrainedHead, head_path, read_head
 
 BEST = "best"
 # What answers are known by, by the suffix of their file.
@@ -57,7 +57,7 @@ class Prediction:
     error: str | None = None
 
 
-def find_model(place: Workspace, wanted: str) -> tuple[str, SavedHead]:
+def find_model(place: Workspace, wanted: str) -> tuple[str, TrainedHead]:
     """Return the model_id and head of a model of `results.csv`: see `find_row`.
 
     Raises:
@@ -112,7 +112,7 @@ def _of_current_study(place: Workspace, rows: Sequence[Row]) -> list[Row]:
     return max(of_study.values(), key=lambda found: found[-1]["evaluated_at"])
 
 
-def load_row(place: Workspace, row: Row) -> tuple[str, SavedHead]:
+def load_row(place: Workspace, row: Row) -> tuple[str, TrainedHead]:
     """Return the model_id and the head of a row. Raises HeadError: it is gone or damaged."""
     path = head_path(place.heads, row["head_id"])
     if not path.exists():
@@ -120,10 +120,10 @@ def load_row(place: Workspace, row: Row) -> tuple[str, SavedHead]:
             f"{place.results} has model {row['model_id']}, but its head is not there ({path}): if "
             "your results lie elsewhere, say where with --workspace, else run train-heads"
         )
-    return str(row["model_id"]), SavedHead(path, read_info(path))
+    return str(row["model_id"]), read_head(path)
 
 
-def measured_doubt(saved: SavedHead) -> tuple[Uncertainty, Arrays] | None:
+def measured_doubt(saved: TrainedHead) -> tuple[Uncertainty, Arrays] | None:
     """Read how the doubt of a head was measured; None if it never was.
 
     Raises:
@@ -135,12 +135,12 @@ def measured_doubt(saved: SavedHead) -> tuple[Uncertainty, Arrays] | None:
     if not path.exists():
         return None
     doubt, arrays = read_doubt(path)
-    if doubt.head_sha256 != parameters_sha256(saved):
+    if doubt.head_sha256 != saved.sha256():
         raise ResultsError(f"{path} was measured before the head was trained again: run evaluate")
     return doubt, arrays
 
 
-def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedHead | None:
+def best_of(place: Workspace, heads: Collection[TrainedHead], test: str) -> TrainedHead | None:
     """Return the best of some heads on a test set, by its fingerprint; None if none was measured.
 
     See `find_model`.
@@ -153,7 +153,7 @@ def best_of(place: Workspace, heads: Collection[SavedHead], test: str) -> SavedH
 
 def predict(
     paths: Sequence[Path],
-    saved: SavedHead,
+    saved: TrainedHead,
     spec: EmbeddingSpec,
     place: Workspace,
     progress: Progress = silent,
@@ -275,14 +275,14 @@ def write_answers(
 def _answers(
     paths: Sequence[Path],
     hashes: dict[Path, bytes],
-    saved: SavedHead,
+    saved: TrainedHead,
     cache: Any,
     remark: Callable[[str], None],
 ) -> list[Prediction]:
     if not paths:
         return []
     info, rows = saved.info, read(cache, [hashes[path] for path in paths])
-    chances = probabilities(answer(saved, rows), info.temperature)
+    chances = probabilities(saved.logits(rows), info.temperature)
     scores = np.full(len(rows), np.nan)
     threshold = None
     try:

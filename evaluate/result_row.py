@@ -6,7 +6,7 @@ from json import dumps
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cache.store import Cache, contents, read
@@ -22,7 +22,7 @@ from extract.imaging.bit_depth import FULL_SCALE
 from heads.architectures import HEADS
 from heads.config import fingerprint
 from heads.splits import NO_GROUPS, Groups
-from heads.store import HeadInfo
+from heads.store import HeadInfo, TrainedHead
 
 # Fields of a configuration that are columns of the same name.
 SETTINGS = (
@@ -158,17 +158,18 @@ def costs(timing: Timing, backbone: str, head: nn.Module) -> dict[str, Any]:
     }
 
 
-def cached_rows(measurement: Measurement, cache: Cache) -> torch.Tensor | None:
+def cached_rows(measurement: Measurement, cache: Cache) -> NDArray[np.float32] | None:
     """Return the cached rows of what was measured, or None: the images were never extracted."""
     if not contents(cache).stored.issuperset(measurement.hashes):
         return None
-    return torch.tensor(read(cache, measurement.hashes))
+    return read(cache, measurement.hashes)
 
 
-def difference(head: nn.Module, answers: Answers, cached: torch.Tensor | None) -> float | None:
+def difference(
+    head: TrainedHead, answers: Answers, cached: NDArray[np.float32] | None
+) -> float | None:
     """Largest difference to the head's logits on the cached rows, relative to the largest logit."""
     if cached is None:
         return None
-    with torch.inference_mode():
-        expected = head(cached).numpy()
+    expected = head.logits(cached)
     return float(f"{np.abs(answers.logits - expected).max() / np.abs(expected).max():.3g}")

@@ -13,7 +13,7 @@ from extract.dataset import ImageSet
 from extract.devices import require_device
 from extract.embedder import current_key, preprocessing_of
 from heads.config import fingerprint
-from heads.store import SavedHead, find_heads
+from heads.store import TrainedHead, find_heads
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def outdated(key: EmbeddingKey) -> str | None:
 
 def select_heads(
     training: ImageSet, place: Workspace, wanted: Wanted
-) -> tuple[list[SavedHead], list[str]]:
+) -> tuple[list[TrainedHead], list[str]]:
     """Find the heads trained on this data set that can be measured here.
 
     Also returns a line about each file that can't be used, and about each device that is not there,

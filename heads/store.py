@@ -1,7 +1,9 @@
 """Trained heads as safetensors files: the tensors, and everything about them as metadata.
 
-- Whatever reads a head reads all of it, checked: content against its checksum, then types, shapes,
-  finite numbers, temperature and class names.
+- A file is read as a whole and checked: its checksum, then types, shapes, finite numbers,
+  temperature and class names.
+- A file that cannot be used costs its own head only.
+- Reading a head and computing its logits does not import torch.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,9 @@ from cache.records import parse_json
 from cache.storage import files_in
 from heads.architectures import tensor_shapes
 from heads.config import FROZEN, HeadConfig, head_id
+from heads.inference import head_logits
 from heads.modules import build_head
 
-# torch is imported where tensors are: what a head says of itself is read without it.
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -36,9 +38,13 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Selection:
-    """rule: why this head was kept. cv_accuracy, cv_spread: mean and standard deviation over the
-    folds that judged its configuration; None if none did. cv_ungrouped: the mean over folds that
-    divide near duplicates, where these folds do not.
+    """Why this head was selected.
+
+    Attributes:
+        rule: The rule, and among how many candidates.
+        cv_accuracy: Mean validation accuracy over the folds of its configuration; None without.
+        cv_spread: Standard deviation over these folds.
+        cv_ungrouped: The mean over folds that divide near duplicates, if the others do not.
     """
 
     rule: str = "the only candidate"
@@ -49,11 +55,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class Network:
-    """How a head was trained together with its backbone, as one network, in the ordinary way.
+    """How a head was trained together with its backbone, as one network.
 
-    name: of this training, from everything that it depends on. mode: what of it was trained. start:
-    the backbone's weights at the beginning. augmentation: the policy by which each image was
-    changed anew in every epoch, or `none`. precision, device: of training.
+    Attributes:
+        name: Identifier of this training, from everything that it depends on.
+        mode: What was trained.
+        start: The backbone's weights before training.
+        augmentation: Policy of the augmented images in every epoch, or `none`.
+        precision: Numeric precision of training.
+        device: Device of training.
     """
 
     name: str
@@ -66,17 +76,29 @@ class Network:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What a head file says of itself.
+    """The metadata of a head file.
 
-    dataset: the name of the folder it was trained on. dataset_fingerprint: of all images there.
-    images_fingerprint: of those that have an embedding, and how they are grouped. n_groups: of near
-    duplicates that the split did not divide. weights: where the backbone's came from.
-    training_seconds: its share, if it was trained together with others. epoch: from 0, of the
-    curves, whose weights these are. temperature: by which its logits are divided to give
-    calibrated probabilities. calibration_folds: of all images, on whose held-out images heads of
-    this configuration had the logits that the temperature was fitted to; 0: it was fitted to the
-    validation images. calibrated_loss: cross entropy of the same logits after division by it.
-    network: of a head that was not trained on cached embeddings.
+    Attributes:
+        configuration: What the head was trained from and how.
+        identity: The embedding key of the cache it was trained on.
+        classes: Class names, in the order of the logits.
+        dataset: Name of the training folder.
+        dataset_fingerprint: Fingerprint of all its images.
+        images_fingerprint: Fingerprint of its images with an embedding, and their groups.
+        n_groups: Groups of near duplicates that the split did not divide.
+        weights: Source of the backbone's weights.
+        n_training: Number of training images.
+        n_validation: Number of validation images.
+        training_seconds: This head's share, if several were trained together.
+        embedding_seconds: Time to compute the embeddings, for all heads.
+        curves: One value per epoch, by metric name.
+        epoch: Epoch of the saved tensors, from 0.
+        temperature: Divisor of the logits for calibrated probabilities.
+        selection: Why this head was selected.
+        network: Set if the head was trained together with its backbone.
+        calibration_folds: Folds over all images whose held-out logits the temperature was fitted
+            to; 0: it was fitted to the validation images.
+        calibrated_loss: Cross entropy of the same logits after temperature scaling.
     """
 
     configuration: HeadConfig
@@ -101,7 +123,7 @@ class HeadInfo:
 
     @property
     def id(self) -> str:
-        """The head's name, from everything it depends on."""
+        """Identifier of the head, from everything that it depends on."""
         images = self.images_fingerprint
         if self.network:
             images = f"{images} {self.network.name}"
@@ -109,109 +131,128 @@ class HeadInfo:
 
     @property
     def mode(self) -> str:
-        """What of the model was trained, and how."""
+        """Which part of the model was trained, and how."""
         return self.network.mode if self.network else FROZEN
 
 
 @dataclass(frozen=True)
-class SavedHead:
-    """A head file: its path and what it says of itself."""
+class TrainedHead:
+    """A trained head.
+
+    Attributes:
+        path: Its file.
+        info: The metadata of the file.
+        loaded: Tensors by name, in memory; None: every use reads the file.
+    """
 
     path: Path
     info: HeadInfo
+    loaded: Arrays | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def tensors(self) -> Arrays:
+        """Tensors by name: finite float32 of the shapes of `tensor_shapes`; `labels` int64.
+
+        Raises:
+            HeadError: The file is damaged, or was replaced by a head with other outputs.
+            OSError: The file cannot be read.
+        """
+        if self.loaded is not None:
+            return self.loaded
+        info, tensors = _read(self.path)
+        if (info.classes, info.temperature) != (self.info.classes, self.info.temperature):
+            raise _unusable(self.path, "it has changed since it was read")
+        return tensors
+
+    def load(self) -> TrainedHead:
+        """Return this head with its tensors in memory. Raises HeadError, OSError: see `tensors`."""
+        return replace(self, loaded=self.tensors)
+
+    def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits, float32 [n, C], of embeddings, float32 [n, D].
+
+        Raises:
+            HeadError, OSError: see `tensors`.
+        """
+        name, classes = self.info.configuration.head, len(self.info.classes)
+        return head_logits(name, classes, self.tensors, embeddings)
+
+    def module(self) -> nn.Module:
+        """Return the torch module: float32 [B, D] → logits [B, C]; in eval mode, frozen.
+
+        Raises:
+            HeadError, OSError: see `tensors`.
+        """
+        import torch
+
+        info, tensors = self.info, self.tensors
+        dim, classes = info.identity.embedding_dim, len(info.classes)
+        head = build_head(info.configuration.head, dim, classes, info.n_training)
+        head.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
+        return head.eval().requires_grad_(False)
+
+    def sha256(self) -> str:
+        """Return the hash of all that calibrated probabilities depend on, in hex.
+
+        Raises:
+            HeadError, OSError: see `tensors`.
+        """
+        return content_sha256(self.tensors, *self.info.classes, repr(self.info.temperature))
 
 
 def head_path(root: Path, head_id: str) -> Path:
-    """Where a head of this id lies below `root` (a workspace's `heads/`)."""
+    """Return the file of a head below `root`, a workspace's `heads/`."""
     return root / f"{head_id}{SUFFIX}"
 
 
-def save_head(root: Path, info: HeadInfo, state: Mapping[str, Tensor]) -> Path:
-    """Write a head atomically and return its path. Raises OSError: as `write_arrays`."""
+def save_head(root: Path, info: HeadInfo, state: Mapping[str, Tensor]) -> TrainedHead:
+    """Write a head atomically. Raises OSError: as `write_arrays`."""
     path = head_path(root, info.id)
     _write(path, info, {name: tensor.numpy() for name, tensor in state.items()})
-    return path
+    return TrainedHead(path, info)
 
 
-def reselect_head(saved: SavedHead, selection: Selection) -> None:
-    """Let a kept head say how it was chosen this time, unless there was nothing to choose from.
-
-    Raises:
-        HeadError: the file is damaged.
-        OSError: it can't be read or written.
-    """
-    if selection not in (saved.info.selection, Selection()):
-        _write(saved.path, replace(saved.info, selection=selection), read_tensors(saved))
-
-
-def find_heads(root: Path) -> tuple[list[SavedHead], list[str]]:
-    """Read what every head file below `root` says of itself, by name.
-
-    Also returns a line about each file that can't be used.
+def reselect_head(head: TrainedHead, selection: Selection) -> None:
+    """Record why a saved head was selected this time, unless it was the only candidate.
 
     Raises:
-        OSError: the folder can't be listed.
+        HeadError: The file is damaged.
+        OSError: The file cannot be read or written.
     """
-    found, remarks = [], []
+    if selection not in (head.info.selection, Selection()):
+        _write(head.path, replace(head.info, selection=selection), head.tensors)
+
+
+def find_heads(root: Path) -> tuple[list[TrainedHead], list[str]]:
+    """Return the heads below `root`, by name, and a line about each file that cannot be used.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    heads, remarks = [], []
     for path in files_in(root, SUFFIX):
         try:
-            found.append(SavedHead(path, read_info(path)))
+            heads.append(read_head(path))
         except HeadError as error:
             remarks.append(str(error))
         except OSError as error:
             remarks.append(unreadable(path, error))
-    return found, remarks
+    return heads, remarks
 
 
-def read_info(path: Path) -> HeadInfo:
-    """Read what a head file says of itself.
-
-    The whole file is held against its checksum.
+def read_head(path: Path) -> TrainedHead:
+    """Return the head of a file, which is read and checked as a whole.
 
     Raises:
-        HeadError: it is damaged, foreign, or of an older version.
-        OSError: it is not there, or can't be read.
+        HeadError: The file is damaged, not a head, or of an older version.
+        OSError: The file cannot be read.
     """
-    return _read(path)[0]
-
-
-def read_tensors(saved: SavedHead) -> Arrays:
-    """Read a head's tensors by name: float32, of the shapes of `tensor_shapes`; finite.
-
-    Raises:
-        HeadError: the file is damaged, or was replaced by a head that answers differently.
-        OSError: it is not there, or can't be read.
-    """
-    info, tensors = _read(saved.path)
-    if (info.classes, info.temperature) != (saved.info.classes, saved.info.temperature):
-        raise _unusable(saved.path, "it has changed since it was read")
-    return tensors
-
-
-def parameters_sha256(saved: SavedHead) -> str:
-    """Hash all that a head's calibrated answers depend on, in hex. Raises as `read_tensors`."""
-    info = saved.info
-    return content_sha256(read_tensors(saved), *info.classes, repr(info.temperature))
-
-
-def load_head(saved: SavedHead) -> nn.Module:
-    """Build a saved head: float32 [B, D] → logits [B, C]; in eval mode, frozen.
-
-    Raises:
-        HeadError, OSError: as `read_tensors`.
-    """
-    import torch
-
-    info, tensors = saved.info, read_tensors(saved)
-    dim, classes = info.identity.embedding_dim, len(info.classes)
-    head = build_head(info.configuration.head, dim, classes, info.n_training)
-    head.load_state_dict({name: torch.tensor(array) for name, array in tensors.items()})
-    return head.eval().requires_grad_(False)
+    return TrainedHead(path, _read(path)[0])
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """Say that a file can't be read, and why."""
-    return f"{path} can't be read: {error.strerror or error}. Check who may read it."
+    """Return the message about a file that cannot be read."""
+    return f"{path} can't be read: {error.strerror or error}. Check its permissions."
 
 
 def _write(path: Path, info: HeadInfo, tensors: Mapping[str, NDArray[Any]]) -> None:

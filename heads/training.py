@@ -18,16 +18,16 @@ from heads.batched.fit import Trainer, TrainingData, train
 from heads.batched.trainer import TrainingResult, blocks
 from heads.config import HeadConfig, fingerprint, head_id
 from heads.embedding_dataset import labelled
-from heads.modules import build_head
+from heads.inference import head_logits
 from heads.search.space import SearchPlan
 from heads.search.trials import CALIBRATED, ScoredCandidate, add_trials, as_trial, rank, read_trials
 from heads.splits import NO_GROUPS, Groups, check_trainable, most_folds
 from heads.store import (
     HeadInfo,
-    SavedHead,
     Selection,
+    TrainedHead,
     head_path,
-    read_info,
+    read_head,
     reselect_head,
     save_head,
     unreadable,
@@ -49,7 +49,7 @@ class HeadsRun:
     replaced, or left out, as they can't be used.
     """
 
-    heads: tuple[SavedHead, ...]
+    heads: tuple[TrainedHead, ...]
     trained: int
     tried: int
     left_out: int
@@ -107,7 +107,7 @@ def train_heads(  # noqa: PLR0913
     trained = run.keep(final_fits, sweep.cv)
     there = [final for final in final_fits if run.is_kept(final)]
     return HeadsRun(
-        heads=tuple(SavedHead(run.path(final), read_info(run.path(final))) for final in there),
+        heads=tuple(read_head(run.path(final)) for final in there),
         trained=trained,
         tried=run.tried,
         left_out=len(unreadable),
@@ -228,7 +228,7 @@ class _Run:
         for final, selection in final_fits.items():
             if (path := self.path(final)).exists():
                 try:
-                    reselect_head(SavedHead(path, read_info(path)), selection)
+                    reselect_head(read_head(path), selection)
                 except HeadError as error:
                     self.damaged.add(final)
                     self.remarks.append(f"Trained again: {error}")
@@ -291,11 +291,13 @@ class _Run:
         assert self._data is not None  # noqa: S101 - it was trained from them
         assert trained.state is not None  # noqa: S101 - asked for
         rows, parts = self._data.rows, self._data.split(configuration)
-        dim, places = rows.embeddings.shape[2], self._data.places(parts.validation)
-        head = build_head(configuration.head, dim, rows.classes, len(parts.training)).eval()
-        head.load_state_dict(trained.state)
-        with torch.inference_mode():
-            return places, torch.cat([head(rows.clean(some)) for some in blocks(places)])
+        places = self._data.places(parts.validation)
+        tensors = {name: tensor.numpy() for name, tensor in trained.state.items()}
+        logits = [
+            head_logits(configuration.head, rows.classes, tensors, rows.clean(some).numpy())
+            for some in blocks(places)
+        ]
+        return places, torch.from_numpy(np.concatenate(logits))
 
     def _fitted(self, logits: Tensor, places: Tensor, folds: int) -> _Calibration:
         """Fit a temperature to logits [n, C] of images at these rows [n]."""

@@ -27,7 +27,7 @@ from evaluate.workspace.layout import Workspace
 from extract.dataset import ImageSet, scan
 from heads.config import HeadConfig, fingerprint
 from heads.search.space import SearchPlan
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 
@@ -105,11 +105,11 @@ def reported(root: Path, caches: Iterable[Cache], sweep: SearchPlan = SWEEP) -> 
     return place
 
 
-def _answers(saved: SavedHead, cache: Cache, testing: ImageSet) -> Predictions:
+def _answers(saved: TrainedHead, cache: Cache, testing: ImageSet) -> Predictions:
     files = testing.unique
     hashes = tuple(file.sha256 for file in files)
     with torch.inference_mode():
-        logits = load_head(saved)(torch.tensor(read(cache, hashes))).numpy()
+        logits = saved.module()(torch.tensor(read(cache, hashes))).numpy()
     labels = np.array([saved.info.classes.index(file.label) for file in files], np.int64)
     labels[MISTAKE] = 1 - labels[MISTAKE]
     leaked = np.arange(len(files)) == LEAKED
@@ -118,7 +118,7 @@ def _answers(saved: SavedHead, cache: Cache, testing: ImageSet) -> Predictions:
 
 
 def _enter(
-    place: Workspace, saved: SavedHead, answers: Predictions, testing: ImageSet, number: int
+    place: Workspace, saved: TrainedHead, answers: Predictions, testing: ImageSet, number: int
 ) -> None:
     info, engine = saved.info, "openvino" if saved.info.identity.device == "cpu" else "xla"
     known = fingerprint(testing.labels)
@@ -152,7 +152,7 @@ def _enter(
 
 
 def _enter_elsewhere(
-    place: Workspace, saved: SavedHead, answers: Predictions, testing: ImageSet
+    place: Workspace, saved: TrainedHead, answers: Predictions, testing: ImageSet
 ) -> None:
     """Enter the same model on an independent set: of the same images, half under other labels."""
     info, engine = saved.info, "openvino" if saved.info.identity.device == "cpu" else "xla"
@@ -186,7 +186,7 @@ def _maps(answers: Predictions) -> Maps:
     return Maps(answers.hashes, spots)
 
 
-def _write_doubt(place: Workspace, saved: SavedHead) -> None:
+def _write_doubt(place: Workspace, saved: TrainedHead) -> None:
     doubt = Uncertainty(
         chosen="neighbour",
         power={"margin": 0.71, "confidence": 0.7, "mahalanobis": 0.8, "neighbour": 0.93},

@@ -30,7 +30,7 @@ from extract.model_loader import LoadedBackbone, load_backbone
 from frostline.cli.baseline import train_whole
 from heads.config import HeadConfig
 from heads.search.space import FIELDS, SearchPlan
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.toy import extract_one
 
@@ -61,8 +61,8 @@ def spec(backbone: LoadedBackbone, precision: str = "fp32", device: str = "cpu")
     return EmbeddingSpec(backbone, device, (), precision)
 
 
-def logits_of(saved: SavedHead, rows: Tensor) -> Tensor:
-    found: Tensor = load_head(saved)(rows)
+def logits_of(saved: TrainedHead, rows: Tensor) -> Tensor:
+    found: Tensor = saved.module()(rows)
     return found
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from evaluate.predict import find_model
 from evaluate.workspace.layout import Workspace
 from frostline.cli.main import cli
-from heads.store import SavedHead, find_heads
+from heads.store import TrainedHead, find_heads
 from tests.conftest import FIXTURES, ROOT
 
 GEL = sorted((ROOT / "test_images" / "gel").iterdir())[0]
@@ -72,7 +72,7 @@ def somebody_else() -> Iterator[None]:
             os.seteuid(0)
 
 
-def best(out: Path) -> SavedHead:
+def best(out: Path) -> TrainedHead:
     return find_model(Workspace(out), "best")[1]
 
 

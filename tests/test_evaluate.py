@@ -31,7 +31,7 @@ from extract.model_loader import LoadedBackbone, load_backbone
 from heads.architectures import HEADS
 from heads.config import HeadConfig, fingerprint
 from heads.search.space import SearchPlan, combinations
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import FIXTURES, ROOT, require_or_skip
 from tests.toy import extract_one
@@ -49,12 +49,12 @@ def lite() -> LoadedBackbone:
 @pytest.fixture(scope="module")
 def workspace(
     tmp_path_factory: pytest.TempPathFactory, caches: dict[str, Cache]
-) -> tuple[Workspace, list[SavedHead]]:
+) -> tuple[Workspace, list[TrainedHead]]:
     """The fixtures' caches with every head trained on them."""
     place = Workspace(tmp_path_factory.mktemp("workspace"))
     shutil.copytree(FIXTURES, place.cache)
     labels = scan(ROOT / "dataset").labels
-    heads: list[SavedHead] = []
+    heads: list[TrainedHead] = []
     for cache in caches.values():
         heads += train_heads(cache, labels, "dataset", EVERY, place.heads).heads
     return place, heads
@@ -62,7 +62,7 @@ def workspace(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_assembled_models_answer_as_their_heads_on_the_committed_rows(
-    device: str, workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone
+    device: str, workspace: tuple[Workspace, list[TrainedHead]], lite: LoadedBackbone
 ) -> None:
     require_or_skip(device)
     place, heads = workspace
@@ -73,17 +73,17 @@ def test_assembled_models_answer_as_their_heads_on_the_committed_rows(
     assert {saved.info.configuration.head for saved in wanted} == set(HEADS)
     paths = [file.path for file in scan(ROOT / "test_images").files]
     spec = EmbeddingSpec(lite, device, tuple(DEVICES[device].engines), "fp32")
-    whole = measure(spec, [load_head(saved) for saved in wanted], paths)
+    whole = measure(spec, wanted, paths)
     assert whole.paths == tuple(paths)
     rows = read(open_cache(place.cache, wanted[0].info.identity), whole.hashes)
     for saved, answers in zip(wanted, whole.answers, strict=True):
-        cached = load_head(saved)(torch.tensor(rows)).numpy()
+        cached = saved.module()(torch.tensor(rows)).numpy()
         assert np.abs(answers.logits - cached).max() / np.abs(cached).max() < 1e-4
         np.testing.assert_allclose(answers.probabilities.sum(1), 1)
 
 
 def test_every_model_is_entered_with_its_scores_and_predictions(
-    workspace: tuple[Workspace, list[SavedHead]], tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], tmp_path: Path
 ) -> None:
     place = Workspace(tmp_path)
     shutil.copytree(workspace[0].cache, place.cache)
@@ -116,7 +116,7 @@ def test_every_model_is_entered_with_its_scores_and_predictions(
 
 
 def test_leaked_images_are_left_out_of_scores_and_both_are_told(
-    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], few: Few, tmp_path: Path
 ) -> None:
     data = few(1, 2)
     mislabelled = data / "test_images" / "not_gel" / "leak.jpg"
@@ -137,7 +137,7 @@ def test_leaked_images_are_left_out_of_scores_and_both_are_told(
 
 
 def test_a_test_set_of_leaks_only_is_refused(
-    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], few: Few, tmp_path: Path
 ) -> None:
     test = scan(few(1, 1) / "test_images")
     with pytest.raises(DatasetError, match="every image there is in training too"):
@@ -149,7 +149,7 @@ def test_a_test_set_of_leaks_only_is_refused(
 
 
 def test_leaks_and_broken_files_only_are_refused_too(
-    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], few: Few, tmp_path: Path
 ) -> None:
     data = few(1, 1)
     leaked = set(scan(data / "test_images").labels)
@@ -163,16 +163,16 @@ def test_leaks_and_broken_files_only_are_refused_too(
 
 
 def test_nothing_readable_is_an_error(
-    workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone, tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], lite: LoadedBackbone, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="none of the 1 test images"):
         spec = EmbeddingSpec(lite, "cpu", ("torch",), "fp32")
-        measure(spec, [load_head(workspace[1][0])], [tmp_path / "a.png"])
+        measure(spec, workspace[1][:1], [tmp_path / "a.png"])
 
 
 def test_a_file_that_changed_since_it_was_scanned_is_left_out_and_named(
-    workspace: tuple[Workspace, list[SavedHead]], few: Few
+    workspace: tuple[Workspace, list[TrainedHead]], few: Few
 ) -> None:
     """Its new bytes show another class: under its old label it would count as a mistake."""
     place, heads = workspace
@@ -188,7 +188,7 @@ def test_a_file_that_changed_since_it_was_scanned_is_left_out_and_named(
 
 
 def test_an_engine_that_gives_way_is_told_and_entered(
-    workspace: tuple[Workspace, list[SavedHead]],
+    workspace: tuple[Workspace, list[TrainedHead]],
     few: Few,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -206,7 +206,7 @@ def test_an_engine_that_gives_way_is_told_and_entered(
     assert read_results(place.results)["engine"].tolist() == ["torch"]
 
 
-def test_the_reference_studys_order(workspace: tuple[Workspace, list[SavedHead]]) -> None:
+def test_the_reference_studys_order(workspace: tuple[Workspace, list[TrainedHead]]) -> None:
     ordered = in_reference_order(list(reversed(workspace[1])))
     names = [
         (s.info.identity.device, s.info.configuration.head, s.info.configuration.optimizer)
@@ -240,19 +240,19 @@ def test_a_test_folder_of_conflicts_only_is_refused_at_once(few: Few) -> None:
 
 
 def test_the_head_computes_in_fp32_at_any_precision(
-    workspace: tuple[Workspace, list[SavedHead]], lite: LoadedBackbone
+    workspace: tuple[Workspace, list[TrainedHead]], lite: LoadedBackbone
 ) -> None:
-    head = load_head(workspace[1][0])
+    head = workspace[1][0]
     paths = [file.path for file in scan(ROOT / "test_images").files][:4]
     whole = measure(EmbeddingSpec(lite, "cpu", ("torch",), "bf16"), [head], paths)
     pixels = np.stack([decode_gray(path.read_bytes()).pixels for path in paths])
     embeddings = ENGINES["torch"].build(lite, "cpu", "bf16", 4, None)(pixels)
-    expected = head(torch.from_numpy(embeddings)).numpy()
+    expected = head.logits(embeddings)
     np.testing.assert_allclose(whole.answers[0].logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_that_are_gone_cost_their_own_models_only(
-    workspace: tuple[Workspace, list[SavedHead]], few: Few, tmp_path: Path
+    workspace: tuple[Workspace, list[TrainedHead]], few: Few, tmp_path: Path
 ) -> None:
     place = Workspace(tmp_path / "work")
     data = few(2, 1)

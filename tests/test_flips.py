@@ -37,9 +37,9 @@ from evaluate.results import add_result
 from evaluate.uncertainty.scores import Uncertainty, doubt_path, read_doubt, write_doubt
 from evaluate.workspace.layout import Workspace
 from heads.config import HeadConfig
-from heads.inference import answer, probabilities
+from heads.inference import probabilities
 from heads.search.space import SearchPlan
-from heads.store import read_info
+from heads.store import read_head
 from heads.training import train_heads
 from tests.reported import row
 from tests.test_cache import IDENTITY, NOTE, rows
@@ -130,7 +130,7 @@ def readers(
     keys = tuple(sorted(labels)[:8])
     embeddings = np.array(read(caches["cpu"], keys))
     saved = heads[0]
-    chances = probabilities(answer(saved, embeddings), saved.info.temperature)
+    chances = probabilities(saved.logits(embeddings), saved.info.temperature)
     paths = tuple(Path(f"gel/{key.hex()[:6]}.png") for key in keys)
     given = Predictions(paths, keys, np.arange(8) % 2, chances, np.arange(8) == 3)
     classes, head = saved.info.classes, saved.info.id
@@ -158,7 +158,8 @@ def readers(
     return {
         **{
             each.path: partial(
-                lambda each: (repr(read_info(each.path)), answer(each, embeddings).tolist()), each
+                lambda each: (repr(read_head(each.path).info), each.logits(embeddings).tolist()),
+                each,
             )
             for each in heads
         },

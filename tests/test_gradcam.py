@@ -27,7 +27,7 @@ from heads.architectures import HEADS
 from heads.closed_form import FITS
 from heads.modules import build_head
 from heads.search.space import SearchPlan, combinations
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 from tests.test_backbones import TRIED
@@ -98,7 +98,7 @@ def gels() -> Pixels:
 @pytest.fixture(scope="module")
 def trained(
     caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, SavedHead]:
+) -> dict[str, TrainedHead]:
     """Every head, trained on the committed embeddings of the sample images."""
     sweep = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": ["adam"]})))
     root, labels = tmp_path_factory.mktemp("heads"), scan(ROOT / "dataset").labels
@@ -132,9 +132,9 @@ class TestWhatLightsUp:
 
     @pytest.mark.parametrize("name", HEADS)
     def test_hiding_the_hottest_region_costs_more_of_the_answer_than_the_coolest(
-        self, name: str, lite: LoadedBackbone, trained: dict[str, SavedHead], gels: Pixels
+        self, name: str, lite: LoadedBackbone, trained: dict[str, TrainedHead], gels: Pixels
     ) -> None:
-        head = load_head(trained[name])
+        head = trained[name].module()
         maps = activation_maps(lite, head, gels)
         assert maps.shape == (len(gels), 7, 7)
         hidden = np.concatenate([gels, gels])

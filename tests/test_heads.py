@@ -23,7 +23,7 @@ from heads.modules import build_head
 from heads.optimizers import OPTIMIZERS
 from heads.search.space import SearchPlan, combinations
 from heads.splits import check_trainable, split
-from heads.store import FORMAT, SavedHead, find_heads, load_head, read_info, read_tensors, save_head
+from heads.store import FORMAT, TrainedHead, find_heads, read_head, save_head
 from heads.training import HeadsRun, train_heads
 from tests.toy import key
 
@@ -151,7 +151,7 @@ class TestRun:
         for saved in train_heads(caches["cpu"], labels, "dataset", EVERY, tmp_path).heads:
             held_out = split(labels, 0.2, 0).validation
             classes = torch.tensor([labels[key] == "not_gel" for key in held_out]).long()
-            logits = load_head(saved)(torch.tensor(read(caches["cpu"], held_out)))
+            logits = saved.module()(torch.tensor(read(caches["cpu"], held_out)))
             curves, epoch = saved.info.curves, saved.info.epoch
             accuracy = (logits.argmax(1) == classes).double().mean().item()
             assert accuracy == pytest.approx(curves["validation_accuracy"][epoch])
@@ -175,9 +175,9 @@ class TestRun:
             assert ours.path != theirs.path
             if ours.info.configuration.optimizer == "adam":
                 continue  # it turns the last bit of a gradient near 0 into a whole step
-            for name, tensor in load_head(ours).state_dict().items():
+            for name, tensor in ours.module().state_dict().items():
                 torch.testing.assert_close(
-                    tensor, load_head(theirs).state_dict()[name], rtol=1e-2, atol=1e-3
+                    tensor, theirs.module().state_dict()[name], rtol=1e-2, atol=1e-3
                 )
 
     def test_an_image_never_extracted_stops_it(
@@ -224,7 +224,7 @@ def kept(
     caches: dict[str, Cache],
     labels: dict[bytes, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, SavedHead]:
+) -> dict[str, TrainedHead]:
     """A linear head and one that remembers its images."""
     sweep, folder = SearchPlan((*ONE.candidates, KNN)), tmp_path_factory.mktemp("kept")
     found = train_heads(caches["cpu"], labels, "dataset", sweep, folder).heads
@@ -233,16 +233,16 @@ def kept(
 
 class TestFiles:
     @pytest.fixture
-    def saved(self, kept: dict[str, SavedHead], tmp_path: Path) -> SavedHead:
-        return SavedHead(Path(copy(kept["single"].path, tmp_path)), kept["single"].info)
+    def saved(self, kept: dict[str, TrainedHead], tmp_path: Path) -> TrainedHead:
+        return TrainedHead(Path(copy(kept["single"].path, tmp_path)), kept["single"].info)
 
-    def test_a_truncated_file_is_named_with_the_remedy(self, saved: SavedHead) -> None:
+    def test_a_truncated_file_is_named_with_the_remedy(self, saved: TrainedHead) -> None:
         saved.path.write_bytes(saved.path.read_bytes()[:-500])
         with pytest.raises(HeadError, match=rf"{saved.path.name}.*run train-heads again"):
-            read_info(saved.path)
+            read_head(saved.path)
 
     def test_one_that_can_t_be_used_is_named_and_the_others_are_found(
-        self, saved: SavedHead
+        self, saved: TrainedHead
     ) -> None:
         """Of another program, of an older version, under another's name, a folder, no tensors."""
         folder = saved.path.parent
@@ -289,7 +289,7 @@ class TestFiles:
         name: str,
         changes: dict[str, Any],
         message: str,
-        kept: dict[str, SavedHead],
+        kept: dict[str, TrainedHead],
         tmp_path: Path,
     ) -> None:
         """Though its checksum is right: somebody else's program may have written it."""
@@ -301,32 +301,32 @@ class TestFiles:
         path = tmp_path / saved.path.name
         write_arrays(path, arrays, FORMAT, json.dumps(info))
         with pytest.raises(HeadError, match=message):
-            read_info(path)
+            read_head(path)
 
-    def test_a_head_that_was_replaced_meanwhile_is_refused(self, saved: SavedHead) -> None:
-        before = SavedHead(saved.path, dataclasses.replace(saved.info, temperature=3.0))
+    def test_a_head_that_was_replaced_meanwhile_is_refused(self, saved: TrainedHead) -> None:
+        before = TrainedHead(saved.path, dataclasses.replace(saved.info, temperature=3.0))
         with pytest.raises(HeadError, match="has changed"):
-            load_head(before)
+            before.logits(np.zeros((1, 1280), np.float32))
 
     @pytest.mark.parametrize("damage", ["flipped", "old"])
     def test_training_again_replaces_what_can_t_be_used(
-        self, damage: str, saved: SavedHead, caches: dict[str, Cache], labels: dict[bytes, str]
+        self, damage: str, saved: TrainedHead, caches: dict[str, Cache], labels: dict[bytes, str]
     ) -> None:
-        whole, before = saved.path.read_bytes(), read_tensors(saved)
+        whole, before = saved.path.read_bytes(), saved.tensors
         if damage == "flipped":
             saved.path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:])
         else:
-            state = load_head(saved).state_dict()
+            state = saved.module().state_dict()
             save_file(state, saved.path, {"format": "frostline-head-1", "info": "{}"})
         done = train_heads(caches["cpu"], labels, "dataset", ONE, saved.path.parent)
         assert (done.trained, [head.path for head in done.heads]) == (1, [saved.path])
         assert [saved.path.name in remark for remark in done.remarks] == [True]
-        np.testing.assert_equal(read_tensors(done.heads[0]), before)
+        np.testing.assert_equal(done.heads[0].tensors, before)
 
-    def test_files_obey_the_umask(self, saved: SavedHead, tmp_path: Path) -> None:
+    def test_files_obey_the_umask(self, saved: TrainedHead, tmp_path: Path) -> None:
         before = os.umask(0o027)
         try:
-            path = save_head(tmp_path / "new", saved.info, load_head(saved).state_dict())
+            path = save_head(tmp_path / "new", saved.info, saved.module().state_dict()).path
         finally:
             os.umask(before)
         assert stat.S_IMODE(path.stat().st_mode) == 0o640

@@ -11,9 +11,9 @@ from cache.errors import HeadError
 from cache.store import Cache, read
 from extract.dataset import scan
 from heads.architectures import HEADS
-from heads.inference import answer, probabilities
+from heads.inference import probabilities
 from heads.search.space import SearchPlan, combinations
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 
@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 @pytest.fixture(scope="module")
 def heads(
     caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, SavedHead]:
+) -> dict[str, TrainedHead]:
     """A head of every kind, trained on the fixtures' rows."""
     sweep = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": ["adam"]})))
     folder = tmp_path_factory.mktemp("heads")
@@ -31,12 +31,12 @@ def heads(
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_answers_as_its_module(
-    name: str, heads: dict[str, SavedHead], caches: dict[str, Cache]
+    name: str, heads: dict[str, TrainedHead], caches: dict[str, Cache]
 ) -> None:
     rows = np.array(read(caches["cpu"]))
     with torch.inference_mode():
-        expected = load_head(heads[name])(torch.from_numpy(rows)).numpy()
-    assert np.abs(answer(heads[name], rows) - expected).max() < 1e-5 * np.abs(expected).max()
+        expected = heads[name].module()(torch.from_numpy(rows)).numpy()
+    assert np.abs(heads[name].logits(rows) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_probabilities_are_those_of_divided_logits() -> None:
@@ -46,8 +46,8 @@ def test_probabilities_are_those_of_divided_logits() -> None:
     assert found.argmax(1).tolist() == [0, 2]
 
 
-def test_a_damaged_head_is_named(heads: dict[str, SavedHead], tmp_path: Path) -> None:
-    copy = SavedHead(tmp_path / "cut.safetensors", heads["single"].info)
+def test_a_damaged_head_is_named(heads: dict[str, TrainedHead], tmp_path: Path) -> None:
+    copy = TrainedHead(tmp_path / "cut.safetensors", heads["single"].info)
     copy.path.write_bytes(heads["single"].path.read_bytes()[:-100])
     with pytest.raises(HeadError, match=r"cut\.safetensors can't be used: .*train-heads again"):
-        answer(copy, np.zeros((1, 1280), np.float32))
+        copy.logits(np.zeros((1, 1280), np.float32))

@@ -29,7 +29,7 @@ from extract.dataset import scan
 from extract.model_loader import load_backbone
 from extract.model_zoo.backbone import Backbone
 from heads.architectures import HEADS
-from heads.store import SavedHead, load_head, save_head
+from heads.store import TrainedHead, save_head
 from tests.conftest import ROOT
 from tests.toy import Toy, extract_one, no_file
 from tests.whole_models import Ready, heads_on
@@ -137,10 +137,10 @@ def facts_in(form: str, path: Path) -> dict[str, str]:
         return facts
 
 
-def renamed(ready: Ready, head: str, folder: Path) -> SavedHead:
+def renamed(ready: Ready, head: str, folder: Path) -> TrainedHead:
     saved = ready.heads[head]
     info = dataclasses.replace(saved.info, classes=("gel", ODD), dataset=ODD)
-    return SavedHead(save_head(folder, info, load_head(saved).state_dict()), info)
+    return save_head(folder, info, saved.module().state_dict())
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -258,7 +258,7 @@ class TestRefusals:
     ) -> None:
         saved = small.heads["single"]
         key = dataclasses.replace(saved.info.identity, precision=precision)
-        other = SavedHead(saved.path, dataclasses.replace(saved.info, identity=key))
+        other = TrainedHead(saved.path, dataclasses.replace(saved.info, identity=key))
         with pytest.raises(HeadError, match=f"trained on {precision} embeddings.*choose a model"):
             small.export("single", "onnx", tmp_path / "model.onnx", saved=other)
 

@@ -16,7 +16,7 @@ from evaluate.report.sections.metrics import quality
 from evaluate.results import Row
 from evaluate.statistics.calibration import calibrated
 from evaluate.workspace.layout import Workspace
-from heads.store import head_path, read_info
+from heads.store import head_path, read_head
 from tests.reported import reported
 from tests.test_calibration import reference_ece
 from tests.test_model_card import FACTS
@@ -43,7 +43,7 @@ def page(place: Workspace) -> str:
 def card(place: Workspace, row: Row) -> str:
     answers = read_answers(row, place)
     assert answers
-    info = read_info(head_path(place.heads, row["head_id"]))
+    info = read_head(head_path(place.heads, row["head_id"])).info
     return model_card(
         info, row, answers.clean, ModelFile("m.onnx", FACTS, Check(0, 8), "import x\nFILE")
     )

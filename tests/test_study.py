@@ -16,7 +16,7 @@ from evaluate.workspace.layout import Workspace
 from extract import devices
 from extract.backbones import BACKBONES, STANDARD
 from frostline.cli.main import cli
-from heads.store import find_heads, load_head
+from heads.store import find_heads
 from tests.conftest import ROOT
 from tests.toy import Toy
 
@@ -97,7 +97,7 @@ def test_every_whole_model_answers_as_its_head_on_cached_rows(results: Path) -> 
         (path,) = place.heads.glob(f"{saved.info.id}.*.csv")
         whole = read_predictions(path, saved.info.classes)
         rows = torch.tensor(read(open_cache(place.cache, saved.info.identity), whole.hashes))
-        logits = load_head(saved)(rows).double()
+        logits = saved.module()(rows).double()
         # Probabilities keep logits up to a constant, which the mean takes away.
         answered = torch.from_numpy(whole.probabilities).log()
         difference = (answered - answered.mean(1, True)) - (logits - logits.mean(1, True))

@@ -17,7 +17,6 @@ from heads.config import HeadConfig
 from heads.embedding_dataset import labelled
 from heads.search.space import SearchPlan, combinations
 from heads.splits import Groups, split
-from heads.store import load_head
 from heads.temperature_scaling import calibrated_losses, fit_temperature, fit_temperatures
 from heads.training import train_heads
 from tests.conftest import ROOT
@@ -133,7 +132,7 @@ class TestTrainedHeads:
         for saved in train_heads(caches["cpu"], LABELS, "d", SearchPlan(some), tmp_path).heads:
             expected = alone[saved.info.configuration]
             assert expected is not None
-            for name, tensor in load_head(saved).state_dict().items():
+            for name, tensor in saved.module().state_dict().items():
                 assert torch.equal(tensor, expected[name])
 
     def test_of_strengths_that_are_all_right_the_strongest_is_kept(

@@ -14,7 +14,7 @@ from evaluate.export import tensorboard
 from evaluate.export.tensorboard import write_tensorboard
 from extract.dataset import scan
 from heads.search.space import SearchPlan, combinations
-from heads.store import SavedHead, Selection
+from heads.store import Selection, TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 
@@ -27,7 +27,7 @@ CURVES = {
 
 
 @pytest.fixture(scope="module")
-def heads(caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory) -> list[SavedHead]:
+def heads(caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory) -> list[TrainedHead]:
     """Two heads trained for 12 epochs at most, or until they get no better, and one fitted."""
     asked: dict[str, list[Any]] = {
         "head": ["single", "ridge"],
@@ -57,7 +57,7 @@ def hyperparameters(run: Path) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
 
-def test_curves_are_there_by_epoch(heads: list[SavedHead], tmp_path: Path) -> None:
+def test_curves_are_there_by_epoch(heads: list[TrainedHead], tmp_path: Path) -> None:
     runs = write_tensorboard(heads, tmp_path)
     assert [run.name for run in runs] == [saved.info.id for saved in heads]
     assert set(tmp_path.iterdir()) == set(runs)
@@ -69,7 +69,7 @@ def test_curves_are_there_by_epoch(heads: list[SavedHead], tmp_path: Path) -> No
 
 
 def test_settings_are_there_but_for_those_that_mean_nothing(
-    heads: list[SavedHead], tmp_path: Path
+    heads: list[TrainedHead], tmp_path: Path
 ) -> None:
     by_kind = {
         (s.info.configuration.head, s.info.configuration.optimizer): hyperparameters(run)
@@ -87,7 +87,7 @@ def test_settings_are_there_but_for_those_that_mean_nothing(
 
 
 def test_final_figures_are_of_the_epoch_whose_weights_were_kept(
-    heads: list[SavedHead], tmp_path: Path
+    heads: list[TrainedHead], tmp_path: Path
 ) -> None:
     runs = write_tensorboard(heads, tmp_path)
     assert any(s.info.epoch + 1 < len(s.info.curves["validation_loss"]) for s in heads)
@@ -101,15 +101,15 @@ def test_final_figures_are_of_the_epoch_whose_weights_were_kept(
 
 
 def test_the_folds_accuracy_is_there_where_folds_judged(
-    heads: list[SavedHead], tmp_path: Path
+    heads: list[TrainedHead], tmp_path: Path
 ) -> None:
     info = dataclasses.replace(heads[0].info, selection=Selection("by folds", 0.875, 0.1))
-    (run,) = write_tensorboard([SavedHead(heads[0].path, info)], tmp_path)
+    (run,) = write_tensorboard([TrainedHead(heads[0].path, info)], tmp_path)
     assert scalars(run, "final/cv_accuracy") == [(0, 0.875)]
 
 
 def test_writing_again_replaces_a_heads_run_and_no_others(
-    heads: list[SavedHead], tmp_path: Path
+    heads: list[TrainedHead], tmp_path: Path
 ) -> None:
     write_tensorboard(heads, tmp_path)
     before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
@@ -123,7 +123,7 @@ def test_writing_again_replaces_a_heads_run_and_no_others(
 
 
 def test_a_missing_package_is_named(
-    heads: list[SavedHead], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    heads: list[TrainedHead], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     with pytest.raises(DeviceError, match=r"pip install 'tensorboard>=2\.18'"):

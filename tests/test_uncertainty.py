@@ -35,7 +35,7 @@ from extract.imaging.decode import decode_gray
 from extract.model_loader import load_backbone
 from heads.config import HeadConfig
 from heads.search.space import SearchPlan
-from heads.store import load_head, save_head
+from heads.store import save_head
 from heads.training import train_heads
 from tests.conftest import FIXTURES, ROOT
 
@@ -139,7 +139,7 @@ class TestMeasured:
         assert found and found[0] == doubt
         rows = read(caches["cpu"], sorted(training.labels)[:5])
         assert len(doubts(*found, SURE[:5], rows)) == 5
-        again = {name: tensor * 2 for name, tensor in load_head(saved).state_dict().items()}
+        again = {name: tensor * 2 for name, tensor in saved.module().state_dict().items()}
         save_head(place.heads, saved.info, again)
         with pytest.raises(ResultsError, match="before the head was trained again"):
             measured_doubt(saved)

@@ -22,7 +22,7 @@ from extract.dataset import scan
 from extract.imaging.decode import decode_gray
 from extract.model_loader import LoadedBackbone
 from heads.search.space import SearchPlan, combinations
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 
@@ -34,13 +34,13 @@ class Ready:
     """
 
     backbone: LoadedBackbone
-    heads: dict[str, SavedHead]
+    heads: dict[str, TrainedHead]
     pixels: NDArray[np.uint8]
     predictions: dict[str, Predictions]
 
     def whole(self, head: str) -> WholeModel:
         saved = self.heads[head]
-        return WholeModel(self.backbone.module, load_head(saved), saved.info.temperature)
+        return WholeModel(self.backbone.module, saved.module(), saved.info.temperature)
 
     def row(self, head: str) -> dict[str, Any]:
         """What results.csv would say, of the columns that a file or its card needs."""
@@ -75,7 +75,7 @@ class Ready:
         head: str,
         form: str,
         out: Path,
-        saved: SavedHead | None = None,
+        saved: TrainedHead | None = None,
         row: dict[str, Any] | None = None,
         paths: tuple[Path, ...] | None = None,
     ) -> Written:
@@ -106,7 +106,7 @@ def heads_on(
     by_name = {saved.info.configuration.head: saved for saved in trained}
     predictions = {}
     for name, saved in by_name.items():
-        chances = load_head(saved)(embeddings).double().softmax(1).numpy()
+        chances = saved.module()(embeddings).double().softmax(1).numpy()
         leaked = np.arange(len(labels)) == 3
         predictions[name] = Predictions(paths, hashes, labels, chances, leaked)
     return Ready(backbone, by_name, pixels, predictions)

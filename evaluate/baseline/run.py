@@ -37,15 +37,7 @@ from heads.batched.trainer import EmbeddingDataset
 from heads.config import HeadConfig, fingerprint
 from heads.modules import folded
 from heads.splits import Groups
-from heads.store import (
-    HeadInfo,
-    Network,
-    SavedHead,
-    Selection,
-    read_info,
-    save_head,
-    unreadable,
-)
+from heads.store import HeadInfo, Network, Selection, TrainedHead, read_head, save_head, unreadable
 from heads.temperature_scaling import cross_entropies, fit_temperatures
 
 
@@ -55,7 +47,7 @@ class TrainedNetwork:
     it was there, and nothing was trained. failures: images that could not be decoded.
     """
 
-    head: SavedHead
+    head: TrainedHead
     already: bool
     failures: tuple[Failure, ...]
 
@@ -268,7 +260,7 @@ def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
     )
 
 
-def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
+def _save(place: Workspace, info: HeadInfo, run: Training) -> TrainedHead:
     """Write the backbone, if it was trained, and then the head: where it is, both are."""
     from extract.state_dict import tensors_sha256
 
@@ -281,10 +273,10 @@ def _save(place: Workspace, info: HeadInfo, run: Training) -> SavedHead:
         state = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
         write_arrays(network_path(place, network.name), state, NETWORK_FORMAT)
     head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}
-    return SavedHead(save_head(place.heads, info, head), info)
+    return save_head(place.heads, info, head)
 
 
-def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> SavedHead | None:
+def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> TrainedHead | None:
     """Return the head of this training, if it is there with all that belongs to it.
 
     remark: receives a line about each file that cannot be used.
@@ -301,14 +293,14 @@ def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> S
     kind = begun.id.rpartition("-")[0]  # its digits depend on what the backbone becomes
     for path in sorted(place.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
         try:
-            info = read_info(path)
+            head = read_head(path)
         except HeadError as error:  # perhaps another's
             remark(str(error))
         except OSError as error:
             remark(unreadable(path, error))
         else:
-            if info.network == network:
-                return SavedHead(path, info)
+            if head.info.network == network:
+                return head
     return None
 
 

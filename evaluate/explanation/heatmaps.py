@@ -11,7 +11,7 @@ from evaluate.explanation.gradcam import activation_maps, overlay
 from extract.devices import usable_cores
 from extract.embedder import EmbeddingSpec
 from extract.loader import batches, decoded
-from heads.store import SavedHead, load_head
+from heads.store import TrainedHead
 
 AT_ONCE = 16
 MARK = "Frostline"  # says in the file who wrote it
@@ -19,7 +19,7 @@ MARK = "Frostline"  # says in the file who wrote it
 
 def write_heatmaps(
     paths: Sequence[Path],
-    saved: SavedHead,
+    saved: TrainedHead,
     spec: EmbeddingSpec,
     folder: Path,
     progress: Progress = silent,
@@ -37,7 +37,7 @@ def write_heatmaps(
     targets = {path: folder / f"{n:04}-{path.stem}.png" for n, path in enumerate(paths, start=1)}
     for target_file in targets.values():
         check_replaceable(target_file, MARK.encode(), what="--heatmap")
-    head, note, done = load_head(saved), PngInfo(), 0
+    head, note, done = saved.module(), PngInfo(), 0
     note.add_text("Software", MARK)
     images = decoded(paths, usable_cores(), 2 * AT_ONCE, spec.preprocessing)
     for batch in batches(images, AT_ONCE):

@@ -34,7 +34,7 @@ from extract.backends.backend import TOLERANCES
 from extract.embedder import preprocessing_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import Preprocessing
-from heads.store import HeadInfo, load_head
+from heads.store import HeadInfo
 
 CHECKED = 8  # test images that a file is tried on
 
@@ -70,7 +70,7 @@ def export_model(
     saved, info, form = model.head, model.head.info, FORMATS[format_name]
     _check_possible(info, format_name, out)
     pixels = _samples(files or ImageFiles(), model.predictions, preprocessing_of(info.identity))
-    whole = WholeModel(model.backbone.module, load_head(saved), info.temperature).eval()
+    whole = WholeModel(model.backbone.module, saved.module(), info.temperature).eval()
     facts = _facts(info, model.row, form)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".", suffix=".tmp") as folder:

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from cache.errors import DeviceError
 from evaluate.text import printable
 from heads.search.trials import MEASURED
-from heads.store import HeadInfo, SavedHead
+from heads.store import HeadInfo, TrainedHead
 
 
-def write_tensorboard(heads: Sequence[SavedHead], folder: Path) -> list[Path]:
+def write_tensorboard(heads: Sequence[TrainedHead], folder: Path) -> list[Path]:
     """Write one run per head, a folder named after it; what was there of that head is replaced.
 
     Per epoch, from 1: loss and accuracy of training and validation. Once: the settings, and the

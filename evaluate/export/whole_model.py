@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evaluate.predictions import Predictions
 from evaluate.results import Row
 from extract.model_loader import LoadedBackbone
-from heads.store import SavedHead
+from heads.store import TrainedHead
 
 Pixels = NDArray[np.uint8]  # [N, 1, 224, 224]
 
@@ -28,7 +28,7 @@ class MeasuredModel:
     """
 
     backbone: LoadedBackbone
-    head: SavedHead
+    head: TrainedHead
     row: Row
     predictions: Predictions
 

@@ -15,7 +15,7 @@ from evaluate.results import Row
 from evaluate.text import printable
 from evaluate.workspace.image_files import ImageFiles
 from evaluate.workspace.layout import Workspace
-from heads.store import HeadInfo, head_path, read_info
+from heads.store import HeadInfo, head_path, read_head
 
 Found = TypeVar("Found")
 
@@ -132,7 +132,7 @@ def _attempt(read: Callable[[], Found], left_out: list[str]) -> Found | None:
 
 def _info(row: Row, workspace: Workspace) -> HeadInfo | None:
     path = head_path(workspace.heads, row["head_id"])
-    return read_info(path) if path.exists() else None
+    return read_head(path).info if path.exists() else None
 
 
 def audit_of(study: Leaderboard, workspace: Workspace) -> Audit | None:

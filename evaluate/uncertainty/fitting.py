@@ -31,10 +31,9 @@ from extract.loader import batch, decoded
 from heads.batched.fit import TrainingData, train
 from heads.batched.trainer import EmbeddingDataset
 from heads.config import HeadConfig, fingerprint
-from heads.inference import answer, probabilities
-from heads.modules import build_head
+from heads.inference import head_logits, probabilities
 from heads.splits import Groups, split
-from heads.store import SavedHead, parameters_sha256
+from heads.store import TrainedHead
 
 CORRUPTED = 24  # validation images that are corrupted, each in every way
 HELD_OUT = 6  # classes or kinds that are held out, at most
@@ -71,7 +70,7 @@ class _Trial:
     """A head, and the images that it was trained and validated on."""
 
     def __init__(
-        self, saved: SavedHead, training: ImageSet, groups: Groups, workspace: Workspace
+        self, saved: TrainedHead, training: ImageSet, groups: Groups, workspace: Workspace
     ) -> None:
         self.saved, self.info = saved, saved.info
         self.cache = open_cache(workspace.cache, saved.info.identity)
@@ -96,7 +95,7 @@ class _Trial:
 
     def asked(self, kind: str, rows: Floats, labels: NDArray[np.int64]) -> _Answers:
         """Ask the head itself."""
-        chances = probabilities(answer(self.saved, rows), self.info.temperature)
+        chances = probabilities(self.saved.logits(rows), self.info.temperature)
         return _Answers(kind, chances, rows, labels, self.known)
 
     @cached_property
@@ -107,7 +106,7 @@ class _Trial:
 
 
 def measure_doubt(
-    saved: SavedHead,
+    saved: TrainedHead,
     training: ImageSet,
     groups: Groups,
     spec: EmbeddingSpec,
@@ -148,7 +147,7 @@ def measure_doubt(
         threshold,
         _share(scores[chosen][~errors] > threshold),
         _share(scores[chosen][errors] > threshold),
-        parameters_sha256(saved),
+        saved.sha256(),
     )
     write_doubt(doubt_path(workspace.heads, saved.info.id), doubt, clean.known[chosen])
     return doubt
@@ -214,11 +213,9 @@ def _without(trial: _Trial, held: NDArray[np.int64]) -> _Answers | None:
     if state is None:
         return None
     places = trial.places(parts.training)
-    head = build_head(configuration.head, trial.rows.shape[1], rows.classes, len(places)).eval()
-    head.load_state_dict(state)
     asked = held[_evenly(len(held), SHOWN)]
-    with torch.inference_mode():
-        logits = head(torch.from_numpy(trial.rows[asked])).numpy()
+    tensors = {name: tensor.numpy() for name, tensor in state.items()}
+    logits = head_logits(configuration.head, rows.classes, tensors, trial.rows[asked])
     chances = probabilities(logits, trial.info.temperature)
     known = _known(trial.rows[places], trial.labels[places])
     return _Answers(UNKNOWN, chances, trial.rows[asked], trial.labels[asked], known)

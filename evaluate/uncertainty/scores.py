@@ -42,7 +42,7 @@ class Uncertainty:
     the ROC curve, errors against right answers; NaN if there was no error. material: images by
     kind. errors: of all these. threshold: of the chosen score, above which an answer is doubted.
     flagged_right, flagged_errors: the share of right answers and of errors above it, of all
-    material. head_sha256: `heads.files.parameters_sha256` of the head that it was measured for.
+    material. head_sha256: `TrainedHead.sha256` of the head that it was measured for.
     """
 
     chosen: str

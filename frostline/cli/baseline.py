@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from extract.imaging.preprocessing import Preprocessing
     from extract.model_loader import LoadedBackbone
     from heads.config import HeadConfig
-    from heads.store import SavedHead
+    from heads.store import TrainedHead
 
     Load = Callable[[str, str], LoadedBackbone]
 
@@ -51,7 +51,7 @@ def configurations(mode: str, choices: Mapping[str, Any]) -> list[HeadConfig]:
 
 def train_whole(
     training: ImageSet, groups: Mapping[bytes, int], place: Workspace, choices: Mapping[str, Any]
-) -> Iterator[SavedHead]:
+) -> Iterator[TrainedHead]:
     """Train every backbone asked for in every mode and configuration, unless it was before; yield
     each as soon as it is trained. What is known to fail is reported before the first one.
 

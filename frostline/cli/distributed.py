@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from extract.distributed.worker import JobResult, Part
     from extract.pipeline import Extraction
     from heads.batched.fit import Trainer
-    from heads.store import SavedHead
+    from heads.store import TrainedHead
 
 SHOWN = 5  # failed shards named
 # Choices that go by all images.
@@ -350,7 +350,7 @@ def _usable(table: Path) -> Iterator[None]:
 def train_at_scale(
     caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
     groups: Mapping[bytes, int], cluster: Cluster,
-) -> list[SavedHead]:  # fmt: skip
+) -> list[TrainedHead]:  # fmt: skip
     """Train the heads of a plan on each cache, parts of it at a time on the workers of a cluster.
 
     The resources of a worker say what device trains.

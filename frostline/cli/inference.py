@@ -13,7 +13,7 @@ from frostline.cli.console import bar, say, warn
 if TYPE_CHECKING:
     from evaluate.backbone_loader import ModelLoader
     from evaluate.workspace.image_files import ImageFiles
-    from heads.store import SavedHead
+    from heads.store import TrainedHead
 
 
 def predict(
@@ -108,7 +108,7 @@ def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: 
     )
 
 
-def _told(row: Mapping[str, str], saved: SavedHead) -> str:
+def _told(row: Mapping[str, str], saved: TrainedHead) -> str:
     """Say which model of which study is used."""
     info = saved.info
     return (

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from extract.model_loader import Normalization
     from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions
     from heads.batched.fit import Trainer
-    from heads.store import SavedHead
+    from heads.store import TrainedHead
 
 
 SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
@@ -343,7 +343,7 @@ def audit_datasets(
 def train(
     caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
     groups: Mapping[bytes, int], trainer_of: Callable[[Cache], Trainer] | None = None,
-) -> list[SavedHead]:  # fmt: skip
+) -> list[TrainedHead]:  # fmt: skip
     """Train the heads of a plan on each cache.
 
     groups: of images that no split divides. trainer_of: who trains on a cache, if not this process.
@@ -354,7 +354,7 @@ def train(
     from heads.training import train_heads
 
     device = options.train_on if trainer_of else torch_device(options.train_on)
-    heads: list[SavedHead] = []
+    heads: list[TrainedHead] = []
     for cache in caches:
         with bar(f"Heads on {cache.key.name}", "epochs") as progress:
             done = train_heads(
@@ -382,7 +382,7 @@ def test_set(images: ImageSet, audit: Audit, no_group: bool, name: str = STUDYS_
     return TestSet(images, audit.leaked, audit.repeat_of, name)
 
 
-def evaluate(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -> None:
+def evaluate(heads: Sequence[TrainedHead], test: TestSet, loader: ModelLoader) -> None:
     """Measure whole models on the test images."""
     from evaluate.evaluation import evaluate
 
@@ -393,8 +393,8 @@ def evaluate(heads: Sequence[SavedHead], test: TestSet, loader: ModelLoader) -> 
 
 
 def fit_uncertainty(
-    heads: Sequence[SavedHead], training: ImageSet, testing: ImageSet, groups: Mapping[bytes, int],
-    loader: ModelLoader,
+    heads: Sequence[TrainedHead], training: ImageSet, testing: ImageSet,
+    groups: Mapping[bytes, int], loader: ModelLoader,
 ) -> None:  # fmt: skip
     """Fit the review flags of the best of some models, unless they are known.
 
@@ -434,7 +434,7 @@ def external_sets(
 
 
 def evaluate_external(
-    heads: Sequence[SavedHead], tests: Sequence[TestSet], loader: ModelLoader, again: bool = False
+    heads: Sequence[TrainedHead], tests: Sequence[TestSet], loader: ModelLoader, again: bool = False
 ) -> list[str]:
     """Measure whole models on independent sets; unless again, those that were not yet.
 

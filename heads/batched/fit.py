@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import nan
 from threading import Event, Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -28,7 +29,7 @@ from heads.batched.trainer import (
     train_together,
 )
 from heads.config import HeadConfig
-from heads.modules import build_head
+from heads.inference import head_logits
 from heads.splits import NO_GROUPS, Groups, Split, split
 from heads.temperature_scaling import calibrated_losses
 
@@ -233,12 +234,14 @@ def fit(part: ClosedFormHeads, rows: EmbeddingDataset, keep: bool) -> list[Train
     share = (time.perf_counter() - started) / len(strengths)
     done = []
     for state in states:
-        head = build_head(first.head, rows.embeddings.shape[2], rows.classes, len(training))
-        head.load_state_dict(state)
+        tensors = {name: tensor.numpy() for name, tensor in state.items()}
         curves: Curves = {}
         for name, places in (("training", training), ("validation", part.validation)):
-            with torch.inference_mode():
-                logits = torch.cat([head(rows.clean(some)) for some in blocks(places)])
+            blocks_of_logits = [
+                head_logits(first.head, rows.classes, tensors, rows.clean(some).numpy())
+                for some in blocks(places)
+            ]
+            logits = torch.from_numpy(np.concatenate(blocks_of_logits))
             labels = rows.labels[places]
             curves[f"{name}_loss"] = [cross_entropy(logits, labels).item()]
             curves[f"{name}_accuracy"] = [(logits.argmax(1) == labels).double().mean().item()]

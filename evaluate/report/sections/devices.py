@@ -12,7 +12,7 @@ from evaluate.report.context import ReportContext, read_answers
 from evaluate.results import Row
 from evaluate.statistics.device_agreement import in_words, parity
 from heads.config import FROZEN
-from heads.store import head_path, read_info
+from heads.store import head_path, read_head
 
 PLACE = (  # of a cache
     *("pretrained_model", "hardware_type", "numeric_precision", "weights"),
@@ -62,9 +62,9 @@ def _caches(material: ReportContext) -> list[tuple[Row, Cache]]:
     found = []
     for row in first_of_each(_frozen(material), *PLACE):
         path = head_path(material.workspace.heads, row["head_id"])
-        info = material.read(partial(read_info, path)) if path.exists() else None
-        if info:
-            found.append((row, open_cache(material.workspace.cache, info.identity)))
+        head = material.read(partial(read_head, path)) if path.exists() else None
+        if head:
+            found.append((row, open_cache(material.workspace.cache, head.info.identity)))
     return sorted(found, key=lambda each: each[1].key.name)
 
 
