@@ -4,13 +4,16 @@ WORKSPACE ?= out
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test soak bench lint types study fixtures lock
+.PHONY: run test quick soak bench lint types study fixtures lock
 
 run: $(INSTALLED)  ## the main job on dataset/ and test_images/
 	$(BIN)/python cli.py run --workspace $(WORKSPACE)
 
-test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## all tests, a process for each core
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+quick: $(INSTALLED)  ## the tests that take no cluster, browser or long run
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not cluster and not browser"
 
 soak: $(INSTALLED)  ## long tests, with figures: kills, flipped bits, full disks, odd files; the whole study
 	$(BIN)/python -m pytest --soak tests/test_kill.py tests/test_full_disk.py tests/test_flips.py \

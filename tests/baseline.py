@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,15 @@ class Dropping(Toy):
 DROPPING = Backbone(8, "fc", lambda name: Dropping(), no_file)
 
 
-GENTLE = NetworkOptions(augmentation="gentle")
-
-
 def asking(backbone: LoadedBackbone, images: ImageSet, place: Workspace) -> Ask:
-    """Return a call that trains a backbone from scratch."""
+    """Return a call that trains a backbone from scratch; it takes fields of NetworkOptions."""
     spec = EmbeddingSpec(backbone, "cpu", (), "fp32")
-    return partial(train_network, spec, PATIENT, "scratch", images, place, GENTLE)
+
+    def ask(**options: Any) -> TrainedNetwork:
+        given = NetworkOptions(augmentation="gentle", **options)
+        return train_network(spec, PATIENT, "scratch", images, place, given)
+
+    return ask
 
 
 def train(folder: Path, root: Path, death: Death | None) -> None:

@@ -1,6 +1,10 @@
 """What the tests share: real images, real caches, and a backbone small enough to watch."""
 
 import os
+
+# Before torch is imported: threads that spin while they wait take the other tests' cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

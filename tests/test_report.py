@@ -201,7 +201,7 @@ class TestWhole:
             "What each choice is worth",
             "left out as leaked",
             "Over seeds",
-            "What contributed to the answer",
+            "What contributed to the prediction",
             "efficientnet_lite0, cpu and xla-cpu: embeddings of 22 images differ by at most",
             "how far the nearest training image is",
             "It doubts 80% of the errors and 5% of the right ones",

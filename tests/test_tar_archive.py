@@ -166,7 +166,7 @@ def test_an_image_without_a_class_costs_itself_and_is_told(
     assert told[0] == f"{tar}: 4 image(s) left out"
     assert f"{tar}/loose.png: no class: add a .cls" in told[1]
     assert f"{tar}/a/both.in.png: is one of 2 images of a sample" in told[2]
-    assert "can't be read (Expecting property name" in told[4]
+    assert "cannot be read (Expecting property name" in told[4]
     assert told[5:] == [
         f"{tar}: 1 file(s) ignored because they are hidden or made by a system: 1 ._* (macOS)",
         f"{tar}: 1 file(s) ignored because they are not images: 1 .md, such as readme.md",
