@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 NETWORK_FORMAT = "frostline-network-1"
 
 
-def network_path(place: Workspace, name: str) -> Path:
+def network_path(workspace: Workspace, name: str) -> Path:
     """Return where a backbone lies that was trained together with a head."""
-    return place.networks / f"{name}.safetensors"
+    return workspace.networks / f"{name}.safetensors"
 
 
-def check_network(place: Workspace, name: str) -> None:
+def check_network(workspace: Workspace, name: str) -> None:
     """Hold a backbone that was trained together with a head against its checksum.
 
     Raises:
         WeightsError: it is gone or damaged.
         OSError: it can't be read.
     """
-    file, remedy = network_path(place, name), "run `cli.py baseline` again: it trains it"
+    file, remedy = network_path(workspace, name), "run `cli.py baseline` again: it trains it"
     try:
         read_arrays(file, NETWORK_FORMAT)
     except FileNotFoundError:

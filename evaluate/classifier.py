@@ -34,8 +34,8 @@ class Answers:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """[N, C]; each row sums to 1."""
-        chances: NDArray[np.float64] = softmax(self.logits.astype(np.float64), axis=1)
-        return chances
+        probabilities: NDArray[np.float64] = softmax(self.logits.astype(np.float64), axis=1)
+        return probabilities
 
 
 @dataclass(frozen=True)

@@ -209,9 +209,9 @@ def _map_activation(
     spec: EmbeddingSpec, saved: TrainedHead, predictions: Predictions, workspace: Workspace
 ) -> None:
     """Map what a model looked at in some test images, the mistakes first; keep the maps."""
-    chances = predictions.probabilities
-    right = chances.argmax(1) == predictions.labels
-    order = np.lexsort((chances.max(1), right))[:MAPPED]
+    probabilities = predictions.probabilities
+    right = probabilities.argmax(1) == predictions.labels
+    order = np.lexsort((probabilities.max(1), right))[:MAPPED]
     some = batch(
         decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, spec.preprocessing)
     )

@@ -57,17 +57,17 @@ class Prediction:
     error: str | None = None
 
 
-def find_model(place: Workspace, wanted: str) -> tuple[str, TrainedHead]:
+def find_model(workspace: Workspace, wanted: str) -> tuple[str, TrainedHead]:
     """Return the model_id and head of a model of `results.csv`: see `find_row`.
 
     Raises:
         ResultsError: there are no results, or no such model.
         HeadError: its head is gone or damaged.
     """
-    return load_row(place, find_row(place, wanted))
+    return load_row(workspace, find_row(workspace, wanted))
 
 
-def find_row(place: Workspace, wanted: str) -> Row:
+def find_row(workspace: Workspace, wanted: str) -> Row:
     """Return a row of `results.csv`: by its model_id, or the best one of the study run last.
 
     The best: as the report ranks them.
@@ -76,19 +76,19 @@ def find_row(place: Workspace, wanted: str) -> Row:
         ResultsError: there are no results, or no such model; or nothing says which study was run
             last, and their classes differ.
     """
-    rows = _results(place.results)
+    rows = _results(workspace.results)
     if wanted == BEST:
-        found = _of_current_study(place, rows)
+        found = _of_current_study(workspace, rows)
     else:
         found = [row for row in rows if str(row["model_id"]) == wanted]
     if not found:
         ids = ", ".join(str(row["model_id"]) for row in rows[:20])
-        raise ResultsError(f"--model {wanted}: {place.results} has the models {ids}; or `best`")
+        raise ResultsError(f"--model {wanted}: {workspace.results} has the models {ids}; or `best`")
     return _first(found)
 
 
-def _of_current_study(place: Workspace, rows: Sequence[Row]) -> list[Row]:
-    current, of_study = read_current(place), dict[tuple[str, str], list[Row]]()
+def _of_current_study(workspace: Workspace, rows: Sequence[Row]) -> list[Row]:
+    current, of_study = read_current(workspace), dict[tuple[str, str], list[Row]]()
     for row in sorted(rows, key=lambda row: row["evaluated_at"]):
         of_study.setdefault((row["dataset_fingerprint"], row["test_fingerprint"]), []).append(row)
     candidates = "; ".join(
@@ -100,25 +100,25 @@ def _of_current_study(place: Workspace, rows: Sequence[Row]) -> list[Row]:
         key = (current.training.fingerprint, current.test.fingerprint)
         if key not in of_study:
             raise ResultsError(
-                f"The study run last ({current.title}) has no results in {place.results}. Run "
+                f"The study run last ({current.title}) has no results in {workspace.results}. Run "
                 f"`cli.py evaluate`, or choose another study's model: {candidates}."
             )
         return of_study[key]
     if len({row["classes"] for row in rows}) > 1:
         raise ResultsError(
-            f"{place.results} has studies of different classes, and nothing says which one was "
+            f"{workspace.results} has studies of different classes, and nothing says which one was "
             f"run last. Choose one: {candidates}."
         )
     return max(of_study.values(), key=lambda found: found[-1]["evaluated_at"])
 
 
-def load_row(place: Workspace, row: Row) -> tuple[str, TrainedHead]:
+def load_row(workspace: Workspace, row: Row) -> tuple[str, TrainedHead]:
     """Return the model_id and the head of a row. Raises HeadError: it is gone or damaged."""
-    path = head_path(place.heads, row["head_id"])
+    path = head_path(workspace.heads, row["head_id"])
     if not path.exists():
         raise HeadError(
-            f"{place.results} has model {row['model_id']}, but its head is not there ({path}): if "
-            "your results lie elsewhere, say where with --workspace, else run train-heads"
+            f"{workspace.results} has model {row['model_id']}, but its head {path} is missing. If "
+            "your results are elsewhere, name that folder with --workspace; else run train-heads."
         )
     return str(row["model_id"]), read_head(path)
 
@@ -140,13 +140,13 @@ def measured_doubt(saved: TrainedHead) -> tuple[Uncertainty, Arrays] | None:
     return doubt, arrays
 
 
-def best_of(place: Workspace, heads: Collection[TrainedHead], test: str) -> TrainedHead | None:
+def best_of(workspace: Workspace, heads: Collection[TrainedHead], test: str) -> TrainedHead | None:
     """Return the best of some heads on a test set, by its fingerprint; None if none was measured.
 
     See `find_model`.
     """
     mine = {saved.info.id: saved for saved in heads}
-    rows = [row for row in _results(place.results) if row["head_id"] in mine]
+    rows = [row for row in _results(workspace.results) if row["head_id"] in mine]
     rows = [row for row in rows if row["test_fingerprint"] == test]
     return mine[_first(rows)["head_id"]] if rows else None
 
@@ -155,7 +155,7 @@ def predict(
     paths: Sequence[Path],
     saved: TrainedHead,
     spec: EmbeddingSpec,
-    place: Workspace,
+    workspace: Workspace,
     progress: Progress = silent,
     remark: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Prediction], list[str]]:
@@ -184,13 +184,15 @@ def predict(
         except (OSError, ValueError) as error:  # a name that no file can have
             errors[path] = getattr(error, "strerror", None) or str(error)
     files = [ImageFile(path, "", key) for path, key in hashes.items()]
-    options = RunnerOptions(artifacts=engine_artifacts(place.cache), index=place.image_index)
-    (done,) = extract([spec], files, place.cache, progress, options)
+    options = RunnerOptions(
+        artifacts=engine_artifacts(workspace.cache), index=workspace.image_index
+    )
+    (done,) = extract([spec], files, workspace.cache, progress, options)
     reasons = {failure.sha256: failure.reason for failure in done.failed}
     errors |= {path: reasons[key] for path, key in hashes.items() if key in reasons}
     good = [path for path in hashes if path not in errors]
     readable = [file for file in files if file.path not in errors]
-    notes = list(of_new_images(readable, place, spec.preprocessing))
+    notes = list(of_new_images(readable, workspace, spec.preprocessing))
     answers = dict(zip(good, _answers(good, hashes, saved, done.cache, remark), strict=True))
     found = [
         answers[path] if path in answers else Prediction(str(path), error=errors[path])
@@ -231,15 +233,15 @@ def as_csv(
     names = ["path", "label", "probability", "doubt", "doubt_score", "error"]
     rows = []
     for each in predictions:
-        chances = each.probabilities or {}
+        probabilities = each.probabilities or {}
         row = [
             path_cell(each.path),
             neutral(each.label or ""),
-            f"{max(chances.values()):.4f}" if chances else "",
+            f"{max(probabilities.values()):.4f}" if probabilities else "",
             "" if each.doubt is None else int(each.doubt),
             "" if each.score is None else f"{each.score:.4g}",
             neutral(each.error or ""),
-            *(f"{chances[name]:.6f}" if chances else "" for name in classes),
+            *(f"{probabilities[name]:.6f}" if probabilities else "" for name in classes),
         ]
         rows.append([shown(str(cell)) for cell in row])
     return table_text([*names, *(shown(f"p({name})") for name in classes)], rows)

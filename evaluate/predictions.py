@@ -91,10 +91,10 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
     Raises:
         ResultsError: the file is damaged, of other classes, or of an older version.
     """
-    places = {label: place for place, label in enumerate(classes)}
+    places = {label: index for index, label in enumerate(classes)}
     names = [_column(label) for label in classes]
     hashes, labels = list[bytes](), list[int]()
-    leaked, chances, where = list[bool](), list[list[float]](), ""
+    leaked, probabilities, where = list[bool](), list[list[float]](), ""
     try:
         check_checksum(path)
         table = read_table(path, [*FIXED, *names])
@@ -103,7 +103,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
             hashes.append(_sha256(row["sha256"]))
             labels.append(places[restored(row["label"])])
             leaked.append({"0": False, "1": True}[row["leaked"]])
-            chances.append([_chance(row[name]) for name in names])
+            probabilities.append([_chance(row[name]) for name in names])
     except KeyError as error:
         raise ResultsError(f"{path} can't be used: {where}unknown {error}. {AGAIN}") from None
     except (ValueError, OSError) as error:
@@ -112,7 +112,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> Predictions:
         tuple(Path(row["path"]) for row in table.rows),
         tuple(hashes),
         np.array(labels, np.int64),
-        np.array(chances, np.float64).reshape(-1, len(classes)),
+        np.array(probabilities, np.float64).reshape(-1, len(classes)),
         np.array(leaked, np.bool_),
     )
 

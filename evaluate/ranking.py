@@ -21,7 +21,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     """
     most = max((float(row["n_groups"]) for row in rows), default=0.0)
 
-    def place(row: Row) -> tuple[bool, bool, Preference, int]:
+    def sort_key(row: Row) -> tuple[bool, bool, Preference, int]:
         untrained = str(row["weights"]).startswith("random") and row["mode"] in NOT_TRAINED
         simplicity = _number(row, "parameters")
         key = preference(
@@ -32,7 +32,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
         )
         return untrained, float(row["n_groups"]) < most, key, int(row.get("model_id", 0))
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=sort_key)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

@@ -27,7 +27,7 @@ class Wanted:
 
 
 def select_caches(
-    training: ImageSet, place: Workspace, wanted: Wanted
+    training: ImageSet, workspace: Workspace, wanted: Wanted
 ) -> tuple[list[Cache], list[str]]:
     """Find the caches that hold this data set; also return a line about each that does not.
 
@@ -35,7 +35,7 @@ def select_caches(
         CacheError: there is none, or one is damaged.
     """
     complete, remarks = [], []
-    for cache in find_wanted(place, wanted):
+    for cache in find_wanted(workspace, wanted):
         if stale := outdated(cache.key):
             remarks.append(f"{cache.folder} is left out, being of another make: {stale}")
             continue
@@ -50,16 +50,16 @@ def select_caches(
         else:
             complete.append(cache)
     if not complete:
-        none = f"{place.cache} has no such cache that holds the images of {training.folder}"
+        none = f"{workspace.cache} has no such cache that holds the images of {training.folder}"
         raise CacheError(*remarks, f"{none}: run extract first, or see --workspace")
     return complete, remarks
 
 
-def find_wanted(place: Workspace, wanted: Wanted) -> list[Cache]:
+def find_wanted(workspace: Workspace, wanted: Wanted) -> list[Cache]:
     """Return a workspace's caches of these backbones and devices. Raises CacheError on damage."""
     return [
         cache
-        for cache in find_caches(place.cache)
+        for cache in find_caches(workspace.cache)
         if _asked(cache.key.backbone, wanted.arch) and _asked(cache.key.device, wanted.device)
     ]
 
@@ -77,7 +77,7 @@ def outdated(key: EmbeddingKey) -> str | None:
 
 
 def select_heads(
-    training: ImageSet, place: Workspace, wanted: Wanted
+    training: ImageSet, workspace: Workspace, wanted: Wanted
 ) -> tuple[list[TrainedHead], list[str]]:
     """Find the heads trained on this data set that can be measured here.
 
@@ -90,7 +90,7 @@ def select_heads(
         OSError: the folder of heads can't be listed.
     """
     known = fingerprint(training.labels)
-    heads, remarks = find_heads(place.heads)
+    heads, remarks = find_heads(workspace.heads)
     found = [
         saved
         for saved in heads
@@ -101,7 +101,7 @@ def select_heads(
         and _asked(saved.info.configuration.optimizer, wanted.optimizer)
     ]
     if not found:
-        none = f"{place.heads} has no such head trained on {training.folder}"
+        none = f"{workspace.heads} has no such head trained on {training.folder}"
         raise HeadError(*remarks, f"{none}: run train-heads first")
     for name in sorted({saved.info.identity.device for saved in found}):
         others = [saved for saved in found if saved.info.identity.device != name]

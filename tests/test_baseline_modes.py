@@ -219,7 +219,7 @@ class TestKept:
     ) -> None:
         place, spec = Workspace(tmp_path), EmbeddingSpec(toy, "cpu", (), "fp32")
         configuration = HeadConfig("single", "adam", epochs=1, batch_size=7)
-        ask = partial(train_network, place=place)
+        ask = partial(train_network, workspace=place)
         groups = {file.sha256: 0 for file in images.files[:2]}
         done = [
             ask(spec, configuration, "scratch", images),

@@ -61,17 +61,17 @@ def audit(
     )
     first = dict[bytes, int]()  # of each image, the place of its first file
     alike = list[DuplicatePair]()
-    for place, (_, file) in enumerate(files):
-        if first.setdefault(file.sha256, place) != place:
-            alike.append(DuplicatePair(first[file.sha256], place, 1.0, 0, exact=True))
+    for index, (_, file) in enumerate(files):
+        if first.setdefault(file.sha256, index) != index:
+            alike.append(DuplicatePair(first[file.sha256], index, 1.0, 0, exact=True))
     keys = [key for key in first if key in image_stats]
     cache = _trained(training, workspace, reasons)
     rows = _rows_of(cache, keys) if cache else None
     seen = [image_stats[key] for key in keys]
     places = [first[key] for key in keys]
-    pictures = partial(_pictures, [files[place][1].path for place in places], full_scale)
+    pictures = partial(_pictures, [files[index][1].path for index in places], full_scale)
     pairs = find_near_duplicates(seen, rows, pictures, progress)
-    for pair in _telling(pairs, [files[place][0] for place in places]):
+    for pair in _telling(pairs, [files[index][0] for index in places]):
         cosine = None if pair.cosine is None else round(pair.cosine, 4)
         i, j = places[pair.first], places[pair.second]
         alike.append(DuplicatePair(i, j, cosine, pair.bits, exact=False))
@@ -89,12 +89,12 @@ def audit(
         test=testing.name if testing else None,
         cache=cache.key.name if cache else None,
         images=tuple(
-            Seen(str(file.path), file.sha256.hex(), file.label, part, number[place])
-            for place, (part, file) in enumerate(files)
+            Seen(str(file.path), file.sha256.hex(), file.label, part, number[index])
+            for index, (part, file) in enumerate(files)
         ),
         alike=tuple(alike),
         unreadable=tuple(_unreadable(sets, reasons)),
-        odd=tuple(Outlier(places[place], what, note) for place, what, note in odd),
+        odd=tuple(Outlier(places[index], what, note) for index, what, note in odd),
         properties=tuple(properties(shown, common)),
         full_scale=full_scale,
     )
@@ -174,7 +174,7 @@ def _rows_of(
 
     def rows(places: NDArray[np.int64]) -> NDArray[np.float32]:
         found = np.zeros((len(places), cache.key.embedding_dim), np.float32)
-        there = [i for i, place in enumerate(places) if keys[place] in stored]
+        there = [i for i, index in enumerate(places) if keys[index] in stored]
         found[there] = read(cache, [keys[places[i]] for i in there])
         return found
 
@@ -185,7 +185,7 @@ def _pictures(
     paths: Sequence[Path], full_scale: int, places: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     preprocessing = Preprocessing(full_scale=full_scale)
-    images = decoded([paths[place] for place in places], usable_cores(), AHEAD, preprocessing)
+    images = decoded([paths[index] for index in places], usable_cores(), AHEAD, preprocessing)
     # One that has become unreadable meanwhile is blank, which is like nothing.
     blank = np.zeros((SMALL, SMALL), np.float32)
     pictures = (image.picture for image in images)

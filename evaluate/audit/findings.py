@@ -91,9 +91,9 @@ class Audit:
     def groups(self) -> list[tuple[int, ...]]:
         """The training images that show the same, by their places; exact copies too."""
         found: dict[int, list[int]] = {}
-        for place, image in enumerate(self.images):
+        for index, image in enumerate(self.images):
             if image.group >= 0:
-                found.setdefault(image.group, []).append(place)
+                found.setdefault(image.group, []).append(index)
         return [tuple(found[number]) for number in sorted(found)]
 
     @cached_property
@@ -109,8 +109,8 @@ class Audit:
     @property
     def leaked(self) -> frozenset[bytes]:
         """The test images that are in a leak, by SHA-256."""
-        ends = {place for pair in self.leaks for place in (pair.first, pair.second)}
-        images = [self.images[place] for place in ends]
+        ends = {index for pair in self.leaks for index in (pair.first, pair.second)}
+        images = [self.images[index] for index in ends]
         return frozenset(bytes.fromhex(i.sha256) for i in images if i.part == TEST)
 
     @property
@@ -165,8 +165,8 @@ class Audit:
         balance = self.balance
         return sorted(balance[TRAINING].keys() - balance[TEST].keys()) if TEST in balance else []
 
-    def _part(self, place: int) -> str:
-        return self.images[place].part
+    def _part(self, index: int) -> str:
+        return self.images[index].part
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ def _sha256(record: dict[str, Any]) -> str:
 def as_json(found: Audit) -> str:
     """Return the findings by paths, as JSON for other programs; all of them."""
 
-    def path(place: int) -> str:
-        return found.images[place].path
+    def path(index: int) -> str:
+        return found.images[index].path
 
     def pair(alike: DuplicatePair) -> dict[str, object]:
         return {
@@ -248,7 +248,7 @@ def as_json(found: Audit) -> str:
         }
 
     content = {
-        "groups": [[path(place) for place in group] for group in found.groups],
+        "groups": [[path(index) for index in group] for group in found.groups],
         "leaks": [pair(alike) for alike in found.leaks],
         "repeats": [pair(alike) for alike in found.repeats],
         "conflicts": [pair(alike) for alike in found.conflicts],
@@ -264,8 +264,8 @@ def in_words(found: Audit) -> list[str]:
     """Say what was found, a line each, of every kind the first `SHOWN`."""
     images = found.images
 
-    def path(place: int) -> str:
-        return images[place].path
+    def path(index: int) -> str:
+        return images[index].path
 
     def pair(alike: DuplicatePair) -> str:
         how = "the same bytes" if alike.exact else f"{alike.bits} of 63 bits differ"
@@ -284,7 +284,7 @@ def in_words(found: Audit) -> list[str]:
     lines.append(f"Near duplicates by perceptual hash and {seen_by}.")
     shown = {
         "leak": [pair(alike) for alike in found.leaks],
-        "duplicate": ["  =  ".join(path(place) for place in group) for group in found.groups],
+        "duplicate": ["  =  ".join(path(index) for index in group) for group in found.groups],
         "repeat": [pair(alike) for alike in found.repeats],
         "conflict": [pair(alike) for alike in found.conflicts],
         "unreadable": [f"{path}: {reason}" for path, reason in found.unreadable],

@@ -67,7 +67,7 @@ def _by_hash(
 ) -> tuple[Places, Places, Places]:
     """Return first and second places, and bits apart, of all pairs of at most MOST_APART."""
     places = np.flatnonzero([stats.contrast >= FLAT for stats in image_stats])
-    hashes = signs(image_stats[int(place)] for place in places)
+    hashes = signs(image_stats[int(index)] for index in places)
     found = [np.empty((0, 3), np.int64)]
     size = max(1, AT_ONCE // max(1, len(hashes)))
     for start in range(0, len(hashes), size):

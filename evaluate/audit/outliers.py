@@ -43,34 +43,34 @@ class Common:
 
 
 def _blank(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
-    for place, stats in enumerate(image_stats):
+    for index, stats in enumerate(image_stats):
         if stats.contrast < FLAT:
-            yield place, f"gray levels differ by {stats.contrast:.1f} only"
+            yield index, f"gray levels differ by {stats.contrast:.1f} only"
 
 
 def _small(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
     usual = np.median([min(stats.width, stats.height) for stats in image_stats])
-    for place, stats in enumerate(image_stats):
+    for index, stats in enumerate(image_stats):
         if min(stats.width, stats.height) < min(SMALL_PX, usual):
-            yield place, f"{stats.width} x {stats.height} pixels"
+            yield index, f"{stats.width} x {stats.height} pixels"
 
 
 def _size(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
     areas = np.array([stats.width * stats.height for stats in image_stats], np.float64)
     usual, odd = _beyond(areas, SIZES)
-    for place in odd:
-        stats = image_stats[place]
-        note = f"{stats.width} x {stats.height} pixels, {areas[place] / usual:.3g} times the median"
-        yield place, note
+    for index in odd:
+        stats = image_stats[index]
+        note = f"{stats.width} x {stats.height} pixels, {areas[index] / usual:.3g} times the median"
+        yield index, note
 
 
 def _shape(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
     shapes = np.array([stats.width / stats.height for stats in image_stats])
     usual, odd = _beyond(shapes, SHAPES)
-    for place in odd:
-        stats = image_stats[place]
+    for index in odd:
+        stats = image_stats[index]
         note = f"{stats.width} x {stats.height} pixels; usual is {usual:.2f} times as wide as high"
-        yield place, note
+        yield index, note
 
 
 def _beyond(values: NDArray[np.float64], times: float) -> tuple[float, list[int]]:
@@ -82,17 +82,17 @@ def _beyond(values: NDArray[np.float64], times: float) -> tuple[float, list[int]
 
 def _mode(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
     counts = Counter(stats.mode for stats in image_stats)
-    for place, stats in enumerate(image_stats):
+    for index, stats in enumerate(image_stats):
         if counts[stats.mode] < RARE * len(image_stats):
-            yield place, f"stored as {stats.mode}, like {counts[stats.mode]} of {len(image_stats)}"
+            yield index, f"stored as {stats.mode}, like {counts[stats.mode]} of {len(image_stats)}"
 
 
 def _brightness(image_stats: Sequence[ImageStats]) -> Iterator[tuple[int, str]]:
     levels = np.array([stats.brightness for stats in image_stats])
     usual = float(np.median(levels))
     deviation = MAD_TO_DEVIATION * float(np.median(np.abs(levels - usual)))
-    for place in np.flatnonzero(np.abs(levels - usual) > FAR * max(deviation, 1.0)).tolist():
-        yield place, f"mean gray level {levels[place]:.0f}, the median is {usual:.0f}"
+    for index in np.flatnonzero(np.abs(levels - usual) > FAR * max(deviation, 1.0)).tolist():
+        yield index, f"mean gray level {levels[index]:.0f}, the median is {usual:.0f}"
 
 
 ODD: dict[str, OutlierRule] = {
@@ -140,7 +140,7 @@ def find_outliers(
     for name, rule in rules.items():
         found = list(rule.find(image_stats))
         if len(found) >= AT_LEAST and len(found) > MANY * len(image_stats):
-            common.append(Common(name, tuple(place for place, _ in found)))
+            common.append(Common(name, tuple(index for index, _ in found)))
         else:
-            odd += [(place, name, note) for place, note in found]
+            odd += [(index, name, note) for index, note in found]
     return odd, common

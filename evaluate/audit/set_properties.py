@@ -41,7 +41,7 @@ def properties(images: Sequence[Shown], common: Sequence[Common]) -> Iterator[Pr
     """Say what is so of many images. common: what rules found in many of them, by their places."""
     yield from of_depth(images)
     for each in common:
-        found = [images[place] for place in each.images]
+        found = [images[index] for index in each.images]
         note = f"{len(found):,} of {len(images):,} images {ODD[each.what].of_many}"
         if _differ(found, images):
             note += f" ({_classes(found, images)})" + (CONFOUNDED if each.what in STORED else "")
@@ -58,12 +58,12 @@ def of_depth(images: Sequence[Shown]) -> Iterator[Property]:
 
 
 def of_new_images(
-    files: Sequence[ImageFile], place: Workspace, preprocessing: Preprocessing
+    files: Sequence[ImageFile], workspace: Workspace, preprocessing: Preprocessing
 ) -> Iterator[str]:
     """Say which new images have values that are clipped, or decoded nearly black."""
     white = preprocessing.full_scale
     try:
-        image_stats, _ = stats_of(files, place.image_index, full_scale=white)
+        image_stats, _ = stats_of(files, workspace.image_index, full_scale=white)
     except CacheError as error:
         yield f"The bit depth of the images is not known: {error}"
         return

@@ -79,7 +79,7 @@ def train_network(
     configuration: HeadConfig,
     mode: str,
     training: ImageSet,
-    place: Workspace,
+    workspace: Workspace,
     options: NetworkOptions = USUAL,
 ) -> TrainedNetwork:
     """Train a backbone and a head as one network, unless it was done before.
@@ -108,21 +108,21 @@ def train_network(
     found = options.found or readable(training, spec.preprocessing, told.advance)
     network = Network("", mode, spec.backbone.weights, augmentation, spec.precision, spec.device)
     begun = _begun(spec, configuration, training, found.files, groups, network)
-    with sharing(place.networks), _alone(place, _network_of(begun).name, remark):
-        if saved := _kept(place, begun, remark):
+    with sharing(workspace.networks), _alone(workspace, _network_of(begun).name, remark):
+        if saved := _kept(workspace, begun, remark):
             return TrainedNetwork(saved, True, found.failures)
-        run = _prepared(begun, spec, found.files, groups, where, place)
+        run = _prepared(begun, spec, found.files, groups, where, workspace)
         run.resume()
         told.expect(run.remaining)
-        saved = _save(place, _finished(begun, run, told), run)
+        saved = _save(workspace, _finished(begun, run, told), run)
         run.checkpoint.unlink(missing_ok=True)
     return TrainedNetwork(saved, False, found.failures)
 
 
 @contextmanager
-def _alone(place: Workspace, name: str, remark: Callable[[str], None]) -> Iterator[None]:
+def _alone(workspace: Workspace, name: str, remark: Callable[[str], None]) -> Iterator[None]:
     """Wait until no other process is at the training of this name, and keep it from beginning."""
-    lock = FileLock(place.networks / f"{name}.lock")
+    lock = FileLock(workspace.networks / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -214,7 +214,7 @@ def _prepared(
     files: tuple[ImageFile, ...],
     groups: Groups,
     where: str,
-    place: Workspace,
+    workspace: Workspace,
 ) -> Training:
     """Return the training of a head and its backbone, before its first epoch."""
     network, configuration, preprocessing = (
@@ -236,7 +236,7 @@ def _prepared(
         spec.backbone.module, configuration, begun.identity.embedding_dim, course.classes,
         MODES[network.mode].trains_backbone,
     )  # fmt: skip
-    checkpoint = place.networks / f"{network.name}.checkpoint.safetensors"
+    checkpoint = workspace.networks / f"{network.name}.checkpoint.safetensors"
     return Training(course, placed(whole, where, spec.precision), checkpoint)
 
 
@@ -260,7 +260,7 @@ def _finished(begun: HeadInfo, run: Training, told: _Told) -> HeadInfo:
     )
 
 
-def _save(place: Workspace, info: HeadInfo, run: Training) -> TrainedHead:
+def _save(workspace: Workspace, info: HeadInfo, run: Training) -> TrainedHead:
     """Write the backbone, if it was trained, and then the head: where it is, both are."""
     from extract.state_dict import tensors_sha256
 
@@ -271,27 +271,29 @@ def _save(place: Workspace, info: HeadInfo, run: Training) -> TrainedHead:
         key = replace(info.identity, weights_sha256=sha256)
         info = replace(info, identity=key, weights=f"{TRAINED}:{network.name}")
         state = {name: tensor.numpy() for name, tensor in backbone.state_dict().items()}
-        write_arrays(network_path(place, network.name), state, NETWORK_FORMAT)
+        write_arrays(network_path(workspace, network.name), state, NETWORK_FORMAT)
     head = {name: t.contiguous() for name, t in folded(whole.head.state_dict()).items()}
-    return save_head(place.heads, info, head)
+    return save_head(workspace.heads, info, head)
 
 
-def _kept(place: Workspace, begun: HeadInfo, remark: Callable[[str], None]) -> TrainedHead | None:
+def _kept(
+    workspace: Workspace, begun: HeadInfo, remark: Callable[[str], None]
+) -> TrainedHead | None:
     """Return the head of this training, if it is there with all that belongs to it.
 
     remark: receives a line about each file that cannot be used.
     """
     network = _network_of(begun)
     if MODES[network.mode].trains_backbone:
-        if not network_path(place, network.name).exists():
+        if not network_path(workspace, network.name).exists():
             return None
         try:
-            check_network(place, network.name)
+            check_network(workspace, network.name)
         except WeightsError as error:
             remark(f"Trained again: {error}")
             return None
     kind = begun.id.rpartition("-")[0]  # its digits depend on what the backbone becomes
-    for path in sorted(place.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
+    for path in sorted(workspace.heads.glob(f"{glob.escape(kind)}-*.safetensors")):
         try:
             head = read_head(path)
         except HeadError as error:  # perhaps another's

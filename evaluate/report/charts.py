@@ -146,7 +146,9 @@ def front(points: Sequence[Point]) -> list[int]:
 def shade(share: float) -> str:
     """Return a colour from white (0) over blue to dark blue (1), as CSS; None of NaN."""
     stops = ((247, 250, 252), (190, 216, 234), (74, 144, 190), (15, 62, 108))
-    place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
-    i = min(int(place), len(stops) - 2)
-    mixed = (round(a + (b - a) * (place - i)) for a, b in zip(stops[i], stops[i + 1], strict=True))
+    position = min(max(share, 0.0), 1.0) * (len(stops) - 1)
+    i = min(int(position), len(stops) - 2)
+    mixed = (
+        round(a + (b - a) * (position - i)) for a, b in zip(stops[i], stops[i + 1], strict=True)
+    )
     return "#" + "".join(f"{part:02x}" for part in mixed)

@@ -46,8 +46,8 @@ class Section:
     show: Callable[[ReportContext], Any]
 
 
-def _audited(material: ReportContext) -> dict[str, Any] | None:
-    return audited(material.audit, material.files) if material.audit else None
+def _audited(context: ReportContext) -> dict[str, Any] | None:
+    return audited(context.audit, context.files) if context.audit else None
 
 
 # By the names of their templates, in order.
@@ -93,10 +93,10 @@ def write_report(
         gather(study, workspace, published, limits)
         for study in current_first(studies(workspace.results), workspace)
     ]
-    parts = [_study(material, f"s{number}") for number, material in enumerate(found, start=1)]
+    parts = [_study(context, f"s{number}") for number, context in enumerate(found, start=1)]
     costs = found[0].read(partial(extractions, workspace)) or []
     html = _render("index.html.jinja", studies=parts, extractions=costs)
-    for line in dict.fromkeys(line for material in found for line in material.left_out):
+    for line in dict.fromkeys(line for context in found for line in context.left_out):
         remark(line)
     return _write(workspace.report, html)
 
@@ -113,11 +113,11 @@ def write_audit_page(audit: Audit, path: Path, files: ImageFiles) -> Path:
     return _write(path, _render("audit_page.html.jinja", it=audited(audit, files)))
 
 
-def _study(material: ReportContext, name: str) -> dict[str, Any]:
+def _study(context: ReportContext, name: str) -> dict[str, Any]:
     """Return what the templates show of one study; name: of its place in the page."""
-    study = material.study
+    study = context.study
     shown = [
-        (key, part.heading, material.read(partial(part.show, material)))
+        (key, part.heading, context.read(partial(part.show, context)))
         for key, part in SECTIONS.items()
     ]
     sections = [
@@ -126,28 +126,28 @@ def _study(material: ReportContext, name: str) -> dict[str, Any]:
         if content
     ]
     content = {section["id"]: section["content"] for section in sections}
-    if material.files.remark:
-        material.left_out.append(material.files.remark)
+    if context.files.remark:
+        context.left_out.append(context.files.remark)
     return {
         "id": name,
         "title": printable(study.title),
         "models": len(study.rows),
-        "best": model(material, study.best),
-        "guessing": 1 / len(material.classes),
+        "best": model(context, study.best),
+        "guessing": 1 / len(context.classes),
         "undecided": _undecided(content.get("evidence")),
         "confused": printable(describe_confusions(study.best)),
         "cautions": [
             printable(line)
-            for line in (*cautions(study), *_properties(material.audit), *_left_out(material))
+            for line in (*cautions(study), *_properties(context.audit), *_left_out(context))
         ],
         "sections": sections,
     }
 
 
-def _left_out(material: ReportContext) -> list[str]:
+def _left_out(context: ReportContext) -> list[str]:
     """Name the files that could not be used, as they are called in the workspace."""
-    lines = list(dict.fromkeys(material.left_out))
-    told = [line.replace(f"{material.workspace.root}/", "") for line in lines[:LEFT_OUT]]
+    lines = list(dict.fromkeys(context.left_out))
+    told = [line.replace(f"{context.workspace.root}/", "") for line in lines[:LEFT_OUT]]
     more = len(lines) - len(told)
     return [f"Left out: {line}" for line in told] + [f"Left out: {more} more files."] * bool(more)
 

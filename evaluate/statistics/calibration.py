@@ -31,9 +31,9 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) 
 
 def _bins(labels: Labels, probabilities: Probabilities, bins: int) -> Iterator[Bin]:
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
-    for number in np.unique(place):
-        here = place == number
+    bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    for number in np.unique(bin_of):
+        here = bin_of == number
         yield Bin(float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
 
 

@@ -135,14 +135,14 @@ def _mean_interval(values: NDArray[np.float64]) -> Interval:
 
 def _sign_flips(gained: NDArray[np.int64]) -> float:
     """Return the chance that random signs give a sum at least as far from 0."""
-    chances = np.ones(1)  # of each sum of those that get a plus
+    probabilities = np.ones(1)  # of each sum of those that get a plus
     sizes, counts = np.unique(np.abs(gained[gained != 0]), return_counts=True)
     for size, count in zip(sizes, counts, strict=True):
         steps = np.zeros(size * count + 1)
         steps[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = fftconvolve(chances, steps)
-    tail = (len(chances) - 1 - abs(gained.sum())) // 2
-    return float(np.clip(2 * chances[: tail + 1].sum(), 0, 1))
+        probabilities = fftconvolve(probabilities, steps)
+    tail = (len(probabilities) - 1 - abs(gained.sum())) // 2
+    return float(np.clip(2 * probabilities[: tail + 1].sum(), 0, 1))
 
 
 def _level(row: Row, factor: str) -> str:

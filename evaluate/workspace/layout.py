@@ -129,7 +129,7 @@ class Workspace:
 
 
 @contextmanager
-def writable(place: Workspace, remark: Callable[[str], None]) -> Iterator[Workspace]:
+def writable(workspace: Workspace, remark: Callable[[str], None]) -> Iterator[Workspace]:
     """Yield a workspace that can be written: this one, or where it is read-only a temporary one.
 
     The temporary one holds links to all that is here; what is added there is removed at the end.
@@ -138,16 +138,18 @@ def writable(place: Workspace, remark: Callable[[str], None]) -> Iterator[Worksp
     Raises:
         OSError: there is no room for a temporary folder.
     """
-    folders = [place.cache, *(path for path in place.cache.glob("*") if path.is_dir())]
-    if not place.cache.is_dir() or all(os.access(folder, os.W_OK) for folder in folders):
-        yield place
+    folders = [workspace.cache, *(path for path in workspace.cache.glob("*") if path.is_dir())]
+    if not workspace.cache.is_dir() or all(os.access(folder, os.W_OK) for folder in folders):
+        yield workspace
         return
-    remark(f"The workspace {place.root} is read-only: new embeddings and findings are not saved.")
+    remark(
+        f"The workspace {workspace.root} is read-only: new embeddings and findings are not saved."
+    )
     with TemporaryDirectory(prefix="frostline-") as folder:
         root = Path(folder)
-        inner = [*folders, *filter(Path.is_dir, (place.audits, place.images))]
-        for each in (place.root, *inner):
-            _link_all(each, root / each.relative_to(place.root), but=inner)
+        inner = [*folders, *filter(Path.is_dir, (workspace.audits, workspace.images))]
+        for each in (workspace.root, *inner):
+            _link_all(each, root / each.relative_to(workspace.root), but=inner)
         yield Workspace(root)
 
 

@@ -50,7 +50,10 @@ def configurations(mode: str, choices: Mapping[str, Any]) -> list[HeadConfig]:
 
 
 def train_whole(
-    training: ImageSet, groups: Mapping[bytes, int], place: Workspace, choices: Mapping[str, Any]
+    training: ImageSet,
+    groups: Mapping[bytes, int],
+    workspace: Workspace,
+    choices: Mapping[str, Any],
 ) -> Iterator[TrainedHead]:
     """Train every backbone asked for in every mode and configuration, unless it was before; yield
     each as soon as it is trained. What is known to fail is reported before the first one.
@@ -71,11 +74,11 @@ def train_whole(
     wanted = _checked(choices)
     device = choices["device"] or default_device()
     require_device(device)
-    place.prepare()
+    workspace.prepare()
     engines = usable_engines(device, choices["engine"], choices["precision"])
     preprocessing = Preprocessing(fit=choices["fit"], full_scale=choices["full_scale"])
     how = device, engines, choices["precision"], preprocessing
-    load = _loader(training, place, choices)
+    load = _loader(training, workspace, choices)
     starts, refused = _starts(choices, load)
     total = len(choices["arch"]) * sum(map(len, wanted.values()))
     todo = [(*start, c) for start in starts for c in wanted[start[1]]]
@@ -87,7 +90,7 @@ def train_whole(
             with bar(f"{name}, {mode}", "images") as progress:
                 spec = EmbeddingSpec(load(name, weights), *how)
                 options = NetworkOptions(groups, choices["augment"], found, progress, warn)
-                done = train_network(spec, configuration, mode, training, place, options)
+                done = train_network(spec, configuration, mode, training, workspace, options)
         except (GridError, HeadError, WeightsError) as error:
             refused.append(f"{name}, {mode}, {_in_words(configuration)}: {error}")
             if total > 1:
@@ -116,13 +119,13 @@ def _checked(choices: Mapping[str, Any]) -> dict[str, list[HeadConfig]]:
     return wanted
 
 
-def _loader(training: ImageSet, place: Workspace, choices: Mapping[str, Any]) -> Load:
+def _loader(training: ImageSet, workspace: Workspace, choices: Mapping[str, Any]) -> Load:
     """Return what loads a backbone by name and weights, the last one only once."""
     from extract.embedder import engine_artifacts
     from extract.model_loader import load_backbone
 
-    mean_and_std = steps.normalization(group(EmbeddingOptions, choices), training, place)
-    artifacts, seed = engine_artifacts(place.cache), choices["seed"]
+    mean_and_std = steps.normalization(group(EmbeddingOptions, choices), training, workspace)
+    artifacts, seed = engine_artifacts(workspace.cache), choices["seed"]
     return lru_cache(1)(
         lambda name, weights: load_backbone(name, weights, seed, artifacts, mean_and_std)
     )

@@ -126,12 +126,14 @@ class Kept:
     lists: where these will lie, by source. They are written whole, by `finish`, or not at all.
     """
 
-    def __init__(self, place: Workspace, sources: Mapping[str, Path]) -> None:
-        self.place, self.stack, self.open = place, ExitStack(), ExitStack()
+    def __init__(self, workspace: Workspace, sources: Mapping[str, Path]) -> None:
+        self.place, self.stack, self.open = workspace, ExitStack(), ExitStack()
         self.finished, self.sources = False, sources
-        self.lists = {name: place.lists / f"{_named(path)}.csv" for name, path in sources.items()}
+        self.lists = {
+            name: workspace.lists / f"{_named(path)}.csv" for name, path in sources.items()
+        }
         if len(set(self.lists.values())) < len(self.lists):  # two folders of the same name
-            self.lists = {name: place.lists / f"{name}.csv" for name in sources}
+            self.lists = {name: workspace.lists / f"{name}.csv" for name in sources}
 
     def __enter__(self) -> Kept:
         with ExitStack() as stack:
@@ -175,7 +177,7 @@ class Kept:
 
 
 def extract_at_scale(
-    sources: Mapping[str, Path], place: Workspace, root: Path, cluster: Cluster,
+    sources: Mapping[str, Path], workspace: Workspace, root: Path, cluster: Cluster,
     choices: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Fill caches below `root` by a cluster, and write lists of the images with their hashes.
@@ -200,8 +202,8 @@ def extract_at_scale(
     check_weights(options.arch, options.weights)
     devices = options.device or [device_of(resources(cluster.resources))]
     engines = {name: usable_engines(name, options.engine, options.precision) for name in devices}
-    place.prepare()
-    targets = targets_of(options, engines, place)
+    workspace.prepare()
+    targets = targets_of(options, engines, workspace)
     job = Job(
         orders=tuple(order_of(target, options.weights, options.seed) for target in targets),
         root=str(_everywhere(root)),
@@ -210,7 +212,7 @@ def extract_at_scale(
     )
     caches = [open_cache(root, target.key) for target in targets]
     sources = {name: _everywhere(path) for name, path in sources.items()}
-    _extract(sources, place, job, caches, cluster, choices["augmented"])
+    _extract(sources, workspace, job, caches, cluster, choices["augmented"])
 
 
 def _refuse(choices: Mapping[str, Any]) -> None:
@@ -228,7 +230,7 @@ def _everywhere(path: Path) -> Path:
 
 
 def _extract(
-    sources: Mapping[str, Path], place: Workspace, job: Job, caches: Sequence[Cache],
+    sources: Mapping[str, Path], workspace: Workspace, job: Job, caches: Sequence[Cache],
     cluster: Cluster, views: int,
 ) -> None:  # fmt: skip
     from extract.distributed.ray import extract_on_ray
@@ -243,9 +245,9 @@ def _extract(
             progress(0, total := files)
 
         for source in sources.values():
-            record(place.cache, source)
-        kept = stack.enter_context(Kept(place, sources))
-        parts = _parts(sources, place, cluster.shard_size, views)
+            record(workspace.cache, source)
+        kept = stack.enter_context(Kept(workspace, sources))
+        parts = _parts(sources, workspace, cluster.shard_size, views)
         dones = extract_on_ray(parts, job, caches, wanted, cluster.address, listed)
         dones = stack.enter_context(closing(dones))
         for done in dones:
@@ -257,7 +259,7 @@ def _extract(
         fault = _fault(sums, sources)
         if not sums.errors and not fault:
             kept.finish()
-    _tell(sums, kept, place, cluster)
+    _tell(sums, kept, workspace, cluster)
     if fault:
         raise fault
 
@@ -290,7 +292,9 @@ def device_of(wanted: Mapping[str, Any]) -> str:
     return "tpu" if chips else "cpu"
 
 
-def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int) -> Iterator[Part]:
+def _parts(
+    sources: Mapping[str, Path], workspace: Workspace, size: int, views: int
+) -> Iterator[Part]:
     """List the sources, a shard at a time, with what is known of its files."""
     from extract.distributed.shards import shards
     from extract.distributed.worker import Part
@@ -303,15 +307,15 @@ def _parts(sources: Mapping[str, Path], place: Workspace, size: int, views: int)
         for shard in shards(path, size, notes):
             known = dict[str, Hashed]()
             if not rehash_asked():
-                with _usable(place.scan_table):
-                    known = known_among(place.scan_table, shard.names)
+                with _usable(workspace.scan_table):
+                    known = known_among(workspace.scan_table, shard.names)
             yield Part(source, shard, views if source == "dataset" else 0, known)
         for remark in notes.remarks(path):
             warn(remark)
 
 
-def _tell(sums: Sums, kept: Kept, place: Workspace, cluster: Cluster) -> None:
-    print_extractions(sums.extractions, sums.files, sums.unopened, place.failures)
+def _tell(sums: Sums, kept: Kept, workspace: Workspace, cluster: Cluster) -> None:
+    print_extractions(sums.extractions, sums.files, sums.unopened, workspace.failures)
     print_workers(sums.workers)
     for error in sums.errors[:SHOWN]:
         warn(error)
@@ -348,7 +352,7 @@ def _usable(table: Path) -> Iterator[None]:
 
 
 def train_at_scale(
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
+    caches: Sequence[Cache], training: ImageSet, workspace: Workspace, options: TrainingOptions,
     groups: Mapping[bytes, int], cluster: Cluster,
 ) -> list[TrainedHead]:  # fmt: skip
     """Train the heads of a plan on each cache, parts of it at a time on the workers of a cluster.
@@ -371,4 +375,4 @@ def train_at_scale(
 
     there = replace(options, train_on=device_of(wanted))
     with connected(cluster.address), interruptible():
-        return train(caches, training, place, there, groups, trainer_of)
+        return train(caches, training, workspace, there, groups, trainer_of)

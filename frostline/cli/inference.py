@@ -30,11 +30,11 @@ def predict(
         write_answers,
     )
 
-    place = loader.workspace
-    place.require_folder()
+    workspace = loader.workspace
+    workspace.require_folder()
     check_out(out)
-    row = find_row(place, model)
-    model_id, saved = load_row(place, row)
+    row = find_row(workspace, model)
+    model_id, saved = load_row(workspace, row)
     info = saved.info
     paths, remarks = listed(given)
     for remark in remarks:
@@ -42,7 +42,7 @@ def predict(
     say(_told(row, saved), err=True)
     spec, remarks = loader.spec(info), list[str]()
     with bar("Embedding", "rows") as progress:
-        found, notes = predict(paths, saved, spec, place, progress, remarks.append)
+        found, notes = predict(paths, saved, spec, workspace, progress, remarks.append)
     for remark in (*notes, *remarks):
         warn(remark)
     for each in found:
@@ -88,17 +88,19 @@ def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: 
     from evaluate.predict import find_row, load_row
     from evaluate.report.context import read_answers
 
-    place = loader.workspace
-    place.require_folder()
-    found = find_row(place, model)
-    model_id, saved = load_row(place, found)
+    workspace = loader.workspace
+    workspace.require_folder()
+    found = find_row(workspace, model)
+    model_id, saved = load_row(workspace, found)
     say(_told(found, saved))
-    rows = [row for study in studies(place.results) for row in study.rows]
+    rows = [row for study in studies(workspace.results) for row in study.rows]
     row = next(row for row in rows if row["model_id"] == int(model_id))
     info = saved.info
-    answers = read_answers(row, place)
+    answers = read_answers(row, workspace)
     if answers is None:
-        raise HeadError(f"model {model_id} has no predictions in {place.heads}: run evaluate again")
+        raise HeadError(
+            f"model {model_id} has no predictions in {workspace.heads}: run evaluate again"
+        )
     backbone = loader.backbone(info.identity, info.weights)
     written = export_model(MeasuredModel(backbone, saved, row, answers), file_format, out, files)
     say("Written: " + ", ".join(map(str, written.files)))

@@ -48,29 +48,37 @@ if TYPE_CHECKING:
 SETS = ("dataset", "test")  # options whose defaults are taken together or not at all
 
 
-def find(place: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
+def find(workspace: Workspace, arch: Sequence[str] = (), device: Sequence[str] = ()) -> list[Cache]:
     """Return the caches of these backbones and devices. Raises CacheError if there is none."""
     from evaluate.selection import Wanted, find_wanted
 
-    place.require()
-    found = find_wanted(place, Wanted(arch, device))
+    workspace.require()
+    found = find_wanted(workspace, Wanted(arch, device))
     if not found:
-        raise CacheError(f"{place.cache} has no such cache: run extract first, or see --workspace")
+        raise CacheError(
+            f"{workspace.cache} has no such cache: run extract first, or see --workspace"
+        )
     return found
 
 
-def scan_present(ctx: click.Context, dataset: Path, test: Path, place: Workspace) -> list[ImageSet]:
+def scan_present(
+    ctx: click.Context, dataset: Path, test: Path, workspace: Workspace
+) -> list[ImageSet]:
     """Scan both folders; see `scan_if_there`."""
     given = {"dataset": dataset, "test": test}
-    found = [scan_if_there(ctx, name, folder, place) for name, folder in given.items()]
+    found = [scan_if_there(ctx, name, folder, workspace) for name, folder in given.items()]
     return [images for images in found if images]
 
 
 def scan_if_there(
-    ctx: click.Context, option: str, folder: Path, place: Workspace, per_class: int | None = None
+    ctx: click.Context,
+    option: str,
+    folder: Path,
+    workspace: Workspace,
+    per_class: int | None = None,
 ) -> ImageSet | None:
     """Scan an option's folder; None if it is missing and was not asked for."""
-    return scan(folder, place, per_class) if is_meant(ctx, option, folder) else None
+    return scan(folder, workspace, per_class) if is_meant(ctx, option, folder) else None
 
 
 def is_meant(ctx: click.Context, option: str, folder: Path) -> bool:
@@ -95,7 +103,7 @@ def check_sets(ctx: click.Context, hint: str = "") -> None:
         raise DatasetError("No training images given. Use --dataset DIR.")
 
 
-def take_current(ctx: click.Context, place: Workspace, choices: dict[str, Any]) -> list[Path]:
+def take_current(ctx: click.Context, workspace: Workspace, choices: dict[str, Any]) -> list[Path]:
     """Return --dataset and --test; where neither is given, those of the study run last.
 
     choices: get its --per-class and --test-per-class, too.
@@ -106,26 +114,29 @@ def take_current(ctx: click.Context, place: Workspace, choices: dict[str, Any]) 
     from evaluate.workspace.current_study import read_current
 
     given = [ctx.params[name] for name in SETS if name in ctx.params]
-    if any(map(partial(is_given, ctx), SETS)) or not (current := read_current(place)):
+    if any(map(partial(is_given, ctx), SETS)) or not (current := read_current(workspace)):
         return given
     parts = {"per_class": current.training, "test_per_class": current.test}
     for option, part in parts.items():
         if option in choices and choices[option] is None:
             choices[option] = part.per_class
     say(f"Images of the study run last: {current.title}", err=True)
-    found = [current.path_of(part, place) for part in parts.values()]
+    found = [current.path_of(part, workspace) for part in parts.values()]
     return found[: len(given)]
 
 
 def set_current(
-    place: Workspace, sets: Sequence[ImageSet], given: Sequence[Path], choices: Mapping[str, Any]
+    workspace: Workspace,
+    sets: Sequence[ImageSet],
+    given: Sequence[Path],
+    choices: Mapping[str, Any],
 ) -> None:
     """Note which study is run. sets: training and test images. given: their paths."""
     from evaluate.workspace.current_study import part_of, write_current
 
     (training, testing), (dataset, test) = sets, given
     write_current(
-        place,
+        workspace,
         part_of(training, dataset, choices["per_class"]),
         part_of(testing, test, choices["test_per_class"]),
         list(training.labels.values()),
@@ -139,7 +150,7 @@ def rehash_asked() -> bool:
 
 
 def scan(
-    folder: Path, place: Workspace, per_class: int | None = None, opened: bool = True
+    folder: Path, workspace: Workspace, per_class: int | None = None, opened: bool = True
 ) -> ImageSet:
     """List and hash the images of a folder, list, or archive, which is unpacked; or of a URL.
 
@@ -153,16 +164,19 @@ def scan(
 
     rehash, source = rehash_asked(), folder
     with bar(f"Unpacking {folder}", "files") as progress:
-        folder = unpacked(folder, place.images, progress, warn, opened, rehash)
+        folder = unpacked(folder, workspace.images, progress, warn, opened, rehash)
     with bar(f"Reading {folder}", "files") as progress:
-        images = replace(scan(folder, progress, place.scan_table, rehash), source=source)
+        images = replace(scan(folder, progress, workspace.scan_table, rehash), source=source)
     for remark in images.remarks:
         warn(remark)
     return images.at_most(per_class) if per_class else images
 
 
 def extract(
-    sets: Sequence[ImageSet], place: Workspace, options: EmbeddingOptions, root: Path | None = None
+    sets: Sequence[ImageSet],
+    workspace: Workspace,
+    options: EmbeddingOptions,
+    root: Path | None = None,
 ) -> list[EmbeddingSpec]:
     """Fill the caches of every backbone and device asked for.
 
@@ -179,17 +193,17 @@ def extract(
         require_device(name)
     check_weights(options.arch, options.weights)
     engines = {name: usable_engines(name, options.engine, options.precision) for name in devices}
-    place.prepare()
+    workspace.prepare()
     for images in sets:
         hashes = (file.sha256 for file in images.files)
-        record(root or place.cache, images.source or images.folder, hashes)
+        record(root or workspace.cache, images.source or images.folder, hashes)
     found = {name: local_devices(name) for name in devices}
     failed = [failure for images in sets for failure in images.unopened]
     if options.strict and failed:
         raise UnreadableImageError(f"{failed[0].path} can't be opened: {failed[0].reason}")
-    artifacts = engine_artifacts(place.cache)
-    mean_and_std = normalization(options, sets[0], place)
-    specs = targets_of(options, engines, place, mean_and_std)
+    artifacts = engine_artifacts(workspace.cache)
+    mean_and_std = normalization(options, sets[0], workspace)
+    specs = targets_of(options, engines, workspace, mean_and_std)
     if options.precision == "int8":
         from extract.backends.int8 import calibrated
 
@@ -197,7 +211,7 @@ def extract(
         specs = [calibrated(spec, first, artifacts) for spec in specs]
     runner = RunnerOptions(
         options.strict, options.workers, options.images_at_once, artifacts, options.augmented,
-        place.image_index,
+        workspace.image_index,
     )  # fmt: skip
     # Views are for training.
     whole = len(sets) == 1 or not options.augmented
@@ -209,15 +223,15 @@ def extract(
         # 0: chips that are not counted yet may be there all the same.
         if one := [spec for spec in specs if found[spec.device] < 2]:
             with bar("Embedding", "rows") as progress:
-                done += extract(one, files, root or place.cache, progress, how)
+                done += extract(one, files, root or workspace.cache, progress, how)
         for name in devices:
             if many := [t for t in specs if t.device == name and found[name] > 1]:
                 orders = [order_of(spec, options.weights, options.seed) for spec in many]
                 with bar(f"Embedding on {found[name]} chips", "rows") as progress:
                     done += extract_on_local_devices(
-                        many, orders, files, root or place.cache, progress, how
+                        many, orders, files, root or workspace.cache, progress, how
                     )
-    print_extractions(done, sum(len(images.files) for images in sets), failed, place.failures)
+    print_extractions(done, sum(len(images.files) for images in sets), failed, workspace.failures)
     return specs
 
 
@@ -228,14 +242,14 @@ def check_weights(arch: Sequence[str], weights: str) -> None:
 
 
 def targets_of(
-    options: EmbeddingOptions, engines: Mapping[str, tuple[str, ...]], place: Workspace,
+    options: EmbeddingOptions, engines: Mapping[str, tuple[str, ...]], workspace: Workspace,
     mean_and_std: Normalization | None = None,
 ) -> list[EmbeddingSpec]:  # fmt: skip
     """Return what every backbone asked for fills on each device. engines: to try there."""
     from extract.embedder import EmbeddingSpec, engine_artifacts
     from extract.model_loader import load_backbone
 
-    specs, artifacts = list[EmbeddingSpec](), engine_artifacts(place.cache)
+    specs, artifacts = list[EmbeddingSpec](), engine_artifacts(workspace.cache)
     for name in options.arch or STANDARD:
         backbone = load_backbone(name, options.weights, options.seed, artifacts, mean_and_std)
         if backbone.notice:
@@ -247,7 +261,7 @@ def targets_of(
     return specs
 
 
-def white_value(full_scale: int | str | None, training: ImageSet, place: Workspace) -> int:
+def white_value(full_scale: int | str | None, training: ImageSet, workspace: Workspace) -> int:
     """Return the value of 9 to 16 bits that becomes white: see `Preprocessing`.
 
     full_scale: of the option; `auto` goes by the training images.
@@ -258,7 +272,7 @@ def white_value(full_scale: int | str | None, training: ImageSet, place: Workspa
     if full_scale != AUTO:
         return FULL_SCALE if full_scale is None else int(full_scale)
     with bar("Measuring bit depth", "images") as progress:
-        image_stats, _ = stats_of(training.unique, place.image_index, progress, None)
+        image_stats, _ = stats_of(training.unique, workspace.image_index, progress, None)
     white = smallest_white(image_stats.values())
     if white == FULL_SCALE:
         say(f"--full-scale auto: {training.name} uses the full scale of its files")
@@ -268,7 +282,7 @@ def white_value(full_scale: int | str | None, training: ImageSet, place: Workspa
     return white
 
 
-def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) -> None:
+def print_bit_depth(sets: Mapping[str, ImageSet], workspace: Workspace, white: int) -> None:
     """Say what of the images' bit depth is worth knowing, as far as they were decoded before.
 
     sets: by what they are for. white: see `white_value`.
@@ -278,7 +292,7 @@ def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) 
 
     files = [(part, file) for part, images in sets.items() for file in images.unique]
     try:
-        image_stats = known_stats({file.sha256 for _, file in files}, place.image_index, white)
+        image_stats = known_stats({file.sha256 for _, file in files}, workspace.image_index, white)
     except CacheError as error:
         warn(f"The bit depth of the images is not known: {error}")
         return
@@ -290,7 +304,7 @@ def print_bit_depth(sets: Mapping[str, ImageSet], place: Workspace, white: int) 
 
 
 def normalization(
-    options: EmbeddingOptions, training: ImageSet, place: Workspace
+    options: EmbeddingOptions, training: ImageSet, workspace: Workspace
 ) -> Normalization | None:
     """Return mean and standard deviation of the training images, or None for the weights' own."""
     from extract.dataset_statistics.image_index import stats_of
@@ -300,7 +314,7 @@ def normalization(
         return None
     with bar("Looking at gray levels", "images") as progress:
         image_stats, _ = stats_of(
-            training.unique, place.image_index, progress, options.preprocessing.full_scale
+            training.unique, workspace.image_index, progress, options.preprocessing.full_scale
         )
     found = of_images(image_stats.values())
     say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
@@ -308,7 +322,7 @@ def normalization(
 
 
 def audit_datasets(
-    training: ImageSet, testing: ImageSet | None, place: Workspace, full_scale: int,
+    training: ImageSet, testing: ImageSet | None, workspace: Workspace, full_scale: int,
     again: bool = False,
 ) -> Audit:  # fmt: skip
     """Audit the images, or read what was found before, and say in a line what is wrong.
@@ -321,12 +335,12 @@ def audit_datasets(
     found = None
     if not again:
         try:
-            found = kept_audit(training, testing, place, full_scale)
+            found = kept_audit(training, testing, workspace, full_scale)
         except ResultsError as error:
             warn(f"Audited again: {error}")
     if found is None:
         with bar("Looking for copies", "images") as progress:
-            found = audit(training, testing, place, progress, full_scale)
+            found = audit(training, testing, workspace, progress, full_scale)
     if testing:
         mine, others = ({file.label for file in images.files} for images in (training, testing))
         for line in between_sets(mine, others):
@@ -341,7 +355,7 @@ def audit_datasets(
 
 
 def train(
-    caches: Sequence[Cache], training: ImageSet, place: Workspace, options: TrainingOptions,
+    caches: Sequence[Cache], training: ImageSet, workspace: Workspace, options: TrainingOptions,
     groups: Mapping[bytes, int], trainer_of: Callable[[Cache], Trainer] | None = None,
 ) -> list[TrainedHead]:  # fmt: skip
     """Train the heads of a plan on each cache.
@@ -358,10 +372,10 @@ def train(
     for cache in caches:
         with bar(f"Heads on {cache.key.name}", "epochs") as progress:
             done = train_heads(
-                cache, training.labels, training.name, options.plan, place.heads, progress, device,
-                groups, trainer_of(cache) if trainer_of else train_here,
+                cache, training.labels, training.name, options.plan, workspace.heads, progress,
+                device, groups, trainer_of(cache) if trainer_of else train_here,
             )  # fmt: skip
-        tell_heads(cache.key.name, done, place.heads, len(training.labels))
+        tell_heads(cache.key.name, done, workspace.heads, len(training.labels))
         heads += done.heads
     if not heads:
         raise HeadError("no head is left: every training diverged; give a smaller --lr")
@@ -404,8 +418,8 @@ def fit_uncertainty(
     from evaluate.uncertainty.fitting import measure_doubt
     from heads.config import fingerprint
 
-    place = loader.workspace
-    best = best_of(place, heads, fingerprint(testing.labels))
+    workspace = loader.workspace
+    best = best_of(workspace, heads, fingerprint(testing.labels))
     if best and best.info.network:
         warn("No review flags for the best model: it was not trained on cached embeddings")
     elif best:
@@ -417,18 +431,18 @@ def fit_uncertainty(
         spec = loader.spec(best.info)
         try:
             with bar("Fitting review flags on corrupted images", "parts") as progress:
-                measure_doubt(best, training, groups, spec, place, progress)
+                measure_doubt(best, training, groups, spec, workspace, progress)
         except HeadError as error:  # the results are there, and stay
             warn(f"No review flags for the best model: {error}")
 
 
 def external_sets(
-    others: Mapping[str, ImageSet], training: ImageSet, place: Workspace, no_group: bool,
+    others: Mapping[str, ImageSet], training: ImageSet, workspace: Workspace, no_group: bool,
     full_scale: int,
 ) -> list[TestSet]:  # fmt: skip
     """Audit independent sets, by name. full_scale: of the decoding."""
     return [
-        test_set(images, audit_datasets(training, images, place, full_scale), no_group, name)
+        test_set(images, audit_datasets(training, images, workspace, full_scale), no_group, name)
         for name, images in others.items()
     ]
 
@@ -454,7 +468,7 @@ def evaluate_external(
 
 
 def split(
-    source: Path, place: Workspace, out: Path | None, options: SplitOptions,
+    source: Path, workspace: Workspace, out: Path | None, options: SplitOptions,
     full_scale: int | str | None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Cut one set of images into two, and return where they are.
@@ -470,13 +484,13 @@ def split(
         write_division,
     )
 
-    images = scan(source, place)
-    out = out or folder_of(images, options, place.splits)
+    images = scan(source, workspace)
+    out = out or folder_of(images, options, workspace.splits)
     if divided_before(images, options, out):
         say(f"{out}: Reusing the existing split (same images and settings).")
     else:
-        white = white_value(full_scale, images, place)
-        division = divide(images, audit_datasets(images, None, place, white), options)
+        white = white_value(full_scale, images, workspace)
+        division = divide(images, audit_datasets(images, None, workspace, white), options)
         for remark in division.remarks:
             warn(remark)
         with bar(f"Writing {out}", "files") as progress:
@@ -487,7 +501,7 @@ def split(
     return training, testing
 
 
-def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
+def report(workspace: Workspace, baseline: Path | None, limits: Limits) -> None:
     """Write the report, and show its tables."""
     from evaluate.leaderboard import (
         cautions,
@@ -502,19 +516,19 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
     from evaluate.workspace.current_study import current_first
     from frostline.cli.console import ranked_table
 
-    place.require_folder()
+    workspace.require_folder()
     left_out = list[str]()
-    path = write_report(place, baseline, limits, left_out.append)
+    path = write_report(workspace, baseline, limits, left_out.append)
     for line in left_out[:LEFT_OUT]:
         warn(f"Left out of the report: {line}")
     if len(left_out) > LEFT_OUT:
         warn(f"Left out of the report: {len(left_out) - LEFT_OUT} more files.")
     shown = console()
-    for study in reversed(current_first(studies(place.results), place)):
+    for study in reversed(current_first(studies(workspace.results), workspace)):
         shown.print(ranked_table(study, shown.width))
         for caution in cautions(study):
             warn(caution)
-        for note in properties_of(study, place):
+        for note in properties_of(study, workspace):
             warn(note)
         say(f"Best: {describe_best(study)}")
         if confused := describe_confusions(study.best):
@@ -522,5 +536,5 @@ def report(place: Workspace, baseline: Path | None, limits: Limits) -> None:
         for line in describe_others(study):
             say(line)
         if limits.given:
-            say(choice_in_words(study, limits, place))
+            say(choice_in_words(study, limits, workspace))
     say(f"Report: {path}")

@@ -27,43 +27,47 @@ TOLD = 3  # comparisons that are described in words
 RESAMPLED = 2_000_000  # images drawn for one interval, at most
 
 
-def evidence(material: ReportContext) -> dict[str, Any] | None:
+def evidence(context: ReportContext) -> dict[str, Any] | None:
     """Show the best model against the others, and what each choice is worth; None if neither."""
-    found = {"against": against_the_best(material), "effects": effects(material)}
+    found = {"against": against_the_best(context), "effects": effects(context)}
     return found if any(found.values()) else None
 
 
-def against_the_best(material: ReportContext) -> dict[str, Any] | None:
+def against_the_best(context: ReportContext) -> dict[str, Any] | None:
     """Compare the best model with the others drawn; None where no predictions are there."""
-    rows = [row for row in material.drawn if row["model_id"] in material.answers]
-    if len(rows) < 2 or rows[0] is not material.study.best:
+    rows = [row for row in context.drawn if row["model_id"] in context.answers]
+    if len(rows) < 2 or rows[0] is not context.study.best:
         return None
-    labels, chances = on_the_same_images([material.answers[row["model_id"]] for row in rows])
+    labels, probabilities = on_the_same_images([context.answers[row["model_id"]] for row in rows])
     if not len(labels):
         return None
-    right = np.stack([of_model.argmax(1) == labels for of_model in chances])
+    right = np.stack([of_model.argmax(1) == labels for of_model in probabilities])
     pairs = compare_all(right)
     against = [(rows[j], found, p) for i, j, found, p in pairs if i == 0]
     limit = limit_of([found.interval for _, found, _ in against])
     rivals = _worth_telling(against)
-    best = f"#{rows[0]['model_id']} {short_name(material, rows[0])}"
+    best = f"#{rows[0]['model_id']} {short_name(context, rows[0])}"
     return {
         "best": best,
         "images": right.shape[1],
         "limit": limit,
         "told": [
-            in_words(best, f"#{row['model_id']} {short_name(material, row)}", found, p)
+            in_words(best, f"#{row['model_id']} {short_name(context, row)}", found, p)
             for row, found, p in rivals
         ],
         "scores": [
-            {"id": row["model_id"], "name": short_name(material, row)}
-            | {"differences": _differences(labels, chances[0], chances[rows.index(row)])}
+            {"id": row["model_id"], "name": short_name(context, row)}
+            | {
+                "differences": _differences(
+                    labels, probabilities[0], probabilities[rows.index(row)]
+                )
+            }
             for row, *_ in rivals
         ],
         "others": [
             {
                 "id": row["model_id"],
-                "name": short_name(material, row),
+                "name": short_name(context, row),
                 "comparison": found,
                 "adjusted_p": p,
                 "distinct": p < SIGNIFICANT,
@@ -74,13 +78,13 @@ def against_the_best(material: ReportContext) -> dict[str, Any] | None:
         "undecided": sum(p >= SIGNIFICANT for _, _, p in against),
         "pairs": len(pairs),
         "decided_pairs": sum(p < SIGNIFICANT for *_, p in pairs),
-        "left_out": len(material.study.rows) - len(rows),
+        "left_out": len(context.study.rows) - len(rows),
     }
 
 
-def effects(material: ReportContext) -> dict[str, Any] | None:
+def effects(context: ReportContext) -> dict[str, Any] | None:
     """Say what each choice, such as that of a backbone, is worth, over all models."""
-    rows, right = _all_right(material)
+    rows, right = _all_right(context)
     found = factor_effects(rows, right) if len(rows) > 1 else []
     if not found:
         return None
@@ -109,10 +113,10 @@ def compared(first: Row, second: Row, workspace: Workspace) -> Comparison | None
     one, other = (read_answers(row, workspace) for row in (first, second))
     if one is None or other is None:
         return None
-    labels, chances = on_the_same_images([one, other])
+    labels, probabilities = on_the_same_images([one, other])
     if not len(labels):
         return None
-    right = [of_model.argmax(1) == labels for of_model in chances]
+    right = [of_model.argmax(1) == labels for of_model in probabilities]
     return compare(right[0], right[1])
 
 
@@ -125,8 +129,8 @@ def on_the_same_images(answers: Sequence[Predictions]) -> tuple[Labels, list[Pro
     shared = set(clean[0].hashes).intersection(*(set(found.hashes) for found in clean[1:]))
     orders = []
     for found in clean:
-        place = {key: i for i, key in enumerate(found.hashes)}
-        orders.append(np.array([place[key] for key in sorted(shared)], dtype=np.int64))
+        rows = {key: i for i, key in enumerate(found.hashes)}
+        orders.append(np.array([rows[key] for key in sorted(shared)], dtype=np.int64))
     labels = clean[0].labels[orders[0]]
     return labels, [f.probabilities[order] for f, order in zip(clean, orders, strict=True)]
 
@@ -148,7 +152,7 @@ def bar(value: float, interval: tuple[float, float], limit: float) -> dict[str, 
     an end that lies beyond is cut off.
     """
     places = (value, *interval)
-    middle, low, high = (50 + 50 * min(max(place / limit, -1), 1) for place in places)
+    middle, low, high = (50 + 50 * min(max(value / limit, -1), 1) for value in places)
     return {"middle": round(middle, 2), "low": round(low, 2), "high": round(high, 2)}
 
 
@@ -168,13 +172,13 @@ def _worth_telling(
     return list(first.values())[:TOLD]
 
 
-def _all_right(material: ReportContext) -> tuple[list[Row], NDArray[np.bool_]]:
+def _all_right(context: ReportContext) -> tuple[list[Row], NDArray[np.bool_]]:
     """Return the rows whose predictions are there, on the best one's images, and which answers
     are right: bool [rows, images].
     """
     kept, rights, images = list[Row](), list[NDArray[np.bool_]](), list[bytes]()
-    for row in material.study.rows:
-        found = material.read(partial(read_answers, row, material.workspace))
+    for row in context.study.rows:
+        found = context.read(partial(read_answers, row, context.workspace))
         if found is None:
             continue
         clean = found.clean

@@ -26,9 +26,9 @@ def choice_in_words(study: Leaderboard, limits: Limits, workspace: Workspace) ->
     return describe_choice(study, limits, against)
 
 
-def constrained(material: ReportContext) -> dict[str, Any] | None:
+def constrained(context: ReportContext) -> dict[str, Any] | None:
     """Show the model that fits, or those that come nearest, and the best; None without limits."""
-    study, limits = material.study, material.limits
+    study, limits = context.study, context.limits
     if not limits.given:
         return None
     chosen = choose(study.rows, limits)
@@ -36,9 +36,9 @@ def constrained(material: ReportContext) -> dict[str, Any] | None:
     shown = near | {"best of all": study.best}
     return {
         "limits": limits_in_words(limits),
-        "words": printable(choice_in_words(study, limits, material.workspace)),
+        "words": printable(choice_in_words(study, limits, context.workspace)),
         "rows": [
-            model(material, row) | {"which": which, "mb": size_mb(row)}
+            model(context, row) | {"which": which, "mb": size_mb(row)}
             for which, row in shown.items()
         ],
     }

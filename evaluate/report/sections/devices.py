@@ -25,22 +25,22 @@ MATCHED = (
 )
 
 
-def device_parity(material: ReportContext) -> list[dict[str, Any]]:
+def device_parity(context: ReportContext) -> list[dict[str, Any]]:
     """Compare each two devices of a backbone: embeddings of the test images, and answers.
 
     Raises:
         CacheError: a cache is damaged.
     """
-    hashes = [key for found in list(material.answers.values())[:1] for key in found.hashes]
+    hashes = [key for found in list(context.answers.values())[:1] for key in found.hashes]
     lines = []
-    for (of_first, first), (of_second, second) in combinations(_caches(material), 2):
+    for (of_first, first), (of_second, second) in combinations(_caches(context), 2):
         if replace(first.key, device="") != replace(second.key, device=""):
             continue
         shared = contents(first).stored & contents(second).stored
         common = [key for key in hashes if key in shared]
         if common:
             found = parity(first, second, common)
-            pairs = _pairs(material, of_first, of_second)
+            pairs = _pairs(context, of_first, of_second)
             lines.append(
                 {
                     "backbone": first.key.backbone,
@@ -57,36 +57,36 @@ def device_parity(material: ReportContext) -> list[dict[str, Any]]:
     return lines
 
 
-def _caches(material: ReportContext) -> list[tuple[Row, Cache]]:
+def _caches(context: ReportContext) -> list[tuple[Row, Cache]]:
     """Return the caches that the study's heads were trained on, by name, each with a row of it."""
     found = []
-    for row in first_of_each(_frozen(material), *PLACE):
-        path = head_path(material.workspace.heads, row["head_id"])
-        head = material.read(partial(read_head, path)) if path.exists() else None
+    for row in first_of_each(_frozen(context), *PLACE):
+        path = head_path(context.workspace.heads, row["head_id"])
+        head = context.read(partial(read_head, path)) if path.exists() else None
         if head:
-            found.append((row, open_cache(material.workspace.cache, head.info.identity)))
+            found.append((row, open_cache(context.workspace.cache, head.info.identity)))
     return sorted(found, key=lambda each: each[1].key.name)
 
 
-def _pairs(material: ReportContext, first: Row, second: Row) -> list[tuple[int, set[bytes]]]:
+def _pairs(context: ReportContext, first: Row, second: Row) -> list[tuple[int, set[bytes]]]:
     """Return of each two matched models how many images both answered, and on which they differ."""
-    of_first = {_key(row): row for row in _frozen(material) if _same_place(row, first)}
+    of_first = {_key(row): row for row in _frozen(context) if _same_place(row, first)}
     found = []
-    for row in _frozen(material):
+    for row in _frozen(context):
         other = of_first.get(_key(row)) if _same_place(row, second) else None
         if other is None:
             continue
         answers = [
-            material.read(partial(read_answers, each, material.workspace)) for each in (other, row)
+            context.read(partial(read_answers, each, context.workspace)) for each in (other, row)
         ]
         if answers[0] and answers[1]:
             found.append(_differing(answers[0], answers[1]))
     return found
 
 
-def _frozen(material: ReportContext) -> list[Row]:
+def _frozen(context: ReportContext) -> list[Row]:
     """Return the models whose heads were trained on caches."""
-    return [row for row in material.study.rows if row["mode"] == FROZEN]
+    return [row for row in context.study.rows if row["mode"] == FROZEN]
 
 
 def _key(row: Row) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ from evaluate.results import Row
 from evaluate.text import printable
 
 
-def on_other_images(material: ReportContext) -> list[dict[str, Any]]:
+def on_other_images(context: ReportContext) -> list[dict[str, Any]]:
     """Show each independent test set: accuracy there, beside that on the study's own images."""
-    return [_set(material, pairs) for pairs in other_sets(material.study)]
+    return [_set(context, pairs) for pairs in other_sets(context.study)]
 
 
-def _set(material: ReportContext, pairs: list[tuple[Row, Row]]) -> dict[str, Any]:
+def _set(context: ReportContext, pairs: list[tuple[Row, Row]]) -> dict[str, Any]:
     (best, there), drawn = pairs[0], pairs[:DRAWN]
     changes = [change_of(row, other) for row, other in drawn]
     limit = limit_of([interval for _, interval in changes])
@@ -27,7 +27,7 @@ def _set(material: ReportContext, pairs: list[tuple[Row, Row]]) -> dict[str, Any
         "limit": limit,
         "left_out": len(pairs) - len(drawn),
         "rows": [
-            model(material, row)
+            model(context, row)
             | {
                 "there": other["accuracy"],
                 "there_interval": interval_of(other),

@@ -32,12 +32,12 @@ FILTERS = {
 }
 
 
-def ranking(material: ReportContext) -> dict[str, Any]:
+def ranking(context: ReportContext) -> dict[str, Any]:
     """Show the ranked table, and a summary of configurations that several seeds trained."""
-    study = material.study
+    study = context.study
     return {
         "rows": [
-            model(material, row) | {"rank": rank} for rank, row in enumerate(study.rows, start=1)
+            model(context, row) | {"rank": rank} for rank, row in enumerate(study.rows, start=1)
         ],
         "filters": FILTERS,
         "modes": any(row["mode"] != FROZEN for row in study.rows),
@@ -46,15 +46,15 @@ def ranking(material: ReportContext) -> dict[str, Any]:
             {"name": configuration_name(dict(found.row)), "found": found}
             for found in over_seeds(study.rows)
         ],
-        "groups": best_of_groups(material),
+        "groups": best_of_groups(context),
     }
 
 
-def best_of_groups(material: ReportContext) -> dict[str, Any] | None:
+def best_of_groups(context: ReportContext) -> dict[str, Any] | None:
     """Show the first models of each head, optimizer, mode and device, as far as these differ; None
     where there is one group only, or few models at all.
     """
-    rows, groups = material.study.rows, dict[tuple[str, ...], list[Row]]()
+    rows, groups = context.study.rows, dict[tuple[str, ...], list[Row]]()
     varying = [name for name in GROUPED if len({row[name] for row in rows}) > 1]
     for row in rows:
         groups.setdefault(tuple(row[name] for name in varying), []).append(row)
@@ -66,51 +66,51 @@ def best_of_groups(material: ReportContext) -> dict[str, Any] | None:
         "first": IN_GROUP,
         "left_out": len(groups) - len(shown),
         "rows": [
-            {"key": key, "place": place, "name": short_name(material, row), "row": row}
+            {"key": key, "place": rank, "name": short_name(context, row), "row": row}
             for key, them in shown
-            for place, row in enumerate(them[:IN_GROUP], start=1)
+            for rank, row in enumerate(them[:IN_GROUP], start=1)
         ],
     }
 
 
-def model(material: ReportContext, row: Row) -> dict[str, Any]:
+def model(context: ReportContext, row: Row) -> dict[str, Any]:
     """Return a row for the templates: with its interval, its name and how it differs."""
     return {
         **row,
-        "name": short_name(material, row),
+        "name": short_name(context, row),
         "interval": interval_of(row),
         "right": right_answers(row),
         "images": images_in_words(row),
         "random": is_random(row),
-        "settings": printable(material.study.settings(row)),
-        "colour": material.colours[row["pretrained_model"]],
+        "settings": printable(context.study.settings(row)),
+        "colour": context.colours[row["pretrained_model"]],
     }
 
 
-def short_name(material: ReportContext, row: Row) -> str:
+def short_name(context: ReportContext, row: Row) -> str:
     """Name a model in few words; its number tells it from all others."""
     name = f"{row['pretrained_model']} · {row['classifier_head']}"
     if row["opt_alg"] != "none":
         name += f" · {row['opt_alg']}"
     if row["mode"] != FROZEN:
         name += f" · {row['mode']}"
-    devices = {other["hardware_type"] for other in material.study.rows}
+    devices = {other["hardware_type"] for other in context.study.rows}
     return f"{name} · {row['hardware_type']}" if len(devices) > 1 else name
 
 
-def heat_map(material: ReportContext) -> dict[str, Any]:
+def heat_map(context: ReportContext) -> dict[str, Any]:
     """Show every metric of the first `MAX_ROWS` models, shaded from the lowest score to 1."""
-    rows, names = material.study.rows[:MAX_ROWS], list(METRICS)
+    rows, names = context.study.rows[:MAX_ROWS], list(METRICS)
     values = [float(row[name]) for row in rows for name in names if row[name] == row[name]]
     low = min([*values, 0.9])
     return {
         "metrics": names,
         "low": low,
-        "left_out": len(material.study.rows) - len(rows),
+        "left_out": len(context.study.rows) - len(rows),
         "rows": [
             {
                 "id": row["model_id"],
-                "name": short_name(material, row),
+                "name": short_name(context, row),
                 "cells": [_cell(float(row[name]), low) for name in names],
             }
             for row in rows
@@ -126,24 +126,24 @@ def _cell(value: float, low: float) -> dict[str, Any]:
     return {"text": f"{value:.3f}", "fill": shade(share), "light": share > 0.55}
 
 
-def beside_ours(material: ReportContext) -> dict[str, Any] | None:
+def beside_ours(context: ReportContext) -> dict[str, Any] | None:
     """Show each published model with ours of the same kind; None if it is of other classes."""
-    known = [p for p in material.published if len(p.matrix) == len(material.classes)]
+    known = [p for p in context.published if len(p.matrix) == len(context.classes)]
     if not known:
         return None
-    lines = [_line(material, each) for each in known]
+    lines = [_line(context, each) for each in known]
     return {
-        "notes": comparable(known, material.study.rows),
+        "notes": comparable(known, context.study.rows),
         "lines": lines,
         "unmatched": sum(line["row"] is None for line in lines),
     }
 
 
-def _line(material: ReportContext, published: Published) -> dict[str, Any]:
-    row = ours(published, material.study.rows)
+def _line(context: ReportContext, published: Published) -> dict[str, Any]:
+    row = ours(published, context.study.rows)
     return {
         "published": published,
         "interval": accuracy_interval(published.right, published.images),
-        "row": row and model(material, row),
+        "row": row and model(context, row),
         "with_leaked": row and with_leaked(row),
     }

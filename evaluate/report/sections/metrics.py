@@ -21,21 +21,21 @@ CONFUSED = 12  # pairs of classes, of a matrix that is too large to be drawn
 POINTS = 60  # of a curve in a table
 
 
-def quality(material: ReportContext) -> dict[str, Any]:
+def quality(context: ReportContext) -> dict[str, Any]:
     """Show accuracies, confusion, ROC, calibration and every metric."""
     return {
-        "bars": [model(material, row) for row in material.drawn],
-        "left_out": len(material.study.rows) - len(material.drawn),
-        "confusions": matrices(material),
-        "roc": roc(material),
-        "calibration": calibration(material),
-        "heat": heat_map(material),
+        "bars": [model(context, row) for row in context.drawn],
+        "left_out": len(context.study.rows) - len(context.drawn),
+        "confusions": matrices(context),
+        "roc": roc(context),
+        "calibration": calibration(context),
+        "heat": heat_map(context),
     }
 
 
-def matrices(material: ReportContext) -> list[dict[str, Any]]:
+def matrices(context: ReportContext) -> list[dict[str, Any]]:
     """Return the confusion matrix and the classes' scores of the best model of each backbone."""
-    return [model(material, row) | _matrix(row, material.classes) for row in material.champions]
+    return [model(context, row) | _matrix(row, context.classes) for row in context.champions]
 
 
 def _matrix(row: Row, classes: list[str]) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def _classes(counts: NDArray[np.int64], classes: list[str]) -> list[dict[str, An
     return found
 
 
-def roc(material: ReportContext) -> dict[str, Any] | None:
+def roc(context: ReportContext) -> dict[str, Any] | None:
     """Draw ROC curves: of two classes, of each backbone's best model; of more, of the best model's
     classes, each against the rest. If there are too many, those of the smallest areas are drawn.
     """
     from sklearn.metrics import auc, roc_curve
 
     curves = list[dict[str, Any]]()
-    for name, positive, scores in _scored(material):
+    for name, positive, scores in _scored(context):
         if 0 < positive.sum() < len(positive):
             x, y, _ = roc_curve(positive, scores)
             points = tuple(zip(x.tolist(), y.tolist(), strict=True))
@@ -117,26 +117,26 @@ def roc(material: ReportContext) -> dict[str, Any] | None:
     return {"chart": chart, "drawn": tables, "curves": curves}
 
 
-def _scored(material: ReportContext) -> list[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+def _scored(context: ReportContext) -> list[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
     """Return what ROC curves are drawn of: name, which images are positive, their scores."""
-    classes = material.classes
+    classes = context.classes
     if len(classes) == 2:
-        known = [r for r in material.champions if r["model_id"] in material.answers]
-        found = [(row, material.answers[row["model_id"]].clean) for row in known]
+        known = [r for r in context.champions if r["model_id"] in context.answers]
+        found = [(row, context.answers[row["model_id"]].clean) for row in known]
         return [
-            (short_name(material, r), p.labels == 1, log_odds(p.probabilities)) for r, p in found
+            (short_name(context, r), p.labels == 1, log_odds(p.probabilities)) for r, p in found
         ]
-    best = material.answers.get(material.study.best["model_id"])
+    best = context.answers.get(context.study.best["model_id"])
     if best is None:
         return []
     clean = best.clean
     return [(c, clean.labels == i, clean.probabilities[:, i]) for i, c in enumerate(classes)]
 
 
-def calibration(material: ReportContext) -> dict[str, Any] | None:
+def calibration(context: ReportContext) -> dict[str, Any] | None:
     """Show how often the best model is right where it says so, before and after temperature."""
-    best = material.study.best
-    found = material.answers.get(best["model_id"])
+    best = context.study.best
+    found = context.answers.get(best["model_id"])
     if found is None:
         return None
     steps = [("as the head says", "dashed", 6, found.clean.probabilities)]

@@ -14,7 +14,7 @@ from heads.config import FROZEN
 PLACE = ("pretrained_model", "hardware_type")
 
 
-def frozen_or_whole(material: ReportContext) -> list[dict[str, Any]]:
+def frozen_or_whole(context: ReportContext) -> list[dict[str, Any]]:
     """Compare, on each backbone and device with both, the best frozen model with the best model of
     each other mode and head.
 
@@ -22,7 +22,7 @@ def frozen_or_whole(material: ReportContext) -> list[dict[str, Any]]:
         ResultsError: predictions are damaged.
     """
     places: dict[tuple[str, ...], list[Row]] = {}
-    for row in material.study.rows:
+    for row in context.study.rows:
         places.setdefault(tuple(row[name] for name in PLACE), []).append(row)
     found = []
     for (backbone, device), rows in places.items():
@@ -31,28 +31,28 @@ def frozen_or_whole(material: ReportContext) -> list[dict[str, Any]]:
         if frozen and whole:
             best = first_of_each(whole, "mode", "classifier_head")
             name = f"{backbone} on {device}"
-            found.append({"name": name} | _compared_with(material, frozen, best))
+            found.append({"name": name} | _compared_with(context, frozen, best))
     return found
 
 
-def _compared_with(material: ReportContext, frozen: Row, whole: Sequence[Row]) -> dict[str, Any]:
-    pairs = [(row, compared(row, frozen, material.workspace)) for row in whole]
+def _compared_with(context: ReportContext, frozen: Row, whole: Sequence[Row]) -> dict[str, Any]:
+    pairs = [(row, compared(row, frozen, context.workspace)) for row in whole]
     limit = limit_of([found.interval for _, found in pairs if found])
     known = [found.p_value for _, found in pairs if found]
     adjusted = iter(holm(known).tolist())
     lines = [
-        _line(material, frozen, row, found, next(adjusted) if found else 1.0, limit)
+        _line(context, frozen, row, found, next(adjusted) if found else 1.0, limit)
         for row, found in pairs
     ]
     return {
-        "frozen": model(material, frozen) | _times(frozen) | {"distinct": False},
+        "frozen": model(context, frozen) | _times(frozen) | {"distinct": False},
         "limit": limit,
         "lines": lines,
     }
 
 
 def _line(
-    material: ReportContext,
+    context: ReportContext,
     frozen: Row,
     row: Row,
     found: Comparison | None,
@@ -60,11 +60,11 @@ def _line(
     limit: float,
 ) -> dict[str, Any]:
     ours, theirs = _times(frozen), _times(row)
-    name, other = (f"#{r['model_id']} {short_name(material, r)}" for r in (row, frozen))
+    name, other = (f"#{r['model_id']} {short_name(context, r)}" for r in (row, frozen))
     points = row["accuracy"] - frozen["accuracy"]
     words = in_words(name, other, found, adjusted_p) if found else ""
     return (
-        model(material, row)
+        model(context, row)
         | theirs
         | {
             "comparison": found,

@@ -12,14 +12,14 @@ from evaluate.workspace.layout import Workspace
 from heads.config import FROZEN
 
 
-def provenance(material: ReportContext) -> list[tuple[str, str]]:
+def provenance(context: ReportContext) -> list[tuple[str, str]]:
     """Return what the study is of, as names and values."""
-    rows, best = material.study.rows, material.study.best
+    rows, best = context.study.rows, context.study.best
     when = sorted(str(row["evaluated_at"]) for row in rows)
     notes = [
         ("training images", f"{best['dataset']}, fingerprint {best['dataset_fingerprint']}"),
         ("test images", f"{best['test']}, fingerprint {best['test_fingerprint']}"),
-        ("classes", ", ".join(material.classes)),
+        ("classes", ", ".join(context.classes)),
         ("trained on", _images(best["n_training"], best["n_validation"], best["n_groups"])),
         ("models", f"{len(rows):,}, measured {when[0]} to {when[-1]}"),
         ("weights", "; ".join(sorted({_weights(row) for row in rows}))),
@@ -28,9 +28,9 @@ def provenance(material: ReportContext) -> list[tuple[str, str]]:
     ]
     if best["cv_accuracy"] == best["cv_accuracy"]:
         notes.append(("judged by folds", _folds(best)))
-    if (info := material.infos.get(best["model_id"])) and best["mode"] == FROZEN:
-        cache = open_cache(material.workspace.cache, info.identity)
-        notes += material.read(partial(_of_cache, cache)) or []
+    if (info := context.infos.get(best["model_id"])) and best["mode"] == FROZEN:
+        cache = open_cache(context.workspace.cache, info.identity)
+        notes += context.read(partial(_of_cache, cache)) or []
     return [(name, printable(str(value))) for name, value in notes]
 
 

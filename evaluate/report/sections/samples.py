@@ -25,24 +25,24 @@ SIDE_PX = 144
 HeatMaps = Mapping[bytes, NDArray[np.uint8]]  # by the SHA-256 of an image
 
 
-def samples(material: ReportContext) -> dict[str, Any] | None:
+def samples(context: ReportContext) -> dict[str, Any] | None:
     """Show single images; None where there are no predictions."""
-    found = answers(material)
-    return found and {"samples": found, "looks": looks(material)}
+    found = answers(context)
+    return found and {"samples": found, "looks": looks(context)}
 
 
-def answers(material: ReportContext) -> dict[str, Any] | None:
+def answers(context: ReportContext) -> dict[str, Any] | None:
     """Show what the best model said of test images: mistakes first, then the least certain."""
-    best = material.study.best
-    found = material.answers.get(best["model_id"])
+    best = context.study.best
+    found = context.answers.get(best["model_id"])
     if found is None:
         return None
-    heat = _maps(material, best)
+    heat = _maps(context, best)
     order, confidence = mistakes_first(found, best)
-    predicted, classes = found.probabilities.argmax(1), material.classes
+    predicted, classes = found.probabilities.argmax(1), context.classes
     shown = []
     for i in order[:SAMPLES]:
-        pixels = pixels_of(material.files, found.paths[i], found.hashes[i])
+        pixels = pixels_of(context.files, found.paths[i], found.hashes[i])
         shown.append(
             {
                 "name": printable(found.paths[i].name),
@@ -64,39 +64,39 @@ def answers(material: ReportContext) -> dict[str, Any] | None:
     }
 
 
-def looks(material: ReportContext) -> dict[str, Any] | None:
+def looks(context: ReportContext) -> dict[str, Any] | None:
     """Show beside one another where the best model of each backbone looked; None if fewer than two
     of them have activation maps.
     """
     seen = []
-    for row in material.champions:
-        answers, heat = material.answers.get(row["model_id"]), _maps(material, row)
+    for row in context.champions:
+        answers, heat = context.answers.get(row["model_id"]), _maps(context, row)
         if answers and heat:
-            place = {key: i for i, key in enumerate(answers.hashes)}
-            seen.append((row, answers, place, heat))
-    first = material.answers.get(material.study.best["model_id"])
+            index = {key: i for i, key in enumerate(answers.hashes)}
+            seen.append((row, answers, index, heat))
+    first = context.answers.get(context.study.best["model_id"])
     if first is None or len(seen) < 2:
         return None
-    order, _ = mistakes_first(first, material.study.best)
+    order, _ = mistakes_first(first, context.study.best)
     order.sort(key=lambda i: -sum(first.hashes[i] in heat for *_, heat in seen))
     images = [
-        _compared(material, first.paths[i], first.hashes[i], seen)
-        | {"label": material.classes[first.labels[i]]}
+        _compared(context, first.paths[i], first.hashes[i], seen)
+        | {"label": context.classes[first.labels[i]]}
         for i in order[:COMPARED]
     ]
-    return {"models": [short_name(material, row) for row, *_ in seen], "images": images}
+    return {"models": [short_name(context, row) for row, *_ in seen], "images": images}
 
 
 def _compared(
-    material: ReportContext,
+    context: ReportContext,
     path: Path,
     key: bytes,
     seen: list[tuple[Row, Predictions, dict[bytes, int], HeatMaps]],
 ) -> dict[str, Any]:
-    pixels, classes = pixels_of(material.files, path, key), material.classes
+    pixels, classes = pixels_of(context.files, path, key), context.classes
     cells = []
-    for _, answers, place, heat in seen:
-        i = place.get(key)
+    for _, answers, index, heat in seen:
+        i = index.get(key)
         said = None if i is None else int(answers.probabilities[i].argmax())
         cells.append(
             {
@@ -123,10 +123,10 @@ def mistakes_first(found: Predictions, row: Row) -> tuple[list[int], NDArray[np.
     return order, confidence
 
 
-def _maps(material: ReportContext, row: Row) -> HeatMaps:
+def _maps(context: ReportContext, row: Row) -> HeatMaps:
     """Return a model's activation maps by image; none where it has none."""
-    path = maps_path(material.workspace.heads, row["head_id"])
-    found = material.read(partial(read_maps, path)) if path.exists() else None
+    path = maps_path(context.workspace.heads, row["head_id"])
+    found = context.read(partial(read_maps, path)) if path.exists() else None
     if found is None:
         return {}
     return dict(zip(found.hashes, found.maps, strict=True))

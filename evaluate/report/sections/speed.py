@@ -16,15 +16,15 @@ MIB_OF_ONE = 20.0  # a model of so many MiB is an ordinary mark
 SMALLEST, LARGEST = 0.3, 12.0  # areas of marks
 
 
-def trade_off(material: ReportContext) -> dict[str, Any] | None:
+def trade_off(context: ReportContext) -> dict[str, Any] | None:
     """Draw accuracy against latency and size; None where no latency was measured."""
-    rows = [row for row in material.drawn if row["latency_p50_ms"] == row["latency_p50_ms"]]
+    rows = [row for row in context.drawn if row["latency_p50_ms"] == row["latency_p50_ms"]]
     if not rows:
         return None
     points = [(row["latency_p50_ms"], row["accuracy"]) for row in rows]
     best = front([(x, y) for (x, y), row in zip(points, rows, strict=True)])
     marks = tuple(
-        Mark(x, y, material.colours[row["pretrained_model"]], _words(material, row), _area(row),
+        Mark(x, y, context.colours[row["pretrained_model"]], _words(context, row), _area(row),
              interval_of(row), is_random(row))
         for (x, y), row in zip(points, rows, strict=True)
     )  # fmt: skip
@@ -36,17 +36,16 @@ def trade_off(material: ReportContext) -> dict[str, Any] | None:
         (Line(_steps([points[i] for i in best]), -1, "nothing is faster and better", "dashed"),),
         marks,
         (
-            *((number, "mark", name) for name, number in material.colours.items()),
+            *((number, "mark", name) for name, number in context.colours.items()),
             (-1, "dashed", "nothing is faster and better"),
         ),
     )
     return {
         "chart": chart,
         "rows": [
-            model(material, row) | {"front": i in best} | _at_best(row)
-            for i, row in enumerate(rows)
+            model(context, row) | {"front": i in best} | _at_best(row) for i, row in enumerate(rows)
         ],
-        "left_out": len(material.study.rows) - len(rows),
+        "left_out": len(context.study.rows) - len(rows),
     }
 
 
@@ -70,19 +69,19 @@ def _area(row: Row) -> float:
     return 1.0 if size != size else min(max(size / MIB_OF_ONE, SMALLEST), LARGEST)
 
 
-def _words(material: ReportContext, row: Row) -> str:
-    words = f"#{row['model_id']} {short_name(material, row)}: {row['accuracy']:.1%}"
+def _words(context: ReportContext, row: Row) -> str:
+    words = f"#{row['model_id']} {short_name(context, row)}: {row['accuracy']:.1%}"
     words += f", {row['latency_p50_ms']:.3g} ms"
     return words if row["size_mib"] != row["size_mib"] else f"{words}, {row['size_mib']:.3g} MiB"
 
 
-def costs(material: ReportContext) -> dict[str, Any] | None:
+def costs(context: ReportContext) -> dict[str, Any] | None:
     """Show stages, percentiles, throughput and sizes of the best model of each backbone, device,
     engine and precision; None where nothing was measured.
     """
     rows = [
         row
-        for row in first_of_each(material.study.rows, *PLACE, *VARIANT)
+        for row in first_of_each(context.study.rows, *PLACE, *VARIANT)
         if row["latency_p50_ms"] == row["latency_p50_ms"]
     ]
     if not rows:
@@ -96,7 +95,7 @@ def costs(material: ReportContext) -> dict[str, Any] | None:
         "stages": [name for name in STAGES if any(name in each for each in stages)],
         "batches": batches,
         "rows": [
-            model(material, row)
+            model(context, row)
             | {
                 "what": _what(row, rows),
                 "stages": spent,

@@ -10,32 +10,32 @@ from heads.config import FROZEN
 MAX_CURVES = 8  # heads in one chart
 
 
-def courses(material: ReportContext) -> list[dict[str, Any]]:
+def courses(context: ReportContext) -> list[dict[str, Any]]:
     """Draw loss and accuracy by epoch, a pair of charts for each backbone and device; heads that
     were fitted at once have no course.
     """
     groups: dict[str, list[Row]] = {}
-    for row in material.drawn:
-        info = material.infos.get(row["model_id"])
+    for row in context.drawn:
+        info = context.infos.get(row["model_id"])
         if info and len(info.curves["validation_loss"]) > 1:
             groups.setdefault("{pretrained_model} on {hardware_type}".format(**row), []).append(row)
     return [
         {
             "name": name,
-            "charts": [_course(material, rows[:MAX_CURVES], m) for m in ("loss", "accuracy")],
+            "charts": [_course(context, rows[:MAX_CURVES], m) for m in ("loss", "accuracy")],
             "legend": [(i, "full", _head_name(row)) for i, row in enumerate(rows[:MAX_CURVES])],
-            "heads": [_epochs(material, row) for row in rows[:MAX_CURVES]],
+            "heads": [_epochs(context, row) for row in rows[:MAX_CURVES]],
         }
         for name, rows in groups.items()
     ]
 
 
-def _course(material: ReportContext, rows: list[Row], measure: str) -> Chart:
+def _course(context: ReportContext, rows: list[Row], measure: str) -> Chart:
     lines, values = list[Line](), list[float]()
     for colour, row in enumerate(rows):
         name = _head_name(row)
         for part, style in (("training", "dashed"), ("validation", "full")):
-            course = material.infos[row["model_id"]].curves[f"{part}_{measure}"]
+            course = context.infos[row["model_id"]].curves[f"{part}_{measure}"]
             values += course
             points = tuple((float(i), v) for i, v in enumerate(course, start=1) if v == v)
             if points:
@@ -50,8 +50,8 @@ def _course(material: ReportContext, rows: list[Row], measure: str) -> Chart:
     )
 
 
-def _epochs(material: ReportContext, row: Row) -> dict[str, Any]:
-    info = material.infos[row["model_id"]]
+def _epochs(context: ReportContext, row: Row) -> dict[str, Any]:
+    info = context.infos[row["model_id"]]
     names = [f"{part}_{m}" for part in ("training", "validation") for m in ("loss", "accuracy")]
     return {
         "name": f"#{row['model_id']} {_head_name(row)}",

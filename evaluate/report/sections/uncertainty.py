@@ -7,11 +7,11 @@ from evaluate.report.context import ReportContext
 from evaluate.uncertainty.scores import SCORES, doubt_path, read_doubt
 
 
-def doubts(material: ReportContext) -> dict[str, Any] | None:
+def doubts(context: ReportContext) -> dict[str, Any] | None:
     """Show how well each score of doubt finds the best model's errors; None if not measured."""
-    best = material.study.best
-    path = doubt_path(material.workspace.heads, best["head_id"])
-    measured = material.read(partial(read_doubt, path)) if path.exists() else None
+    best = context.study.best
+    path = doubt_path(context.workspace.heads, best["head_id"])
+    measured = context.read(partial(read_doubt, path)) if path.exists() else None
     if measured is None:
         return None
     found, _ = measured
