@@ -1,6 +1,8 @@
 """Sweeps from the command line, on the committed caches."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -84,9 +86,13 @@ def test_what_can_not_be_trained_is_said(
 
 
 def test_heads_can_be_trained_on_another_device(place: Path) -> None:
+    """In a process of its own: torch computes no gradients on XLA after some on the CPU."""
     require_or_skip("xla-cpu")
-    done = train(place, "--head", "single", "--train-on", "xla-cpu", "--epochs", 2)
-    assert "2 head(s) trained" in done.output
+    options = ("--head", "single", "--train-on", "xla-cpu", "--epochs", "2", "--device", "cpu")
+    where = ("--dataset", ROOT / "dataset", "--workspace", place)
+    command = [sys.executable, ROOT / "cli.py", "train-heads", *where, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "2 head(s) trained" in done.stdout, done.stderr
 
 
 def test_what_was_tried_survives_a_stop(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
