@@ -89,8 +89,8 @@ def test_heads_can_be_trained_on_another_device(place: Path) -> None:
     """In a process of its own: torch computes no gradients on XLA after some on the CPU."""
     require_or_skip("xla-cpu")
     options = ("--head", "single", "--train-on", "xla-cpu", "--epochs", "2", "--device", "cpu")
-    where = ("--dataset", ROOT / "dataset", "--workspace", place)
-    command = [sys.executable, ROOT / "cli.py", "train-heads", *where, *options]
+    where = ("--dataset", str(ROOT / "dataset"), "--workspace", str(place))
+    command = [sys.executable, str(ROOT / "cli.py"), "train-heads", *where, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "2 head(s) trained" in done.stdout, done.stderr
 
