@@ -29,9 +29,8 @@ from extract.backends.backend import build_backend  # noqa: E402
 from extract.backends.int8 import calibrated  # noqa: E402
 from extract.backends.openvino import HINTS, convert, import_openvino  # noqa: E402
 from extract.devices import require_device  # noqa: E402
-from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone  # noqa: E402
 from extract.imaging.decode import decode_gray  # noqa: E402
-from extract.model_loader import LoadedBackbone, load_backbone  # noqa: E402
 from extract.sources.image_file import ImageFile  # noqa: E402
 from heads.modules import build_head  # noqa: E402
 

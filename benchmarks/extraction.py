@@ -25,9 +25,8 @@ from extract.backends.backend import build_backend, usable_engines  # noqa: E402
 from extract.backends.int8 import calibrated  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
-from extract.embedder import EmbeddingSpec  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
 from extract.loader import batches, decoded  # noqa: E402
-from extract.model_loader import load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 
 Row = tuple[str, ...]
@@ -40,11 +39,11 @@ sys.path.insert(0, sys.argv[1])
 import h5py, numpy, torch, torchvision.models
 from pathlib import Path
 from extract.artifact_store import ArtifactStore
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.backends.openvino import import_openvino
 from extract.pipeline import RunnerOptions, extract
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec
 import_openvino()
 files = scan(Path(sys.argv[2])).files
 started = time.perf_counter()

@@ -21,8 +21,7 @@ from cache.store import Cache, read  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backends.backend import usable_engines  # noqa: E402
 from extract.dataset import ImageSet, scan  # noqa: E402
-from extract.embedder import EmbeddingSpec  # noqa: E402
-from extract.model_loader import load_backbone  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.batched.fit import TrainingData, train  # noqa: E402
 from heads.batched.trainer import EmbeddingDataset  # noqa: E402

@@ -17,8 +17,7 @@ from evaluate.baseline.run import train_network  # noqa: E402
 from evaluate.workspace.layout import Workspace  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.dataset import scan  # noqa: E402
-from extract.embedder import EmbeddingSpec  # noqa: E402
-from extract.model_loader import load_backbone  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
 from heads.search.space import SearchPlan  # noqa: E402

@@ -30,12 +30,11 @@ from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backends.backend import usable_engines  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
-from extract.distributed.job import Job, order_of  # noqa: E402
+from extract.distributed.job import Job  # noqa: E402
 from extract.distributed.ray import extract_on_ray  # noqa: E402
 from extract.distributed.shards import shards  # noqa: E402
 from extract.distributed.worker import Part  # noqa: E402
-from extract.embedder import EmbeddingSpec, engine_artifacts  # noqa: E402
-from extract.model_loader import load_backbone  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, engine_artifacts, load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from extract.sources.hash_index import Hashed, known_among, remember  # noqa: E402
 
@@ -69,7 +68,6 @@ def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     spec = EmbeddingSpec(
         load_backbone(name, "auto"), "cpu", usable_engines("cpu", None, "bf16"), "bf16"
     )
-    order = order_of(spec, "auto", 0)
     cores = usable_cores()
 
     def local() -> float:
@@ -86,10 +84,9 @@ def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
     def on_ray() -> float:
         root = Path(tempfile.mkdtemp(dir=folder))
         engine_artifacts(root).folder.symlink_to(artifacts.folder)
-        job = Job((order,), str(root), RunnerOptions(), None)
+        job = Job((spec,), str(root), RunnerOptions(), None)
         parts = (Part("dataset", shard, 0, {}) for shard in shards(images, SHARD))
-        cache = open_cache(root, spec.key)
-        dones = list(extract_on_ray(parts, job, [cache], {"num_cpus": cores}, None, print_nothing))
+        dones = list(extract_on_ray(parts, job, {"num_cpus": cores}, None, print_nothing))
         computed = sum(done.extractions[0].computed for done in dones)
         built = sum(done.extractions[0].spent.get("build", 0) for done in dones)
         return computed / (sum(done.seconds for done in dones) - built)

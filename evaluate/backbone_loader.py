@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import WEIGHTS_WORDS
 from extract.backends.backend import usable_engines
 from extract.devices import require_device
-from extract.embedder import EmbeddingSpec, engine_artifacts, target_of
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, engine_artifacts, load_backbone
 
 if TYPE_CHECKING:
     from heads.store import HeadInfo
@@ -69,7 +68,8 @@ class ModelLoader:
         key = info.identity
         require_device(key.device)
         loaded = self.backbone(key, info.weights)
-        return target_of(key, loaded, usable_engines(key.device, self.engine, key.precision))
+        engines = usable_engines(key.device, self.engine, key.precision)
+        return EmbeddingSpec.of_key(key, loaded, engines)
 
     def backbone(self, key: EmbeddingKey, weights_label: str) -> LoadedBackbone:
         """Load a backbone.
@@ -89,13 +89,13 @@ class ModelLoader:
             weights, seed = _as_then(key.backbone, weights_label, self.weights)
         artifacts = engine_artifacts(self.workspace.cache)
         loaded = load_backbone(key.backbone, weights, seed, artifacts, (key.mean, key.std))
-        if differences := key.differences(target_of(key, loaded, ()).key):
+        if differences := key.differences(EmbeddingSpec.of_key(key, loaded, ()).key):
             raise WeightsError(
                 f"{key.backbone}: its heads were trained on a cache ({weights_label}) that is not "
                 f"what it would give now ({loaded.weights}): {'; '.join(differences)}. "
                 "Give --weights, or run extract and train-heads again"
             )
-        return replace(loaded, weights=weights_label)
+        return loaded.relabelled(weights_label)
 
 
 def _as_then(name: str, label: str, weights: str) -> tuple[str, int]:

@@ -13,10 +13,9 @@ from scipy.special import softmax
 from cache.errors import DatasetError, Failure
 from cache.progress import Progress, silent
 from extract.artifact_store import ArtifactStore
-from extract.backends.backend import Backend
-from extract.backends.verification import verified_backend
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedder import Embedder
+from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.preprocessing import Preprocessing
 from extract.loader import BATCHES_AHEAD, NOTHING, Batch, batches, decoded
 from heads.store import TrainedHead
@@ -78,28 +77,26 @@ def measure(
     started = time.perf_counter()
     # Batches of one size, so that none is filled up: 22 images go as 11 + 11, not as 16 + 6.
     batch_size = ceil(len(paths) / ceil(len(paths) / spec.batch_size))
-    built: Backend | None = None
+    embedder = Embedder(spec, batch_size, artifacts)
     for first in _batches(paths[:WARM_UP], batch_size, spec.preprocessing, hashes):
         if len(first.pixels):
-            built, _ = verified_backend(spec, batch_size, first.pixels, artifacts)
-            embeddings = built.forward(first.pixels)
+            embeddings = embedder.embed(first.pixels)
             for head in heads:
                 _answer(head, [embeddings])
     warm = time.perf_counter()
     done, rows = list[Batch](), list[NDArray[np.float32]]()
     for batch in _batches(paths, batch_size, spec.preprocessing, hashes):
         if len(batch.pixels):
-            if built is None:  # none of the first images can be read
-                built, _ = verified_backend(spec, batch_size, batch.pixels, artifacts)
-            rows.append(built.forward(batch.pixels))
+            rows.append(embedder.embed(batch.pixels))
         done.append(batch)
         progress(min(len(done) * batch_size, len(paths)), len(paths))
     seconds = time.perf_counter() - warm
-    if built is None:
+    backend = embedder.backend
+    if backend is None:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     return Measurement(
-        engine=built.name,
-        trouble=built.trouble,
+        engine=backend.name,
+        trouble=backend.trouble,
         paths=tuple(path for batch in done for path in batch.paths),
         hashes=tuple(key for batch in done for key in batch.hashes),
         failed=tuple(failure for batch in done for failure in batch.failed),

@@ -24,7 +24,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.backends.backend import usable_engines
 from extract.devices import DEVICES, usable_cores
-from extract.embedder import EmbeddingSpec, engine_artifacts
+from extract.embedding_spec import EmbeddingSpec, engine_artifacts
 from extract.loader import CHANGED, batch, decoded
 from heads.architectures import HEADS
 from heads.config import NO_OPTIMIZER, fingerprint

@@ -26,7 +26,7 @@ from evaluate.uncertainty.scores import Uncertainty, doubt_path, doubts, read_do
 from evaluate.workspace.current_study import read_current
 from evaluate.workspace.layout import Workspace
 from extract.dataset import files_below
-from extract.embedder import EmbeddingSpec, engine_artifacts
+from extract.embedding_spec import EmbeddingSpec, engine_artifacts
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.file_names import ListingNotes, check_regular, why_no_image
 from extract.sources.image_file import ImageFile

@@ -17,7 +17,7 @@ from evaluate.predictions import Predictions
 from evaluate.results import OWN
 from evaluate.statistics.calibration import calibrated, ece
 from evaluate.test_set import TestSet
-from extract.embedder import normalization_of, preprocessing_of
+from extract.embedding_spec import normalization_of, preprocessing_of
 from extract.imaging.bit_depth import FULL_SCALE
 from heads.architectures import HEADS
 from heads.config import fingerprint

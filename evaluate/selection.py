@@ -11,7 +11,7 @@ from evaluate.workspace.layout import Workspace
 from extract.backbones import find_backbone
 from extract.dataset import ImageSet
 from extract.devices import require_device
-from extract.embedder import current_key, preprocessing_of
+from extract.embedding_spec import current_key, preprocessing_of
 from heads.config import fingerprint
 from heads.store import TrainedHead, find_heads
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from cache.errors import Failure
 from cache.store import Cache, row_key
 from extract.artifact_store import ArtifactStore
-from extract.backends.backend import ENGINES, Backend
-from extract.backends.verification import Deviation, verified_backend
-from extract.embedder import EmbeddingSpec
+from extract.embedder import Embedder
+from extract.embedding_spec import EmbeddingSpec
 from extract.loader import Decoded, batch
 from extract.writer import SEGMENT_SECONDS, SegmentWriter
 
@@ -39,13 +38,10 @@ class CacheFiller:
         pool: Executor,
         segment_seconds: float | None = SEGMENT_SECONDS,
     ) -> None:
-        self.spec, self.artifacts = spec, artifacts
-        self.batch_size = batch_size or spec.batch_size
+        self.embedder = Embedder(spec, batch_size, artifacts)
         note = {"weights": spec.backbone.weights}
         self.writer = SegmentWriter(cache, note, pool, segment_seconds)
         self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
-        self.built: Backend | None = None
-        self.deviation: Deviation | None = None
         self.begin((), 0, {})
 
     def __enter__(self) -> "CacheFiller":
@@ -96,7 +92,7 @@ class CacheFiller:
             numbers = [0]
         for number in numbers:
             self.pending.append((image.view(number), number))
-            if len(self.pending) >= self.batch_size:
+            if len(self.pending) >= self.embedder.batch_size:
                 self.compute()
 
     def compute(self) -> None:
@@ -106,17 +102,17 @@ class CacheFiller:
         keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
         embeddings = np.empty((0, self.writer.cache.key.embedding_dim), np.float32)
         if gathered.hashes:
-            if self.built is None:
+            if self.embedder.backend is None:
                 started = time.perf_counter()
-                self.built = self._build(gathered.pixels)
+                self._build(gathered.pixels)
                 self._spend(build=time.perf_counter() - started)
             started = time.perf_counter()
-            embeddings = self.built.forward(gathered.pixels)
+            embeddings = self.embedder.embed(gathered.pixels)
             self._spend(compute=time.perf_counter() - started)
         finite = np.isfinite(embeddings).all(axis=1)
         failed = list(gathered.failed)
         for i in np.flatnonzero(~finite):
-            reason = f"{self.spec.backbone.name} gave NaN or infinity for it"
+            reason = f"{self.embedder.spec.backbone.name} gave NaN or infinity for it"
             failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
         self.lost += int((~finite).sum())
         of_file = {(failure.sha256, failure.path): failure for failure in failed}
@@ -131,20 +127,18 @@ class CacheFiller:
         if len(embeddings) < len(gathered.hashes):
             raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
 
-    def _build(self, pixels: NDArray[np.uint8]) -> Backend:
-        spec = self.spec
-        built, self.deviation = verified_backend(spec, self.batch_size, pixels, self.artifacts)
-        package = ENGINES[built.name].package
-        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", package}
+    def _build(self, pixels: NDArray[np.uint8]) -> None:
+        """Build the engine, and note what computes in every segment."""
+        backend, deviation = self.embedder.build(pixels), self.embedder.deviation
+        libraries = {"torch", "torchvision", "h5py", "numpy", "pillow", backend.package}
         self.writer.note |= {
-            "engine": built.name,
+            "engine": backend.name,
             "host": node(),
             "versions": {name: version(name) for name in sorted(libraries)},
         }
-        if self.deviation:
-            when = ", verified earlier" if self.deviation.earlier else ""
-            self.writer.note["deviation from torch fp32"] = f"{self.deviation.share:.1g}{when}"
-        return built
+        if deviation:
+            when = ", verified earlier" if deviation.earlier else ""
+            self.writer.note["deviation from torch fp32"] = f"{deviation.share:.1g}{when}"
 
     def _spend(self, **seconds: float) -> None:
         for stage, amount in seconds.items():

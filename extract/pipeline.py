@@ -18,7 +18,7 @@ from extract.artifact_store import ArtifactStore
 from extract.cache_filler import CacheFiller
 from extract.dataset_statistics.image_index import ImageIndex
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.preprocessing import AS_USUAL
 from extract.loader import BATCHES_AHEAD, Decoded, decoded
 from extract.signals import stoppable
@@ -249,7 +249,7 @@ class Extractor:
                 else:
                     _skip(self.fillers, file)
 
-        ahead = BATCHES_AHEAD * max(filler.batch_size for filler in self.fillers)
+        ahead = BATCHES_AHEAD * max(filler.embedder.batch_size for filler in self.fillers)
         preprocessing, numbers = self.specs[0].preprocessing, range(1, views + 1)
         hashes = {file.path: file.sha256 for file in files}
         workers = self.options.workers or usable_cores()
@@ -278,16 +278,17 @@ def _skip(fillers: Sequence[CacheFiller], file: ImageFile) -> None:
 
 
 def _summary(filler: CacheFiller, rows: int) -> Extraction:
+    backend, deviation = filler.embedder.backend, filler.embedder.deviation
     return Extraction(
         cache=filler.writer.cache,
         computed=filler.computed,
         present=rows - filler.computed - filler.lost,
         failed=tuple(filler.failed),
         several_pages=tuple(filler.several_pages),
-        engine=filler.built.name if filler.built else None,
-        deviation=filler.deviation.share if filler.deviation else None,
-        verified_earlier=bool(filler.deviation and filler.deviation.earlier),
-        trouble=filler.built.trouble if filler.built else (),
+        engine=backend.name if backend else None,
+        deviation=deviation.share if deviation else None,
+        verified_earlier=bool(deviation and deviation.earlier),
+        trouble=backend.trouble if backend else (),
         views=len(filler.numbers) - 1,
         spent=dict(filler.spent),
     )

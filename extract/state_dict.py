@@ -80,6 +80,17 @@ def tensors_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def initialise(model: nn.Module) -> None:
+    """Draw convolutions so that they keep the variance of what they receive (He et al. 2015).
+
+    torchvision scales by what a convolution gives, and counts a grouped one's groups as one:
+    without batch statistics, mobilenet_v3_large would answer every image with 1e-9.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+
+
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         check_file(file)

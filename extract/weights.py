@@ -17,16 +17,29 @@ from extract.model_zoo.backbone import HUGGING_FACE
 
 CONNECT_TIMEOUT_S = 10
 HUB = "https://download.pytorch.org/models"
+IMAGENET = "imagenet"  # label of published weights
 SAFE_FILE = "model.safetensors"  # the one file of a repository that holds tensors and no pickle
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from; `file` is None for random ones. label: what to call them."""
+    """Where weights come from.
+
+    Attributes:
+        label: `imagenet`, `random:SEED` or `file:NAME`.
+        file: None for random weights.
+        notice: What the user must know about them.
+    """
 
     label: str
     file: Path | None
     notice: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of random weights, else 0."""
+        kind, _, seed = self.label.partition(":")
+        return int(seed or 0) if kind == "random" else 0
 
 
 def find_weights(name: str, weights: str, seed: int) -> Source:
@@ -40,7 +53,7 @@ def find_weights(name: str, weights: str, seed: int) -> Source:
         return at_random
     if weights in ("imagenet", "auto"):
         try:
-            return Source("imagenet", imagenet_file(name))
+            return Source(IMAGENET, imagenet_file(name))
         except WeightsUnavailableError as error:
             if weights == "imagenet":
                 raise WeightsUnavailableError(

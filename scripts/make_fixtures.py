@@ -15,8 +15,7 @@ sys.path.insert(0, str(ROOT))
 from extract.backends.backend import usable_engines  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import require_device  # noqa: E402
-from extract.embedder import EmbeddingSpec  # noqa: E402
-from extract.model_loader import load_backbone  # noqa: E402
+from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
 from extract.pipeline import extract  # noqa: E402
 
 FIXTURES = ROOT / "tests" / "fixtures" / "cache"

@@ -20,6 +20,7 @@ MAIN_PATH = (
     "extract/imaging/decode.py",
     "extract/loader.py",
     "extract/backbones.py",
+    "extract/embedding_spec.py",
     "extract/embedder.py",
     "extract/cache_filler.py",
     "extract/pipeline.py",

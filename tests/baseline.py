@@ -15,8 +15,7 @@ from evaluate.baseline.training import Training
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import ImageSet, scan
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.model_zoo.backbone import Backbone
 from heads.config import HeadConfig
 from tests.killing import Death

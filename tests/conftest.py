@@ -18,7 +18,7 @@ from extract.artifact_store import Artifact, ArtifactStore
 from extract.backbones import BACKBONES
 from extract.dataset import scan
 from extract.devices import require_device
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import LoadedBackbone, load_backbone
 from extract.model_zoo.backbone import Backbone
 from tests.toy import Toy, no_file
 

@@ -24,7 +24,7 @@ import extract.writer
 from cache.store import Cache, find_caches
 from extract.backbones import BACKBONES
 from extract.dataset import scan
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.model_zoo.backbone import Backbone
 from tests.toy import Toy, extract_one, no_file
 

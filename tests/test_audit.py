@@ -26,9 +26,8 @@ from evaluate.audit.near_duplicates import Pair, find_near_duplicates, groups, m
 from evaluate.audit.outliers import ODD, find_outliers
 from evaluate.workspace.layout import Workspace
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, load_backbone
 from extract.imaging.image_stats import BITS, ImageStats, signs
-from extract.model_loader import load_backbone
 from extract.pipeline import RunnerOptions, extract
 from heads.config import fingerprint
 from tests.conftest import ROOT

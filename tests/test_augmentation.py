@@ -1,6 +1,5 @@
 """Augmented views: the same for the same image, different from one another, rows like any other."""
 
-import dataclasses
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -13,17 +12,16 @@ from PIL import Image
 from cache.errors import CacheError
 from cache.store import contents, read
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec, preprocessing_of
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone, preprocessing_of
 from extract.imaging.augmentation import POLICIES, rendered
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
-from extract.model_loader import LoadedBackbone, load_backbone
 from extract.pipeline import RunnerOptions, extract
 from heads.config import HeadConfig
 from heads.search.space import SearchPlan
 from heads.training import train_heads
 from tests.conftest import ROOT
-from tests.toy import extract_one
+from tests.toy import extract_one, with_module
 
 Few = Callable[[int, int], Path]
 PATH = sorted((ROOT / "dataset" / "gel").iterdir())[0]
@@ -154,7 +152,7 @@ def test_a_view_that_gives_nan_is_counted_as_such(
             rows = mean[:, None].repeat(1, 8)
             return torch.where(rows > 128, torch.nan, rows)
 
-    sick = dataclasses.replace(toy, make=Sick)
+    sick = with_module(toy, Sick())
     done = extract_one(sick, scan(few(4, 1) / "dataset").files, tmp_path, views=3)
     assert 0 < done.computed < 32
     assert done.present == 0

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import get_model_weights, list_models
 
 from extract.backbones import BACKBONES, find_backbone
+from extract.embedding_spec import LoadedBackbone, load_backbone
 from extract.imaging.gray_input import GrayInput
-from extract.model_loader import LoadedBackbone, load_backbone
 from extract.model_zoo.basic_cnn import BasicCNN
 from extract.model_zoo.families import skeleton
 from extract.weights import imagenet_file

@@ -22,11 +22,10 @@ from evaluate.baseline.training import joined
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import ImageSet, scan
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.augmentation import LARGEST_NUMBER, POLICIES
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import AS_USUAL, Preprocessing
-from extract.model_loader import LoadedBackbone, load_backbone
 from frostline.cli.baseline import train_whole
 from heads.config import HeadConfig
 from heads.search.space import FIELDS, SearchPlan

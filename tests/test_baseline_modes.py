@@ -31,8 +31,7 @@ from evaluate.test_set import TestSet
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import ImageSet, scan
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from heads.config import HeadConfig
 from tests import killing
 from tests.baseline import DROPPING, asking, train

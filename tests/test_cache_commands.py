@@ -19,7 +19,7 @@ from PIL import Image
 from cache.embedding_key import EmbeddingKey
 from cache.segment import write_segment
 from cache.store import Cache, contents, find_caches, open_cache, read_all
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 from tests.odd_images import huge, saved

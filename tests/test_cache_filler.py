@@ -14,11 +14,10 @@ from extract import loader as batches_module
 from extract.artifact_store import ArtifactStore, Note
 from extract.backends.backend import ENGINES, Engine
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.decode import FAST_INTERPOLATION_RULE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from extract.loader import decoded
-from extract.model_loader import LoadedBackbone, load_backbone
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 from extract.timings import advice, in_words, summed
@@ -157,7 +156,7 @@ def test_a_kept_graph_gives_the_same_rows(toy: LoadedBackbone, few: Few, tmp_pat
             [spec], files, tmp_path / name, options=RunnerOptions(artifacts=artifacts)
         )
         rows.append(read(done.cache))
-    artifact = spec.artifact(artifacts)
+    artifact = spec.graph_artifact(artifacts)
     assert artifact and artifact.read(Note)
     assert np.array_equal(rows[0], rows[1])
 

@@ -28,9 +28,8 @@ from evaluate.workspace.known_datasets import record
 from evaluate.workspace.prune import gone_from, images_there
 from extract.backends.backend import ENGINES, Engine
 from extract.dataset import ImageSet, scan
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone
 from extract.sources import hash_index
 from tests.killing import PLACES, Death, dying
 from tests.toy import extract_one

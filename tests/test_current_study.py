@@ -15,7 +15,7 @@ from evaluate.workspace.current_study import read_current
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import scan
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from extract.sources.csv_manifest import read_list
 from frostline.cli.main import cli
 from tests.conftest import ROOT

@@ -18,11 +18,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cache.errors import UnreadableImageError
-from extract.embedder import EmbeddingSpec, preprocessing_of
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, preprocessing_of
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import FITS, Preprocessing
 from extract.imaging.tiff import PHOTOMETRIC
-from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.test_tiff import patched
 

@@ -12,7 +12,7 @@ from extract.backends.backend import ENGINES, usable_engines
 from extract.backends.environment import examine
 from extract.backends.openvino import import_openvino
 from extract.devices import DEVICES, present_devices, require_device
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import LoadedBackbone, load_backbone
 from tests.conftest import ROOT, require_or_skip
 
 PAIRS = [(device, engine) for device, entry in DEVICES.items() for engine in entry.engines]

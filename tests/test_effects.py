@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test, t
-from torch import nn
 
 from evaluate import leaderboard
 from evaluate.leaderboard import Leaderboard
@@ -25,8 +24,8 @@ from evaluate.statistics.effects import (
 )
 from evaluate.text import NOT_TRAINED
 from extract.backbones import find_backbone
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
+from extract.weights import Source
 from heads.config import FROZEN, HeadConfig
 from heads.store import HeadInfo, Network, Selection
 
@@ -83,7 +82,7 @@ def trained(mode: str, backbone: str = "resnet18", seed: int = 0) -> Row:
     name = f"{backbone}-{mode}-{seed}"
     entry = find_backbone(backbone)
     now = start if mode in NOT_TRAINED else f"trained:{name}"
-    loaded = LoadedBackbone(backbone, now, now, None, (entry.mean, entry.std), nn.Identity)
+    loaded = LoadedBackbone(backbone, Source(now, None), now, (entry.mean, entry.std))
     info = HeadInfo(
         configuration=HeadConfig("single", "adam", seed=seed),
         identity=EmbeddingSpec(loaded, "cpu", (), "fp32").key,

@@ -25,9 +25,8 @@ from evaluate.workspace.layout import Workspace
 from extract.backends.backend import ENGINES, Engine
 from extract.dataset import scan
 from extract.devices import DEVICES
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone, load_backbone
 from heads.architectures import HEADS
 from heads.config import HeadConfig, fingerprint
 from heads.search.space import SearchPlan, combinations

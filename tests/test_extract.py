@@ -12,8 +12,8 @@ from cache.segment import read_header
 from cache.store import contents, find_caches, read
 from extract.backends.backend import ENGINES
 from extract.dataset import scan
+from extract.embedding_spec import LoadedBackbone, load_backbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone, load_backbone
 from extract.pipeline import Extraction
 from extract.sources.image_file import ImageFile
 from tests.toy import extract_one
@@ -44,7 +44,7 @@ def test_the_second_run_computes_nothing_and_builds_no_engine(
     toy: LoadedBackbone, few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(toy, few(3, 1), tmp_path)
-    monkeypatch.setattr("extract.cache_filler.ENGINES", {})
+    monkeypatch.setattr("extract.backends.backend.ENGINES", {})
     again = go(toy, tmp_path / "data", tmp_path)
     assert (again.computed, again.present) == (0, 8)
 

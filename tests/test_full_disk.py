@@ -22,9 +22,9 @@ from cache.store import Cache, open_cache, read_all
 from extract.artifact_store import ArtifactStore, Note
 from extract.backends.openvino import convert, save
 from extract.dataset import scan
+from extract.embedding_spec import LoadedBackbone
 from extract.imaging.decode import SIZE
 from extract.imaging.gray_input import GrayInput
-from extract.model_loader import LoadedBackbone
 from heads.config import HeadConfig
 from heads.search.space import SearchPlan
 from heads.training import train_heads

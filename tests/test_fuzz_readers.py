@@ -33,12 +33,7 @@ from evaluate.workspace.current_study import read_current, write_current
 from evaluate.workspace.layout import Workspace
 from extract.artifact_store import ArtifactStore, Note
 from extract.dataset import scan
-from extract.distributed.serialization import (
-    done_from_json,
-    done_to_json,
-    part_from_json,
-    part_to_json,
-)
+from extract.distributed.job import from_json, to_json
 from extract.distributed.shards import Shard
 from extract.distributed.worker import JobResult, Part
 from extract.sources.csv_manifest import rows_of, write_list
@@ -160,14 +155,14 @@ def _identity(folder: Path) -> Reader:
 def _part(folder: Path) -> Reader:
     path, shard = folder / "part.json", Shard(0, "", ("a.png",), ("a",), (1,), (1,))
     part = Part("s", shard, 0, {"a.png": Hashed(b"a.png", 1, 1, bytes(32))})
-    return sent(path, part_to_json(part), part_from_json)
+    return sent(path, to_json(part), lambda text: from_json(text, Part))
 
 
 def _done(folder: Path) -> Reader:
     done = JobResult(
         "s", 0, "w", 0.5, unopened=(Failure(bytes(32), "a", "b"),), notes=ListingNotes()
     )
-    return sent(folder / "done.json", done_to_json(done), lambda text: done_from_json(text, []))
+    return sent(folder / "done.json", to_json(done), lambda text: from_json(text, JobResult))
 
 
 def sent(path: Path, text: str, read: Callable[[str], object]) -> Reader:

@@ -21,8 +21,9 @@ from evaluate.explanation.gradcam import (
 )
 from extract.backbones import BACKBONES
 from extract.dataset import scan
+from extract.embedding_spec import LoadedBackbone, load_backbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.weights import Source
 from heads.architectures import HEADS
 from heads.closed_form import FITS
 from heads.modules import build_head
@@ -31,6 +32,7 @@ from heads.store import TrainedHead
 from heads.training import train_heads
 from tests.conftest import ROOT
 from tests.test_backbones import TRIED
+from tests.toy import with_module
 
 Pixels = NDArray[np.uint8]
 
@@ -50,7 +52,8 @@ class Layers(nn.Module):
 
 def frozen(network: nn.Module) -> LoadedBackbone:
     module = network.eval().requires_grad_(False)
-    return LoadedBackbone("toy", "random:0", "", None, ((0.5,) * 3, (0.5,) * 3), lambda: module)
+    half = (0.5, 0.5, 0.5)
+    return with_module(LoadedBackbone("toy", Source("random:0", None), "", (half, half)), module)
 
 
 def brightness() -> LoadedBackbone:

@@ -11,7 +11,7 @@ from evaluate.workspace.image_files import ImageFiles
 from evaluate.workspace.layout import Workspace
 from extract.backbones import BACKBONES
 from extract.dataset import scan
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 
 HOW = ("--arch", "resnet18", "--weights", "random", "--engine", "torch", "--device", "cpu")

@@ -11,9 +11,9 @@ from PIL import Image, ImageEnhance
 from cache.errors import CacheError
 from extract.dataset import scan
 from extract.dataset_statistics.image_index import stats_of
+from extract.embedding_spec import LoadedBackbone
 from extract.imaging.decode import decode_gray
 from extract.imaging.image_stats import BITS, compute_stats, perceptual_hash, signs
-from extract.model_loader import LoadedBackbone
 from tests.conftest import ROOT
 from tests.toy import extract_one
 

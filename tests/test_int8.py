@@ -15,8 +15,7 @@ from extract.backends import int8
 from extract.backends.backend import usable_engines
 from extract.backends.int8 import calibrated
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 
@@ -78,7 +77,7 @@ def test_a_lost_graph_is_made_again(
     spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore
 ) -> None:
     first = calibrated(spec, images, artifacts)
-    artifact = first.artifact(artifacts)
+    artifact = first.graph_artifact(artifacts)
     assert artifact
     shutil.rmtree(artifact.folder)
     assert calibrated(spec, images, artifacts) == first
@@ -93,7 +92,7 @@ def test_another_graph_than_the_calibrated_one_is_made_again(
 ) -> None:
     """Even if its note is right: within what int8 may deviate, no check would find it."""
     first = calibrated(spec, images, artifacts)
-    artifact = first.artifact(artifacts)
+    artifact = first.graph_artifact(artifacts)
     assert artifact and (right := artifact.read(Note))
     artifact.remove()
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from evaluate.results import read_results
 from extract.backbones import BACKBONES
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 

@@ -17,11 +17,9 @@ from cache.errors import DeviceError, UnreadableImageError
 from cache.progress import silent
 from cache.store import Cache, read, read_headers
 from extract.dataset import scan
-from extract.distributed.job import order_of
 from extract.distributed.local_devices import _environment as environment
 from extract.distributed.local_devices import extract_on_local_devices, local_devices
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import load_backbone
+from extract.embedding_spec import EmbeddingSpec, load_backbone
 from extract.pipeline import Extraction, RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 from tests.conftest import require_or_skip
@@ -42,12 +40,11 @@ class Study:
     def on_chips(
         self, images: list[ImageFile], flags: str = QUICKLY, **settings: Any
     ) -> Extraction:
-        order = order_of(self.spec, "random", 0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XLA_FLAGS", flags)  # of the children; it is read once in a process
             progress = settings.pop("progress", silent)
             (done,) = extract_on_local_devices(
-                [self.spec], [order], images, self.root, progress, RunnerOptions(**settings)
+                [self.spec], images, self.root, progress, RunnerOptions(**settings)
             )
         return done
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cache.store import Cache
 from evaluate.export.model_card import Check, ModelFile, escaped, model_card
 from evaluate.metrics import METRICS
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from heads.store import Network
 from tests.whole_models import Ready, heads_on
 

@@ -26,7 +26,7 @@ from evaluate.statistics.calibration import calibrated
 from extract.backbones import BACKBONES
 from extract.backends.openvino import import_openvino
 from extract.dataset import scan
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.model_zoo.backbone import Backbone
 from heads.architectures import HEADS
 from heads.store import TrainedHead, save_head

@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_builder, get_model_weights
 
 from cache.errors import WeightsError
 from extract.backbones import BACKBONES, find_backbone
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.model_zoo.backbone import IMAGENET_MEAN, IMAGENET_STD
 from extract.model_zoo.families import (
     build_torchvision,

@@ -13,10 +13,9 @@ from cache.store import find_caches
 from extract.backbones import BACKBONES, find_backbone
 from extract.dataset import scan
 from extract.dataset_statistics.normalization import of_images
-from extract.embedder import EmbeddingSpec, normalization_of
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone, normalization_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.image_stats import ImageStats, compute_stats
-from extract.model_loader import LoadedBackbone, load_backbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 

@@ -9,8 +9,8 @@ import pytest
 from cache.errors import UnreadableImageError
 from cache.store import contents
 from extract.dataset import scan
+from extract.embedding_spec import LoadedBackbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone
 from tests.odd_images import ODD, paged
 from tests.toy import extract_one
 

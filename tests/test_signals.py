@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from extract.backends.openvino import build
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.signals import ANSWER, interruptible, stoppable
 
 
@@ -72,7 +72,7 @@ def test_a_batch_ends_early_and_keeps_the_rows_that_are_ready() -> None:
 
 BUILT_HERE_DROPPED_ELSEWHERE = """
 import os, signal, threading
-from extract.model_loader import load_backbone
+from extract.embedding_spec import load_backbone
 from extract.backends.openvino import build
 from extract.signals import interruptible
 

@@ -19,10 +19,9 @@ from extract.artifact_store import ArtifactStore
 from extract.backbones import BACKBONES
 from extract.backends.backend import ENGINES, Engine, build_backend
 from extract.devices import DEVICES, usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import Preprocessing
-from extract.model_loader import LoadedBackbone, load_backbone
 from extract.model_zoo.backbone import Backbone
 from extract.weights import imagenet_file
 from heads.architectures import HEADS

@@ -30,9 +30,8 @@ from evaluate.uncertainty.scores import (
 )
 from evaluate.workspace.layout import Workspace
 from extract.dataset import scan
-from extract.embedder import target_of
+from extract.embedding_spec import EmbeddingSpec, load_backbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import load_backbone
 from heads.config import HeadConfig
 from heads.search.space import SearchPlan
 from heads.store import save_head
@@ -123,7 +122,7 @@ class TestMeasured:
         sweep = SearchPlan((HeadConfig("single", "adam"),))
         (saved,) = train_heads(caches["cpu"], training.labels, "dataset", sweep, place.heads).heads
         backbone = load_backbone("efficientnet_lite0", "imagenet")
-        target = target_of(saved.info.identity, backbone, ("openvino",))
+        target = EmbeddingSpec.of_key(saved.info.identity, backbone, ("openvino",))
         told: list[int] = []
         doubt = measure_doubt(
             saved, training, {}, target, place, lambda done, total: told.append(done)
@@ -151,7 +150,7 @@ class TestMeasured:
         sweep = SearchPlan((HeadConfig("single", "sgd"),))
         (saved,) = train_heads(caches["cpu"], training.labels, "dataset", sweep, place.heads).heads
         backbone = load_backbone("efficientnet_lite0", "imagenet")
-        target = target_of(saved.info.identity, backbone, ("openvino",))
+        target = EmbeddingSpec.of_key(saved.info.identity, backbone, ("openvino",))
         with pytest.raises(HeadError, match="was trained on other images"):
             measure_doubt(saved, scan(few(4, 1) / "dataset"), {}, target, place)
 

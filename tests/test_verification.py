@@ -17,8 +17,7 @@ from extract.artifact_store import ArtifactStore
 from extract.backends.backend import ENGINES, TOLERANCES, Backend
 from extract.backends.verification import deviation_of, verified_backend
 from extract.dataset import scan
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone, load_backbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.pipeline import RunnerOptions, extract
 from tests.conftest import ROOT
 
@@ -98,7 +97,7 @@ def test_a_shuffled_graph_is_converted_again_before_a_row_is_written(
     (again,) = extract([wanted], files, tmp_path / "b", options=RunnerOptions(artifacts=artifacts))
     assert (right.verified_earlier, again.verified_earlier) == (False, True)
     assert again.deviation == right.deviation
-    artifact = wanted.artifact(artifacts)
+    artifact = wanted.graph_artifact(artifacts)
     assert artifact
     weights = artifact.folder / "graph.bin"
     data = bytearray(weights.read_bytes())

@@ -15,8 +15,8 @@ from torchvision.models import VisionTransformer, get_model
 from cache.errors import WeightsError, WeightsUnavailableError
 from extract.artifact_store import ArtifactStore
 from extract.backbones import BACKBONES, find_backbone
-from extract.model_loader import LoadedBackbone, initialise, load_backbone
-from extract.state_dict import load_state, tensors_sha256
+from extract.embedding_spec import LoadedBackbone, load_backbone
+from extract.state_dict import initialise, load_state, tensors_sha256
 from extract.weights import hub_folder, imagenet_file
 
 
@@ -68,7 +68,7 @@ def test_random_leaves_the_global_generator_alone() -> None:
 def test_efficientnet_lite0_has_real_weights_without_a_network(hub: Path) -> None:
     for choice in ("auto", "imagenet"):
         loaded = load_backbone("efficientnet_lite0", choice)
-        assert (loaded.weights, loaded.notice) == ("imagenet", None)
+        assert (loaded.weights, loaded.source.notice) == ("imagenet", None)
 
 
 def test_imagenet_without_a_network_names_file_place_and_alternatives(hub: Path) -> None:
@@ -83,8 +83,8 @@ def test_imagenet_without_a_network_names_file_place_and_alternatives(hub: Path)
 def test_auto_without_a_network_is_random_and_says_so(hub: Path) -> None:
     loaded = load_backbone("resnet18", "auto", seed=4)
     assert loaded.weights == "random:4"
-    assert loaded.notice is not None
-    assert "RANDOM" in loaded.notice
+    assert loaded.source.notice is not None
+    assert "RANDOM" in loaded.source.notice
 
 
 def test_imagenet_is_read_from_the_hub_after_its_hash_is_checked(
@@ -219,7 +219,7 @@ class TestUnpublished:
     def test_auto_is_random_with_a_notice(self) -> None:
         loaded = load_backbone("basic_cnn", "auto", 3)
         assert loaded.weights == "random:3"
-        assert "basic_cnn has RANDOM weights: it has no published" in str(loaded.notice)
+        assert "basic_cnn has RANDOM weights: it has no published" in str(loaded.source.notice)
 
 
 class TestHuggingFace:
@@ -241,7 +241,7 @@ class TestHuggingFace:
         (folder / "refs" / "main").write_text("0123")
         save_file(state_of("timm:resnet10t", 9), snapshot / "model.safetensors")
         loaded = load_backbone("timm:resnet10t", "imagenet")
-        assert (loaded.weights, loaded.notice) == ("imagenet", None)
+        assert (loaded.weights, loaded.source.notice) == ("imagenet", None)
         expected = load_backbone("timm:resnet10t", "random", 9).weights_sha256
         assert loaded.weights_sha256 == expected
 
@@ -254,7 +254,7 @@ class TestHuggingFace:
             "--weights PATH",
         ):
             assert part in str(caught.value)
-        assert "RANDOM" in str(load_backbone("timm:resnet10t", "auto").notice)
+        assert "RANDOM" in str(load_backbone("timm:resnet10t", "auto").source.notice)
 
     def test_a_pickle_in_its_folder_is_no_weights_file(self, folder: Path) -> None:
         snapshot = folder / "snapshots" / "0123"
@@ -356,7 +356,7 @@ class TestKeptHash:
         """As on another machine whose torch draws other numbers for the same seed."""
         artifacts = ArtifactStore(tmp_path)
         first = load_backbone("toy", "random", 0, artifacts)
-        monkeypatch.setattr("extract.model_loader.initialise", lambda model: None)
+        monkeypatch.setattr("extract.state_dict.initialise", lambda model: None)
         with pytest.raises(WeightsError, match=r"toy: .*random:0.* run the same command again"):
             _ = load_backbone("toy", "random", 0, artifacts).module
         again = load_backbone("toy", "random", 0, artifacts)

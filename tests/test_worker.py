@@ -1,35 +1,33 @@
 """One shard, as every worker does it; and what travels to a worker and back."""
 
 import os
+import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from errno import ENOSPC
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from safetensors.torch import save_file
 
-from cache.errors import Failure, WeightsError
+from cache.errors import DeviceError, Failure, WeightsError
 from cache.store import Cache, contents, find_caches, read_headers
-from extract.artifact_store import ArtifactStore
 from extract.dataset import scan
-from extract.distributed.job import Job, Order, order_of
-from extract.distributed.serialization import (
-    done_from_json,
-    done_to_json,
-    part_from_json,
-    part_to_json,
-)
+from extract.distributed.job import Job, from_json, to_json
 from extract.distributed.shards import Shard, shards
 from extract.distributed.worker import JobResult, Member, Part, Worker
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.image_stats import ImageStats
-from extract.model_loader import LoadedBackbone
 from extract.pipeline import RunnerOptions, together
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, key_of, known_among, remember
+from extract.state_dict import tensors_sha256
 from frostline.cli.distributed import Sums, _fault
+from tests.toy import Toy
 
 Few = Callable[[int, int], Path]
 
@@ -38,13 +36,13 @@ OPTIONS = RunnerOptions(workers=1, batch_size=4)
 
 
 @pytest.fixture
-def order(toy: LoadedBackbone) -> Order:
-    return order_of(EmbeddingSpec(toy, "cpu", ("torch",), "fp32"), "random", 0)
+def spec(toy: LoadedBackbone) -> EmbeddingSpec:
+    return EmbeddingSpec(toy, "cpu", ("torch",), "fp32")
 
 
 @pytest.fixture
-def worker(order: Order, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(Job((order,), str(tmp_path / "cache"), OPTIONS, 10_000_000))
+def worker(spec: EmbeddingSpec, tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker(Job((spec,), str(tmp_path / "cache"), OPTIONS, 10_000_000))
     yield worker
     worker.close()
 
@@ -176,10 +174,53 @@ def test_a_file_without_a_time_is_hashed_each_time(worker: Worker, few: Few) -> 
         known = {url: member.hashed}
 
 
-def test_other_weights_than_ordered_are_refused(order: Order, tmp_path: Path) -> None:
-    assert order.spec(ArtifactStore(tmp_path)).key.name == order.cache
-    with pytest.raises(WeightsError, match="not the same on every machine"):
-        replace(order, seed=1).spec(None)
+T = TypeVar("T")
+
+
+def received_copy(sent: T) -> T:
+    """What another process receives."""
+    received: T = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own bytes
+    return received
+
+
+class TestAnotherMachine:
+    """It receives a spec, and must compute with the same weights and rules, or not at all."""
+
+    def test_a_spec_arrives_as_it_was_sent(self, spec: EmbeddingSpec) -> None:
+        assert spec.backbone.module
+        received = received_copy(spec)
+        assert received == spec and received.key == spec.key
+        assert "module" not in vars(received.backbone)
+        assert len(pickle.dumps(spec)) < 2000
+        assert (
+            tensors_sha256(received.backbone.module.get_submodule("network"))
+            == spec.backbone.weights_sha256
+        )
+
+    def test_other_weights_are_refused(self, spec: EmbeddingSpec, few: Few, tmp_path: Path) -> None:
+        other = replace(spec, backbone=replace(spec.backbone, weights_sha256="0" * 64))
+        worker = Worker(Job((received_copy(other),), str(tmp_path), OPTIONS, None))
+        (part,) = parts(few(2, 1) / "dataset")
+        assert re.search("random:0.* not the same on every machine", worker.do(part).error)
+        worker.close()
+
+    def test_other_rules_are_refused(
+        self, spec: EmbeddingSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = Job((spec,), str(tmp_path), OPTIONS, None)
+        received_copy(job).check()
+        monkeypatch.setattr("extract.imaging.decode.GRAY_RULE", "another")
+        with pytest.raises(WeightsError, match="rules of decoding are not the same"):
+            received_copy(job).check()
+
+    def test_files_are_found_from_any_folder(
+        self, toy: LoadedBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_file(Toy().state_dict(), tmp_path / "toy.safetensors")
+        monkeypatch.chdir(tmp_path)
+        received = received_copy(load_backbone("toy", "toy.safetensors"))
+        monkeypatch.chdir("/")
+        assert received.module
 
 
 def test_a_part_arrives_as_it_was_sent() -> None:
@@ -187,8 +228,11 @@ def test_a_part_arrives_as_it_was_sent() -> None:
     shard = Shard(3, "", (name, "s3://b/k.png"), ("a", "b"), (-1, 5), (-1, 7))
     known = {"s3://b/k.png": Hashed(key_of("s3://b/k.png"), 5, 7, bytes(32))}
     part = Part("test", shard, 4, known)
-    assert part_from_json(part_to_json(part)) == part
-    assert part_to_json(part).isascii()
+    assert from_json(to_json(part), Part) == part
+    assert to_json(part).isascii()
+    for other in ("{}", "[]", "", to_json(JobResult("a", 0, "b", 0.5))):
+        with pytest.raises(DeviceError, match="same version of Frostline"):
+            from_json(other, Part)
 
 
 def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
@@ -197,11 +241,11 @@ def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
     (part,) = parts(data, 9)
     done = worker.do(part)
     assert isinstance(next(iter(done.image_stats.values())), ImageStats)
-    assert done_from_json(done_to_json(done), [cache_of(worker)]) == done
+    assert from_json(to_json(done), JobResult) == done
     failed = JobResult(
         "dataset", 1, "host:1", 0.5, unopened=(Failure(b"", "x", "gone"),), error="why"
     )
-    assert done_from_json(done_to_json(failed), []) == failed
+    assert from_json(to_json(failed), JobResult) == failed
 
 
 def test_sums_over_shards_are_those_of_all_images(worker: Worker, few: Few) -> None:
@@ -247,7 +291,7 @@ def test_what_a_tar_holds_besides_images_comes_back_and_stops_or_is_told(
         Member(name, label, Hashed(key_of(name), 1, 1, bytes(32))) for label, name in names.items()
     )
     done = JobResult("dataset", 0, "host:1", 0.5, files, notes=notes)
-    assert done_from_json(done_to_json(done), []) == done
+    assert from_json(to_json(done), JobResult) == done
     sums = Sums()
     sums.add(done)
     fault = _fault(sums, {"dataset": Path("x.tar")})

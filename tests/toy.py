@@ -1,6 +1,7 @@
 """A backbone small enough to watch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,7 @@ import torch
 from torch import nn
 
 from cache.progress import silent
-from extract.embedder import EmbeddingSpec
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
 from extract.pipeline import Extraction, RunnerOptions, extract
 from extract.sources.image_file import ImageFile
 
@@ -36,6 +36,13 @@ def key(number: int) -> bytes:
 
 def no_file() -> Path:
     raise AssertionError("the toy has no published weights")
+
+
+def with_module(backbone: LoadedBackbone, module: nn.Module) -> LoadedBackbone:
+    """Return the backbone with a module of the test's own."""
+    other = replace(backbone)
+    vars(other)["module"] = module
+    return other
 
 
 def extract_one(

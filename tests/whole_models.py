@@ -19,8 +19,8 @@ from evaluate.metrics import METRICS, confusion_matrix
 from evaluate.predictions import Predictions
 from evaluate.results import COLUMNS
 from extract.dataset import scan
+from extract.embedding_spec import LoadedBackbone
 from extract.imaging.decode import decode_gray
-from extract.model_loader import LoadedBackbone
 from heads.search.space import SearchPlan, combinations
 from heads.store import TrainedHead
 from heads.training import train_heads

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cache.errors import WeightsError
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 
 RANDOM = "random"  # the word for weights that are drawn
 

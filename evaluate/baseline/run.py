@@ -27,7 +27,7 @@ from evaluate.text import TRAINED
 from evaluate.workspace.layout import Workspace
 from extract.dataset import ImageSet
 from extract.devices import torch_device
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.augmentation import POLICIES
 from extract.signals import stoppable
 from extract.sources.image_file import ImageFile

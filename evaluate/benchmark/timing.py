@@ -18,9 +18,9 @@ from cache.errors import DatasetError
 from extract.artifact_store import ArtifactStore
 from extract.backbones import find_backbone
 from extract.backends.backend import Backend
-from extract.backends.verification import verified_backend
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedder import Embedder
+from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.decode import SIZE, decode_gray
 from extract.loader import batch, decoded
 from extract.model_zoo.families import skeleton
@@ -100,9 +100,9 @@ def time_models(
     sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), spec.preprocessing))
     if not sample.paths:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
-    built, _ = verified_backend(spec, 1, sample.pixels, artifacts)
+    backend = Embedder(spec, 1, artifacts).build(sample.pixels)
     peak_is_known = _forget_peak(spec.device)
-    singles = _single_images(spec, built, sample.paths, budget_s)
+    singles = _single_images(spec, backend, sample.paths, budget_s)
     fastest, batches = float(np.median(singles.seconds[:, 2])), dict[int, _Embedded]()
     for size in BATCHES:
         if 2 * size * fastest > budget_s:
@@ -128,7 +128,7 @@ def size_of(backbone_name: str, head: nn.Module) -> Size:
 
 
 def _single_images(
-    spec: EmbeddingSpec, built: Backend, paths: Sequence[Path], budget_s: float
+    spec: EmbeddingSpec, backend: Backend, paths: Sequence[Path], budget_s: float
 ) -> _Embedded:
     def embed(number: int) -> tuple[NDArray[np.float32], tuple[float, ...]]:
         started = time.perf_counter()
@@ -136,25 +136,25 @@ def _single_images(
         read = time.perf_counter()
         pixels = decode_gray(data, spec.preprocessing).pixels
         ready = time.perf_counter()
-        row = built.forward(pixels[np.newaxis])
+        row = backend.forward(pixels[np.newaxis])
         return row, (read - started, ready - read, time.perf_counter() - ready)
 
     rows, seconds = zip(*_repeated(embed, budget_s, FEWEST, MOST), strict=True)
-    return _Embedded(built.name, np.concatenate(rows), np.array(seconds))
+    return _Embedded(backend.name, np.concatenate(rows), np.array(seconds))
 
 
 def _batch(
     spec: EmbeddingSpec, pixels: NDArray[np.uint8], artifacts: ArtifactStore | None, budget_s: float
 ) -> _Embedded:
-    built, _ = verified_backend(spec, len(pixels), pixels, artifacts)
+    backend = Embedder(spec, len(pixels), artifacts).build(pixels)
 
     def embed(number: int) -> tuple[NDArray[np.float32], float]:
         started = time.perf_counter()
-        rows = built.forward(pixels)
+        rows = backend.forward(pixels)
         return rows, time.perf_counter() - started
 
     rows, seconds = zip(*_repeated(embed, budget_s, 1, ROUNDS), strict=True)
-    return _Embedded(built.name, rows[0], np.array(seconds))
+    return _Embedded(backend.name, rows[0], np.array(seconds))
 
 
 def _timing(

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from cache.arrays import ArrayFileError, read_arrays, write_arrays
 from cache.errors import HeadError, ResultsError
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from heads.architectures import NEIGHBOURS
 from heads.closed_form import NearestNeighbors
 

@@ -9,7 +9,7 @@ from cache.files import check_replaceable, replacing
 from cache.progress import Progress, silent
 from evaluate.explanation.gradcam import activation_maps, overlay
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec
 from extract.loader import batches, decoded
 from heads.store import TrainedHead
 

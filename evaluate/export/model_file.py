@@ -31,7 +31,7 @@ from evaluate.results import Row
 from evaluate.text import printable
 from evaluate.workspace.image_files import ImageFiles
 from extract.backends.backend import TOLERANCES
-from extract.embedder import preprocessing_of
+from extract.embedding_spec import preprocessing_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from heads.store import HeadInfo

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from evaluate.predictions import Predictions
 from evaluate.results import Row
-from extract.model_loader import LoadedBackbone
+from extract.embedding_spec import LoadedBackbone
 from heads.store import TrainedHead
 
 Pixels = NDArray[np.uint8]  # [N, 1, 224, 224]

@@ -23,10 +23,10 @@ from evaluate.uncertainty.scores import (
     write_doubt,
 )
 from evaluate.workspace.layout import Workspace
-from extract.backends.verification import verified_backend
 from extract.dataset import ImageSet
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec, engine_artifacts
+from extract.embedder import Embedder
+from extract.embedding_spec import EmbeddingSpec, engine_artifacts
 from extract.loader import batch, decoded
 from heads.batched.fit import TrainingData, train
 from heads.batched.trainer import EmbeddingDataset
@@ -168,10 +168,10 @@ def _asked(
         [c.apply(image[0], random)[None] for c in CORRUPTIONS.values() for image in images.pixels]
     )
     labels = np.tile(trial.labels[trial.places(images.hashes)], len(CORRUPTIONS))
-    size = spec.batch_size
-    built, _ = verified_backend(spec, size, images.pixels, engine_artifacts(workspace.cache))
-    forward = built.forward
-    parts = [forward(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    embedder = Embedder(spec, artifacts=engine_artifacts(workspace.cache))
+    embedder.build(images.pixels)  # verified on images as they are
+    size = embedder.batch_size
+    parts = [embedder.embed(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     yield trial.asked(CHANGED, np.concatenate(parts), labels)
     for held in _held_out(trial):
         if (answers := _without(trial, held)) is not None:

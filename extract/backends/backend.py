@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from extract.artifact_store import Artifact, ArtifactStore
     from extract.backends.forward import Forward
-    from extract.embedder import EmbeddingSpec
-    from extract.model_loader import LoadedBackbone
+    from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Backend:
     trouble: tuple[str, ...] = ()
     at_once: int = 1
     graph: str = ""
+
+    @property
+    def package(self) -> str:
+        """The package that computes."""
+        return ENGINES[self.name].package
 
 
 def _build_torch(
@@ -199,7 +203,7 @@ def build_backend(
         DeviceError: none of them can be.
     """
     trouble: list[str] = []
-    artifact, device = spec.artifact(artifacts), spec.device
+    artifact, device = spec.graph_artifact(artifacts), spec.device
     for name in spec.engines:
         try:
             forward = ENGINES[name].build(

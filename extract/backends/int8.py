@@ -24,7 +24,7 @@ from extract.loader import batch, decoded
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from extract.embedder import EmbeddingSpec
+    from extract.embedding_spec import EmbeddingSpec
     from extract.imaging.preprocessing import Preprocessing
     from extract.sources.image_file import ImageFile
 
@@ -48,7 +48,7 @@ def calibrated(
     pointer = spec.calibration_artifact(artifacts)
     if note := pointer.read(_Calibration):
         known = replace(spec, calibration=note.calibration)
-        artifact = known.artifact(artifacts)
+        artifact = known.graph_artifact(artifacts)
         if artifact and (graph := artifact.read(Note)):
             if graph.digest == note.graph:
                 return known
@@ -61,7 +61,8 @@ def calibrated(
         raise DeviceError("--precision int8 needs NNCF: pip install 'nncf>=3.0'")
     pixels, name = _sample(images, spec.preprocessing)
     new = replace(spec, calibration=name)
-    artifact, fp32 = new.artifact(artifacts), replace(spec, precision="fp32").artifact(artifacts)
+    artifact = new.graph_artifact(artifacts)
+    fp32 = replace(spec, precision="fp32").graph_artifact(artifacts)
     assert artifact  # noqa: S101 - a store has an artifact for every spec
     graph = kept_graph(openvino_core(), fp32) or convert(spec.backbone.module)
     artifact.fill(partial(save, _quantised(graph, pixels)))

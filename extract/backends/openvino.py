@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from extract.artifact_store import Artifact
     from extract.backends.forward import Forward
-    from extract.model_loader import LoadedBackbone
+    from extract.embedding_spec import LoadedBackbone
 
 log = logging.getLogger(__name__)
 

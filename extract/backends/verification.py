@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cache.errors import DeviceError
 from extract.artifact_store import ArtifactStore, Note
 from extract.backbones import find_backbone
-from extract.backends.backend import ENGINES, TOLERANCES, Backend, build_backend
+from extract.backends.backend import TOLERANCES, Backend, build_backend
 from extract.devices import usable_cores
-from extract.embedder import EmbeddingSpec
+from extract.embedding_spec import EmbeddingSpec
 
 IMAGES = 4
 
@@ -60,7 +60,7 @@ def verified_backend(
     try:
         return built, deviation_of(spec, built, pixels, artifacts)
     except DeviceError:
-        artifact = spec.artifact(artifacts)
+        artifact = spec.graph_artifact(artifacts)
         if not built.graph or artifact is None or spec.precision == "int8":
             raise
         log.warning("%s differs from torch. The graph is converted again.", artifact.folder)
@@ -83,7 +83,7 @@ def deviation_of(
     if (built.name, spec.device, spec.precision) == ("torch", "cpu", "fp32"):
         return None
     limit = TOLERANCES[spec.precision]
-    packages = ("torch", ENGINES[built.name].package, find_backbone(spec.backbone.name).package)
+    packages = ("torch", built.package, find_backbone(spec.backbone.name).package)
     # A graph that is not stored is another one each time.
     stored = built.name != "openvino" or bool(built.graph)
     artifact = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cache.errors import DatasetError
 
 if TYPE_CHECKING:
+    from extract.embedding_spec import Normalization
     from extract.imaging.image_stats import ImageStats
-    from extract.model_loader import Normalization
 
 NORMALIZATIONS: dict[str, str] = {
     "weights": "by the mean and standard deviation that the weights were trained with",

@@ -20,8 +20,8 @@ from cache.errors import DeviceError, FrostlineError
 from cache.progress import Progress, silent
 from extract.dataset_statistics.image_index import ImageIndex
 from extract.devices import DEVICES, usable_cores
-from extract.distributed.job import Job, Order
-from extract.embedder import EmbeddingSpec
+from extract.distributed.job import Job
+from extract.embedding_spec import EmbeddingSpec
 from extract.pipeline import DEFAULT, Extraction, Extractor, RunnerOptions, together
 from extract.signals import SIGNALS, stoppable
 from extract.sources.image_file import ImageFile
@@ -51,7 +51,6 @@ def local_devices(device: str) -> int:
 
 def extract_on_local_devices(
     specs: Sequence[EmbeddingSpec],
-    orders: Sequence[Order],
     images: Sequence[ImageFile],
     root: Path,
     progress: Progress = silent,
@@ -61,8 +60,11 @@ def extract_on_local_devices(
 
     Each process has every n-th of the images that lack a row, and commits by itself; none waits for
     another. If one fails, the others stop after their batch; if one is killed, they finish. Both
-    keep what they computed. specs: all of one device. orders: how to make them in a child, one
-    each. options: its `workers` are those of all processes together.
+    keep what they computed.
+
+    Args:
+        specs: All of one device.
+        options: Its `workers` are those of all processes together.
 
     Raises:
         KeyboardInterrupt: the user asked to stop; what was computed is kept.
@@ -76,7 +78,7 @@ def extract_on_local_devices(
         used = _local_devices(device)[: len(todo)]
         threads = max(1, (options.workers or usable_cores()) // max(1, len(used)))
         job = Job(
-            tuple(orders), str(root), replace(options, workers=threads), Image.MAX_IMAGE_PIXELS
+            tuple(specs), str(root), replace(options, workers=threads), Image.MAX_IMAGE_PIXELS
         )
         shares = _shares(list(todo.values()), used)
         with _working(device, job, shares) as children:
@@ -232,10 +234,10 @@ def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -
 
     try:
         options = job.options
-        specs = [order.spec(options.artifacts) for order in job.orders]
+        job.check()
         with (
             ImageIndex(options.index) as index,
-            Extractor(specs, Path(job.root), options) as run,
+            Extractor(job.specs, Path(job.root), options) as run,
         ):
             # Whatever the parent sends, or its end, means to stop.
             run.fill(images, progress, options.views, index.add, asked_to_stop=parent.poll)

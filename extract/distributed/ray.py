@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.errors import DeviceError
 from cache.ray_cluster import connected, workers_that_fit
-from extract.distributed.serialization import (
-    done_from_json,
-    done_to_json,
-    part_from_json,
-    part_to_json,
-)
+from extract.distributed.job import from_json, to_json
+from extract.distributed.worker import JobResult, Part, Worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cache.store import Cache
     from extract.distributed.job import Job
-    from extract.distributed.worker import JobResult, Part
+
+T = TypeVar("T")
 
 WAITING_SHARDS = 2  # per worker, itself included: the next one is there when one is done
 
@@ -30,17 +26,19 @@ WAITING_SHARDS = 2  # per worker, itself included: the next one is there when on
 def extract_on_ray(
     parts: Iterable[Part],
     job: Job,
-    caches: Sequence[Cache],
     resources: Mapping[str, Any],
     address: str | None,
     listed: Callable[[int], None],
 ) -> Generator[JobResult]:
     """Have a cluster do all shards, and yield what became of each as soon as it is known.
 
-    Shards lie compressed in Ray's object store, some 20 KB each, until a worker takes them: this
-    process holds references. A shard whose node dies is done again elsewhere. caches: those that
-    the job fills. resources: of each worker, see `cache.cluster`. listed: receives how many files
-    are listed.
+    Shards wait compressed in Ray's object store, some 20 KB each, until a worker takes them: this
+    process holds references. A shard whose node dies is done again elsewhere.
+
+    Args:
+        resources: Of each worker; see `cache.ray_cluster`.
+        address: Of the cluster; None: a local one.
+        listed: Receives how many files are listed.
 
     Raises:
         DeviceError: Ray is not there, no cluster answers, has room for no worker, or gives up.
@@ -52,11 +50,11 @@ def extract_on_ray(
 
         overseer, files = _overseer(job, resources), 0
         for part in chain(first, listing):
-            overseer("add", zlib.compress(part_to_json(part).encode()))
+            overseer("add", pack(part))
             listed(files := files + len(part.shard.paths))
         try:
             while packed := overseer("next"):
-                yield done_from_json(zlib.decompress(packed).decode(), caches)
+                yield unpack(packed, JobResult)
         except RayError as error:
             raise DeviceError(
                 f"the Ray cluster gave up: {error}; what is finished is kept, the same command "
@@ -129,16 +127,24 @@ class _Actor:
     """A worker as Ray Data's actors are: called with a table of one row."""
 
     def __init__(self, job: Job) -> None:
-        from extract.distributed.worker import Worker
-
         self.worker = Worker(job)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         import pyarrow
 
         (packed,) = table["part"].to_pylist()
-        done = self.worker.do(part_from_json(zlib.decompress(packed).decode()))
-        return pyarrow.table({"done": [zlib.compress(done_to_json(done).encode())]})
+        done = self.worker.do(unpack(packed, Part))
+        return pyarrow.table({"done": [pack(done)]})
+
+
+def pack(message: object) -> bytes:
+    """Write a message in a form that Arrow carries."""
+    return zlib.compress(to_json(message).encode())
+
+
+def unpack(packed: bytes, kind: type[T]) -> T:
+    """Read what `pack` wrote. Raises DeviceError as `from_json` does."""
+    return from_json(zlib.decompress(packed).decode(), kind)
 
 
 def _settle(context: Any) -> None:

@@ -17,7 +17,7 @@ from cache.errors import Failure, FrostlineError, UnreadableImageError
 from extract.artifact_store import ArtifactStore
 from extract.distributed.job import Job
 from extract.distributed.shards import Shard, fetched
-from extract.embedder import engine_artifacts
+from extract.embedding_spec import engine_artifacts
 from extract.imaging.image_stats import ImageStats
 from extract.loader import Decoded
 from extract.pipeline import Extraction, Extractor
@@ -171,10 +171,10 @@ class Worker:
         if self.extractor is None:
             root = place(self.job.root)
             artifacts = engine_artifacts(root) if not is_remote(root) else self._own_shelf()
-            targets = [order.spec(artifacts) for order in self.job.orders]
+            self.job.check()
             # Cut by their number only, rows make the same segments whoever computes them.
             options = replace(self.job.options, artifacts=artifacts)
-            extractor = Extractor(targets, root, options, segment_seconds=None)
+            extractor = Extractor(self.job.specs, root, options, segment_seconds=None)
             self.extractor = self.stack.enter_context(extractor)
         return self.extractor
 

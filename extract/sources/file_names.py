@@ -11,11 +11,10 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from itertools import islice
-from typing import Any
 from unicodedata import normalize
 
 from extract.imaging.preprocessing import SUFFIXES
@@ -235,16 +234,6 @@ class ListingNotes:
             getattr(self, name).update(getattr(other, name))
         self.unclassed += other.unclassed
         self.examples = {**other.examples, **self.examples}
-
-    def as_record(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return dict(vars(self))  # asdict would count pairs: it builds a Counter of them
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> ListingNotes:
-        """Read what `as_record` returned."""
-        fields: dict[str, Any] = {**record, **{n: Counter(record[n]) for n in COUNTERS}}
-        return cls(**fields)
 
     def remarks(self, source: object) -> list[str]:
         """Say it in a line for each reason; empty if nothing is left out."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evaluate.baseline.run import TrainedNetwork
     from evaluate.workspace.layout import Workspace
     from extract.dataset import ImageSet
+    from extract.embedding_spec import LoadedBackbone
     from extract.imaging.preprocessing import Preprocessing
-    from extract.model_loader import LoadedBackbone
     from heads.config import HeadConfig
     from heads.store import TrainedHead
 
@@ -68,7 +68,7 @@ def train_whole(
     from evaluate.baseline.run import NetworkOptions, train_network
     from extract.backends.backend import usable_engines
     from extract.devices import require_device
-    from extract.embedder import EmbeddingSpec
+    from extract.embedding_spec import EmbeddingSpec
     from extract.imaging.preprocessing import Preprocessing
 
     wanted = _checked(choices)
@@ -121,8 +121,7 @@ def _checked(choices: Mapping[str, Any]) -> dict[str, list[HeadConfig]]:
 
 def _loader(training: ImageSet, workspace: Workspace, choices: Mapping[str, Any]) -> Load:
     """Return what loads a backbone by name and weights, the last one only once."""
-    from extract.embedder import engine_artifacts
-    from extract.model_loader import load_backbone
+    from extract.embedding_spec import engine_artifacts, load_backbone
 
     mean_and_std = steps.normalization(group(EmbeddingOptions, choices), training, workspace)
     artifacts, seed = engine_artifacts(workspace.cache), choices["seed"]
@@ -142,8 +141,8 @@ def _starts(choices: Mapping[str, Any], load: Load) -> tuple[list[tuple[str, str
         except WeightsError as error:
             refused.append(f"{name}, {mode}: {error}")
             continue
-        if backbone.notice and MODES[mode].pretrained:
-            warn(backbone.notice)
+        if backbone.source.notice and MODES[mode].pretrained:
+            warn(backbone.source.notice)
         starts.append((name, mode, weights))
     return starts, refused
 

@@ -191,9 +191,8 @@ def extract_at_scale(
     """
     from PIL import Image
 
-    from cache.store import open_cache
     from extract.backends.backend import usable_engines
-    from extract.distributed.job import Job, order_of
+    from extract.distributed.job import Job
     from extract.pipeline import RunnerOptions
     from frostline.cli.steps import check_weights, targets_of
 
@@ -203,16 +202,15 @@ def extract_at_scale(
     devices = options.device or [device_of(resources(cluster.resources))]
     engines = {name: usable_engines(name, options.engine, options.precision) for name in devices}
     workspace.prepare()
-    targets = targets_of(options, engines, workspace)
+    specs = targets_of(options, engines, workspace)
     job = Job(
-        orders=tuple(order_of(target, options.weights, options.seed) for target in targets),
+        specs=tuple(specs),
         root=str(_everywhere(root)),
         options=RunnerOptions(options.strict, options.workers, options.images_at_once),
         max_pixels=Image.MAX_IMAGE_PIXELS,
     )
-    caches = [open_cache(root, target.key) for target in targets]
     sources = {name: _everywhere(path) for name, path in sources.items()}
-    _extract(sources, workspace, job, caches, cluster, choices["augmented"])
+    _extract(sources, workspace, job, cluster, choices["augmented"])
 
 
 def _refuse(choices: Mapping[str, Any]) -> None:
@@ -230,7 +228,7 @@ def _everywhere(path: Path) -> Path:
 
 
 def _extract(
-    sources: Mapping[str, Path], workspace: Workspace, job: Job, caches: Sequence[Cache],
+    sources: Mapping[str, Path], workspace: Workspace, job: Job,
     cluster: Cluster, views: int,
 ) -> None:  # fmt: skip
     from extract.distributed.ray import extract_on_ray
@@ -248,7 +246,7 @@ def _extract(
             record(workspace.cache, source)
         kept = stack.enter_context(Kept(workspace, sources))
         parts = _parts(sources, workspace, cluster.shard_size, views)
-        dones = extract_on_ray(parts, job, caches, wanted, cluster.address, listed)
+        dones = extract_on_ray(parts, job, wanted, cluster.address, listed)
         dones = stack.enter_context(closing(dones))
         for done in dones:
             sums.add(done)

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from evaluate.test_set import TestSet
     from evaluate.workspace.layout import Workspace
     from extract.dataset import ImageSet
-    from extract.embedder import EmbeddingSpec
-    from extract.model_loader import Normalization
+    from extract.embedding_spec import EmbeddingSpec, Normalization
     from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions
     from heads.batched.fit import Trainer
     from heads.store import TrainedHead
@@ -183,9 +182,8 @@ def extract(
     sets: of training images first. root: where the caches are, unless in the workspace.
     """
     from evaluate.workspace.known_datasets import record
-    from extract.distributed.job import order_of
     from extract.distributed.local_devices import extract_on_local_devices, local_devices
-    from extract.embedder import engine_artifacts
+    from extract.embedding_spec import engine_artifacts
     from extract.pipeline import RunnerOptions, extract
 
     devices = list(options.device) or present_devices()
@@ -226,10 +224,9 @@ def extract(
                 done += extract(one, files, root or workspace.cache, progress, how)
         for name in devices:
             if many := [t for t in specs if t.device == name and found[name] > 1]:
-                orders = [order_of(spec, options.weights, options.seed) for spec in many]
                 with bar(f"Embedding on {found[name]} chips", "rows") as progress:
                     done += extract_on_local_devices(
-                        many, orders, files, root or workspace.cache, progress, how
+                        many, files, root or workspace.cache, progress, how
                     )
     print_extractions(done, sum(len(images.files) for images in sets), failed, workspace.failures)
     return specs
@@ -246,14 +243,13 @@ def targets_of(
     mean_and_std: Normalization | None = None,
 ) -> list[EmbeddingSpec]:  # fmt: skip
     """Return what every backbone asked for fills on each device. engines: to try there."""
-    from extract.embedder import EmbeddingSpec, engine_artifacts
-    from extract.model_loader import load_backbone
+    from extract.embedding_spec import EmbeddingSpec, engine_artifacts, load_backbone
 
     specs, artifacts = list[EmbeddingSpec](), engine_artifacts(workspace.cache)
     for name in options.arch or STANDARD:
         backbone = load_backbone(name, options.weights, options.seed, artifacts, mean_and_std)
-        if backbone.notice:
-            warn(backbone.notice)
+        if backbone.source.notice:
+            warn(backbone.source.notice)
         specs += [
             EmbeddingSpec(backbone, where, chosen, options.precision, options.preprocessing)
             for where, chosen in engines.items()
