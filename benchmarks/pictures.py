@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from extract.devices import usable_cores
-from extract.imaging.preprocessing import SUFFIXES
 from extract.loader import batch, decoded
+from extract.sources.image_file import SUFFIXES
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -107,6 +107,15 @@ def check_file(path: Path) -> None:
         pass
 
 
+def check_regular(status: os.stat_result) -> None:
+    """Make sure that this is a file: to open a pipe or a device may block without end.
+
+    Raises OSError.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written; only while nobody else writes here.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cache.arrays import Arrays
 from cache.errors import DatasetError, Failure, HeadError, ResultsError
-from cache.files import check_replaceable, replacing
+from cache.files import check_regular, check_replaceable, replacing
 from cache.progress import Progress, silent
 from cache.store import read
 from cache.tables import neutral, path_cell, table_text
@@ -28,7 +28,7 @@ from evaluate.workspace.layout import Workspace
 from extract.dataset import files_below
 from extract.embedding_spec import EmbeddingSpec, engine_artifacts
 from extract.pipeline import RunnerOptions, extract
-from extract.sources.file_names import ListingNotes, check_regular, why_no_image
+from extract.sources.file_names import ListingNotes, why_no_image
 from extract.sources.image_file import ImageFile
 from heads.inference import probabilities
 from heads.store import HeadInfo, TrainedHead, head_path, read_head

@@ -18,7 +18,7 @@ from evaluate.results import OWN
 from evaluate.statistics.calibration import calibrated, ece
 from evaluate.test_set import TestSet
 from extract.embedding_spec import normalization_of, preprocessing_of
-from extract.imaging.bit_depth import FULL_SCALE
+from extract.imaging.preprocessing import FULL_SCALE
 from heads.architectures import HEADS
 from heads.config import fingerprint
 from heads.splits import NO_GROUPS, Groups

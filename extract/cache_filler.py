@@ -1,5 +1,7 @@
 """One cache being filled: pictures gather until they make a batch, which is computed and kept."""
 
+from __future__ import annotations
+
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -8,17 +10,20 @@ from dataclasses import replace
 from importlib.metadata import version
 from platform import node
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import Failure
 from cache.store import Cache, row_key
-from extract.artifact_store import ArtifactStore
 from extract.embedder import Embedder
-from extract.embedding_spec import EmbeddingSpec
 from extract.loader import Decoded, batch
 from extract.writer import SEGMENT_SECONDS, SegmentWriter
+
+if TYPE_CHECKING:
+    from extract.artifact_store import ArtifactStore
+    from extract.embedding_spec import EmbeddingSpec
 
 
 class CacheFiller:
@@ -44,7 +49,7 @@ class CacheFiller:
         self.pending: list[tuple[Decoded, int]] = []  # and which view it shows
         self.begin((), 0, {})
 
-    def __enter__(self) -> "CacheFiller":
+    def __enter__(self) -> CacheFiller:
         return self
 
     def __exit__(

@@ -1,9 +1,9 @@
-"""A folder with one subfolder per class, or a list → the images, by the hash of their bytes."""
+"""A folder with one subfolder per class, or a CSV list → the images, by the hash of their bytes."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,28 +11,27 @@ from typing import NamedTuple
 from cache.errors import DatasetError, Failure
 from cache.progress import Progress, silent
 from extract.sources.class_names import check_class_names, class_name
-from extract.sources.csv_manifest import (
-    SUFFIX,
-    as_windows_text,
-    check_listed_classes,
-    is_list,
-    list_remarks,
-    listed_rows,
-    rows_of,
-)
 from extract.sources.file_names import ListingNotes, machine_made, unsupported_suffix
 from extract.sources.hash_index import HashIndex
-from extract.sources.image_file import ImageFile
-from extract.sources.location import is_url, place
-from extract.sources.zip_archive import UNPACKED
+from extract.sources.image_file import UNPACKED, ImageFile, is_url, to_path
 
+LIST_SUFFIX = ".csv"
 OTHER_HASH = "its SHA-256 is not the one that the list gives"
 SHOWN = 5  # files that can't be opened, named in remarks
-PROGRESS_FILES = 500  # between two words about progress
+PROGRESS_FILES = 500  # between two reports of progress
 
 
-class _Found(NamedTuple):
-    """A file that was listed. label: its class as it is written. line, given: of a list."""
+class ListedFile(NamedTuple):
+    """A file that was listed.
+
+    Attributes:
+        label: Its class as it is written.
+        path: Where it is.
+        is_image: By its name.
+        sha256: Of its bytes, if a list says it.
+        line: Of a list; 0: it is in a folder.
+        given: Its path as a list gives it.
+    """
 
     label: str
     path: str
@@ -44,12 +43,16 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images of one folder or list. Files that are no images, or can't be opened, are kept
-    separately.
+    """The images of one folder or list.
 
-    folder: or the list. trouble: what was wrong with the table of hashes, if anything. notes: what
-    was left out or changed, a line each. source: what the user named, if the images were unpacked
-    or fetched from there.
+    Attributes:
+        folder: Or the list.
+        files: Images that could be hashed, copies included.
+        ignored: Files that are no images.
+        unopened: Images and folders that can't be opened.
+        trouble: What is wrong with the table of hashes, if anything.
+        notes: What was left out or changed, a line each.
+        source: What the user named, if the images were unpacked or fetched from there.
     """
 
     folder: Path
@@ -67,7 +70,7 @@ class ImageSet:
         for number, part in enumerate(parts):
             if part.endswith(UNPACKED):  # above it is a place of ours
                 parts = parts[number + 1 :]
-                parts[-1] = parts[-1].removesuffix(SUFFIX)  # the list of what was in an archive
+                parts[-1] = parts[-1].removesuffix(LIST_SUFFIX)
                 break
         return "/".join(parts[-2:]) or self.folder.resolve().name
 
@@ -130,126 +133,165 @@ class ImageSet:
         return replace(self, files=tuple(f for f in self.unique if f.sha256 in chosen))
 
 
-def scan(  # noqa: C901
+@dataclass
+class _Scan:
+    """What was found so far.
+
+    Attributes:
+        problems: Why the first file of a class can't be used, by class.
+        missing: Listed files that do not exist.
+        unhashed: Number of files whose SHA-256 no list says.
+    """
+
+    folder: Path
+    rehash: bool
+    notes: ListingNotes = field(default_factory=ListingNotes)
+    files: list[ImageFile] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+    unopened: list[Failure] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    missing: list[ListedFile] = field(default_factory=list)
+    unhashed: int = 0
+
+    def add(self, file: ListedFile, hasher: HashIndex) -> None:
+        """Hash a file, if it is an image."""
+        if not file.is_image:
+            self.ignored.append(Path(file.path))
+            if suffix := unsupported_suffix(file.path):
+                why = f"{file.path}: {suffix} is not a supported image format"
+                self.problems.setdefault(class_name(file.label), why)
+            return
+        label = self.notes.class_of(file.label)
+        self.unhashed += file.sha256 is None
+        try:
+            self.files.append(ImageFile(to_path(file.path), label, self._sha256(file, hasher)))
+        except OSError as error:
+            self.unopened.append(_unopened(file.path, error, file.line))
+            self.problems.setdefault(label, _problem(self.unopened[-1]))
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                self.missing.append(file)
+
+    def _sha256(self, file: ListedFile, hasher: HashIndex) -> bytes:
+        """Return the hash that a list says, or that of the bytes. Raises OSError."""
+        if file.sha256 is not None and (not self.rehash or is_url(file.path)):
+            return file.sha256
+        sha256 = hasher.sha256(file.path)
+        if file.sha256 not in (None, sha256):
+            raise OSError(OTHER_HASH)
+        return sha256
+
+    def check(self, classes: set[str], remarks: list[str]) -> None:
+        """Make sure that every class has an image. Raises DatasetError."""
+        empty = sorted(classes - {file.label for file in self.files})
+        if not empty:
+            return
+        reasons = [self.problems[name] for name in empty if name in self.problems]
+        if reasons:
+            why = f"{reasons[0]}. Correct this, or remove the class"
+        elif self.files or not remarks:
+            why = "add images or remove the class"
+        else:
+            why = "all files are left out"
+        more = f" and {len(empty) - SHOWN} more" if empty[SHOWN:] else ""
+        names = ", ".join(empty[:SHOWN]) + more
+        text = f"{self.folder}: no readable image file in class(es) {names}: {why}"
+        raise DatasetError(text, *remarks)
+
+
+def scan(
     folder: Path, progress: Progress = silent, table: Path | None = None, rehash: bool = False
 ) -> ImageSet:
     """List and hash the images in `folder/<class>/**`, or those that a `.csv` file lists.
 
     Machine-made files and folders (`extract/sources/file_names.py`) are left out. For lists, see
-    `extract/sources/csv_manifest.py`; an image whose SHA-256 a list says is believed to be there,
-    and is neither opened nor looked at. table: where hashes are remembered
-    (`extract/sources/hash_index.py`), so that only new and changed files are read. rehash:
-    read every file, also those whose SHA-256 a list says; a file with another one can't be opened.
-    progress counts files.
+    `extract/sources/csv_manifest.py`: an image whose SHA-256 a list says is believed to be there,
+    and is not opened.
+
+    Args:
+        folder: Or list.
+        progress: Counts files.
+        table: Where hashes are remembered (`extract/sources/hash_index.py`), so that only new and
+            changed files are read.
+        rehash: Read every file, also those whose SHA-256 a list says; a file with another one
+            counts as one that can't be opened.
 
     Raises:
         DatasetError: the folder or list is missing, has no class, or a class has no image; names of
             classes can't be those of one set; or most files of a list do not exist.
         OSError: the list can't be read.
     """
-    notes, unopened, problems = ListingNotes(), list[Failure](), dict[str, str]()
-    listed = is_list(folder)
-    if listed:
-        check_listed_classes(folder)
-        count, classes = _counted(folder)
-        rows: Iterable[_Found] = _listed(folder, notes)
-    else:
-        classes = {class_name(name) for name in class_folders(folder)}
-        rows = list(_walk(folder, notes, unopened))
-        count = len(rows)
-        check_class_names(folder, classes, partial(_images_of, rows))
-    for failure in unopened:  # folders that can't be listed
+    if folder.suffix.lower() == LIST_SUFFIX:
+        from extract.sources.csv_manifest import is_list
+
+        if is_list(folder):
+            return _scan_list(folder, progress, table, rehash)
+    found = _Scan(folder, rehash)
+    classes = {class_name(name) for name in class_folders(folder)}
+    files = list(_walk(folder, found.notes, found.unopened))
+    check_class_names(folder, classes, partial(_images_of, files))
+    for failure in found.unopened:  # folders that can't be listed
         parts = Path(failure.path).relative_to(folder).parts
-        problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
-    files, ignored, missing, tried = list[ImageFile](), list[Path](), list[_Found](), 0
-    with HashIndex(None if listed else folder, table, rehash) as hasher:
-        for done, found in enumerate(rows, start=1):
-            if done % PROGRESS_FILES == 0 or done == count:
-                progress(done, count)
-            if not found.is_image:
-                ignored.append(Path(found.path))
-                if suffix := unsupported_suffix(found.path):
-                    why = f"{found.path}: {suffix} is not a supported image format"
-                    problems.setdefault(class_name(found.label), why)
-                continue
-            label = notes.class_of(found.label)
-            tried += found.sha256 is None
-            try:
-                sha256 = found.sha256
-                if sha256 is None or (rehash and not is_url(found.path)):
-                    sha256 = hasher.sha256(found.path)
-                if sha256 != (found.sha256 or sha256):
-                    raise OSError(OTHER_HASH)
-                files.append(ImageFile(place(found.path), label, sha256))
-            except OSError as error:
-                unopened.append(_unopened(found.path, error, found.line))
-                problems.setdefault(label, _problem(unopened[-1]))
-                if isinstance(error, FileNotFoundError | NotADirectoryError):
-                    missing.append(found)
-    if listed and 2 * len(missing) > tried:
-        raise DatasetError(_do_not_exist(folder, missing, tried))
-    remarks = notes.remarks(folder)
-    if empty := sorted(classes - {file.label for file in files}):
-        raise DatasetError(*_no_images(folder, empty, bool(files), problems, remarks))
-    if listed:
-        remarks += list_remarks(folder)
-    return ImageSet(
-        folder, tuple(files), tuple(ignored), tuple(unopened), hasher.trouble, tuple(remarks)
-    )
+        found.problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
+    trouble = _hash(found, files, len(files), progress, HashIndex(folder, table, rehash))
+    remarks = found.notes.remarks(folder)
+    found.check(classes, remarks)
+    return _image_set(found, trouble, remarks)
 
 
-def _counted(path: Path) -> tuple[int, set[str]]:
-    """Return how many images a list has, and their classes."""
-    count, classes = 0, set[str]()
-    for row in rows_of(path):
+def _scan_list(path: Path, progress: Progress, table: Path | None, rehash: bool) -> ImageSet:
+    from extract.sources import csv_manifest
+
+    csv_manifest.check_listed_classes(path)
+    found, count, classes = _Scan(path, rehash), 0, set[str]()
+    for row in csv_manifest.rows_of(path):
         count += 1
         classes.add(class_name(row.label))
-    return count, classes
+    files = (
+        ListedFile(
+            row.label, row.path, found.notes.takes_listed(row.path, given), row.sha256, line, given
+        )
+        for line, given, row in csv_manifest.listed_rows(path)
+    )
+    trouble = _hash(found, files, count, progress, HashIndex(None, table, rehash))
+    if 2 * len(found.missing) > found.unhashed:
+        first = found.missing[0]
+        lost = f"{len(found.missing):,} of {found.unhashed:,} file(s) do not exist"
+        raise DatasetError(
+            f"{path}: {lost}. The first is in line {first.line}: '{first.given}', looked for at "
+            f"{os.path.abspath(first.path)}. {csv_manifest.path_hint(first.given)}"  # noqa: PTH100
+        )
+    remarks = found.notes.remarks(path)
+    found.check(classes, remarks)
+    return _image_set(found, trouble, remarks + csv_manifest.list_remarks(path))
 
 
-def _listed(path: Path, notes: ListingNotes) -> Iterator[_Found]:
-    """Yield every line of a list."""
-    for line, given, row in listed_rows(path):
-        is_image = notes.takes_listed(row.path, given)
-        yield _Found(row.label, row.path, is_image, row.sha256, line, given)
+def _hash(
+    found: _Scan, files: Iterable[ListedFile], count: int, progress: Progress, index: HashIndex
+) -> str | None:
+    """Hash all files; return what is wrong with the table of hashes, if anything."""
+    with index as hasher:
+        for number, file in enumerate(files, start=1):
+            if number % PROGRESS_FILES == 0 or number == count:
+                progress(number, count)
+            found.add(file, hasher)
+    return hasher.trouble
 
 
-def _images_of(rows: Iterable[_Found], label: str) -> tuple[int, str]:
+def _image_set(found: _Scan, trouble: str | None, remarks: list[str]) -> ImageSet:
+    return ImageSet(
+        found.folder,
+        tuple(found.files),
+        tuple(found.ignored),
+        tuple(found.unopened),
+        trouble,
+        tuple(remarks),
+    )
+
+
+def _images_of(files: Iterable[ListedFile], label: str) -> tuple[int, str]:
     """Return how many images a class has, and the path of the first one."""
-    found = [row.path for row in rows if row.is_image and class_name(row.label) == label]
-    return len(found), found[0] if found else "no image"
-
-
-def _do_not_exist(path: Path, missing: Sequence[_Found], tried: int) -> str:
-    """Say that most files of a list do not exist, and where the first was looked for."""
-    first = missing[0]
-    guess = as_windows_text(first.given)
-    hint = (
-        f"This line is not UTF-8 text; in Windows-1252 it reads '{guess}'. Save the list as CSV "
-        "UTF-8."
-        if guess
-        else "Correct the paths. A relative path starts in the folder of the list."
-    )
-    return (
-        f"{path}: {len(missing):,} of {tried:,} file(s) do not exist. The first is in line "
-        f"{first.line}: '{first.given}', looked for at {os.path.abspath(first.path)}. {hint}"  # noqa: PTH100
-    )
-
-
-def _no_images(
-    folder: Path, empty: Sequence[str], others: bool, problems: dict[str, str], remarks: list[str]
-) -> list[str]:
-    """Say which classes have no image, and why. others: there are classes with images."""
-    names = ", ".join(empty[:SHOWN]) + (f" and {len(empty) - SHOWN} more" if empty[SHOWN:] else "")
-    reasons = [problems[name] for name in empty if name in problems]
-    if reasons:
-        why = f"{reasons[0]}. Correct this, or remove the class"
-    elif others or not remarks:
-        why = "add images or remove the class"
-    else:
-        why = "all files are left out"
-    text = f"{folder}: no readable image file in class(es) {names}: {why}"
-    return [text, *remarks]
+    paths = [file.path for file in files if file.is_image and class_name(file.label) == label]
+    return len(paths), paths[0] if paths else "no image"
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -271,10 +313,10 @@ def class_folders(folder: Path) -> list[str]:
     return classes
 
 
-def _walk(folder: Path, notes: ListingNotes, unopened: list[Failure]) -> Iterator[_Found]:
+def _walk(folder: Path, notes: ListingNotes, unopened: list[Failure]) -> Iterator[ListedFile]:
     """Yield every file that a user gave, sorted, and its class; "" if it is in no class folder."""
     for path, parts in files_below(folder, notes, unopened):
-        yield _Found(parts[0] if len(parts) > 1 else "", path, notes.takes(path, parts))
+        yield ListedFile(parts[0] if len(parts) > 1 else "", path, notes.takes(path, parts))
 
 
 def files_below(

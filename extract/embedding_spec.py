@@ -20,9 +20,15 @@ from extract.backbones import find_backbone
 from extract.devices import DEVICES
 from extract.imaging import decode
 from extract.imaging.augmentation import POLICIES
-from extract.imaging.bit_depth import FULL_SCALE, rule_of, white_of
 from extract.imaging.decode import SIZE
-from extract.imaging.preprocessing import AS_USUAL, FITS, Preprocessing
+from extract.imaging.preprocessing import (
+    AS_USUAL,
+    FITS,
+    FULL_SCALE,
+    Preprocessing,
+    rule_of,
+    white_of,
+)
 from extract.weights import IMAGENET, Source, find_weights
 
 if TYPE_CHECKING:

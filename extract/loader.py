@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import Failure, UnreadableImageError
+from cache.files import check_regular
 from extract.imaging.decode import SIZE, DecodedImage, decode_gray
 from extract.imaging.image_stats import ImageStats, compute_stats
 from extract.imaging.preprocessing import AS_USUAL, Preprocessing
-from extract.sources.file_names import check_regular
 
 CHANGED = "its content has changed since it was hashed. Run the same command again, with --rehash"
 BATCHES_AHEAD = 4  # decoded or being decoded while one is computed: 3 MB at 16 images

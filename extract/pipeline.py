@@ -1,5 +1,7 @@
 """Extraction: every image is decoded once, and goes through each backbone that lacks it."""
 
+from __future__ import annotations
+
 import random
 import time
 from collections import deque
@@ -9,22 +11,24 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from cache.errors import Failure, UnreadableImageError
 from cache.locks import sharing
 from cache.progress import Progress, silent
 from cache.store import Cache, open_cache, row_key
-from extract.artifact_store import ArtifactStore
 from extract.cache_filler import CacheFiller
-from extract.dataset_statistics.image_index import ImageIndex
 from extract.devices import usable_cores
-from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.preprocessing import AS_USUAL
 from extract.loader import BATCHES_AHEAD, Decoded, decoded
 from extract.signals import stoppable
-from extract.sources.image_file import ImageFile
 from extract.timings import summed
 from extract.writer import SEGMENT_SECONDS
+
+if TYPE_CHECKING:
+    from extract.artifact_store import ArtifactStore
+    from extract.embedding_spec import EmbeddingSpec
+    from extract.sources.image_file import ImageFile
 
 Watch = Callable[[Decoded], None]
 
@@ -97,6 +101,8 @@ def extract(
         KeyboardInterrupt: the user asked to stop; computed rows are saved.
         FrostlineError, OSError: as `Extractor.fill`.
     """
+    from extract.dataset_statistics.image_index import ImageIndex
+
     with (
         stoppable() as asked_to_stop,
         ImageIndex(options.index) as index,
@@ -147,7 +153,7 @@ class Extractor:
         self.segment_seconds = segment_seconds
         self.stack, self.fillers, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
 
-    def __enter__(self) -> "Extractor":
+    def __enter__(self) -> Extractor:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
             for spec in self.specs:

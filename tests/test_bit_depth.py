@@ -27,10 +27,9 @@ from evaluate.workspace.layout import Workspace
 from extract.dataset import scan
 from extract.dataset_statistics.image_index import stats_of
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, preprocessing_of
-from extract.imaging.bit_depth import FULL_SCALE, Depth, rule_of, white_of
 from extract.imaging.decode import BIT_DEPTH_RULE, decode_gray
 from extract.imaging.image_stats import ImageStats, smallest_white
-from extract.imaging.preprocessing import Preprocessing
+from extract.imaging.preprocessing import FULL_SCALE, Depth, Preprocessing, rule_of, white_of
 from tests.conftest import ROOT
 from tests.odd_images import png
 from tests.test_audit import stats

@@ -22,8 +22,7 @@ from extract.sources.csv_manifest import (
     write_rows,
 )
 from extract.sources.hash_index import known_files
-from extract.sources.image_file import ImageFile
-from extract.sources.location import place
+from extract.sources.image_file import ImageFile, to_path
 from tests.killing import draw_images
 
 OLD = 10**18  # ns; long before any test
@@ -159,7 +158,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_images_behind_urls_are_listed_as_they_are(tmp_path: Path) -> None:
-    files = [ImageFile(place("s3://bucket/a/1.png"), "a", bytes(32))]
+    files = [ImageFile(to_path("s3://bucket/a/1.png"), "a", bytes(32))]
     write_list(tmp_path / "l.csv", files)
     assert read_list(tmp_path / "l.csv") == [("a", "s3://bucket/a/1.png")]
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import fsspec
 import pytest
 
-from extract.sources.location import place
+from extract.sources.image_file import to_path
 from extract.sources.url import below
 
 NAMES = [f"train/a/{number}.png" for number in range(5)] + ["train/a/", "train/ab/0.png"]
@@ -66,7 +66,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_all_pages_of_a_folder(bucket: str) -> None:
-    found = list(below(place(f"{bucket}/train"), "a"))
+    found = list(below(to_path(f"{bucket}/train"), "a"))
     assert [file.path for file in found] == [f"gs://gels/train/a/{n}.png" for n in range(5)]
     assert {file.size for file in found} == {len("train/a/0.png")}
     assert {file.mtime_ns // 10**9 for file in found} == {1_706_933_106}

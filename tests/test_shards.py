@@ -17,7 +17,7 @@ from extract.dataset import scan
 from extract.distributed.shards import Fetched, Shard, fetched, shards
 from extract.sources.csv_manifest import write_list
 from extract.sources.file_names import ListingNotes
-from extract.sources.location import place
+from extract.sources.image_file import to_path
 from tests.conftest import ROOT
 from tests.killing import draw_images
 
@@ -98,7 +98,7 @@ def test_all_images_of_a_source_with_their_classes(form: str, images: Path, scra
 def test_and_behind_a_url(form: str, images: Path, scratch: Path, memory: Any) -> None:
     source = FORMS[form](images)
     put(memory, images.parent, "/bucket")
-    url = place("memory://bucket/" + source.relative_to(images.parent).as_posix())
+    url = to_path("memory://bucket/" + source.relative_to(images.parent).as_posix())
     files = everything(url, 4, scratch)
     assert contents(files) == those_of(images)
     assert all(file.name.startswith("memory://bucket/") for file in files)
@@ -165,7 +165,7 @@ class TestFolders:
 
     def test_what_is_behind_a_url_too(self, images: Path, scratch: Path, memory: Any) -> None:
         put(memory, images, "/bucket")
-        (shard,) = shards(place("memory://bucket"), 100)
+        (shard,) = shards(to_path("memory://bucket"), 100)
         memory.rm("/bucket/a/0.png")
         lost = [file for file in fetched(shard, scratch) if not file.path]
         assert [(f.name, f.reason) for f in lost] == [
@@ -190,10 +190,10 @@ class TestFolders:
 
     def test_none_behind_a_url(self, memory: Any) -> None:
         with pytest.raises(DatasetError, match="memory://gone is not there"):
-            next(shards(place("memory://gone"), 4))
+            next(shards(to_path("memory://gone"), 4))
         memory.pipe("/bucket/a/notes.txt", b"x")
         with pytest.raises(DatasetError, match="memory://bucket: no image in it"):
-            next(shards(place("memory://bucket"), 4))
+            next(shards(to_path("memory://bucket"), 4))
 
 
 class TestArchives:
@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_the_files(
                 file.writelines(f"images/{number}.png,a\n" for number in range(count))
         else:
             monkeypatch.setattr(Endless, "count", count)
-            source = place("endless://data")
+            source = to_path("endless://data")
         most.append(peak(source, count))
     assert most[2] < 1.2 * most[1]
 

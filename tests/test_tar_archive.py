@@ -13,8 +13,8 @@ import pytest
 from cache.errors import DatasetError
 from extract.dataset import scan
 from extract.sources import zip_archive
+from extract.sources.image_file import to_path
 from extract.sources.local_copy import unpacked
-from extract.sources.location import place
 from extract.sources.tar_archive import images_of
 from tests.conftest import ROOT
 from tests.killing import draw_images
@@ -120,7 +120,7 @@ def test_a_folder_of_archives_behind_a_url(images: Path, packed: Packed, root: P
     for number in range(2):
         tar = packed(members[number::2], "gels.tgz", "w:gz")
         files.pipe(f"/of-tars/gels/{number}.tgz", tar.read_bytes())
-    found = scan(unpacked(place("memory://of-tars/gels"), root))
+    found = scan(unpacked(to_path("memory://of-tars/gels"), root))
     assert found.labels == scan(images).labels
     assert found.name == "gels"
     files.rm("/of-tars", recursive=True)

@@ -13,8 +13,8 @@ import pytest
 from cache.errors import DatasetError
 from extract.dataset import scan
 from extract.sources.csv_manifest import Row, read_list, write_rows
+from extract.sources.image_file import is_remote, to_path
 from extract.sources.local_copy import unpacked
-from extract.sources.location import is_remote, place
 from extract.sources.url import _time, about, below, get_all, opened, top
 from tests.conftest import ROOT
 from tests.killing import draw_images
@@ -62,7 +62,7 @@ class TestS3:
     ) -> None:
         put(s3, images, "gels/train")
         seen: list[tuple[int, int]] = []
-        found = scan(unpacked(place("s3://gels/train/"), root, lambda *at: seen.append(at)))
+        found = scan(unpacked(to_path("s3://gels/train/"), root, lambda *at: seen.append(at)))
         assert found.labels == scan(images).labels
         assert found.name == "gels/train"
         assert seen == [(6, 6)]
@@ -70,11 +70,13 @@ class TestS3:
     def test_real_images_of_the_repository(self, s3: Any, root: Path) -> None:
         for label in ("gel", "not_gel"):
             put(s3, ROOT / "test_images" / label, f"gels/{label}")
-        assert scan(unpacked(place("s3://gels"), root)).labels == scan(ROOT / "test_images").labels
+        assert (
+            scan(unpacked(to_path("s3://gels"), root)).labels == scan(ROOT / "test_images").labels
+        )
 
     def test_only_what_changed_is_fetched_again(self, s3: Any, images: Path, root: Path) -> None:
         put(s3, images, "gels/train")
-        first = unpacked(place("s3://gels/train"), root)
+        first = unpacked(to_path("s3://gels/train"), root)
         kept, gone = first / "a" / "2.png", first / "a" / "0.png"
         now = kept.stat()
         kept.write_bytes(bytes(now.st_size))  # a change that does not show
@@ -83,7 +85,7 @@ class TestS3:
         s3.pipe_file("gels/train/b/1.png", (images / "a" / "0.png").read_bytes() + b"x")
         s3.rm("gels/train/b/3.png")
         s3.pipe_file("gels/train/b/new.png", (images / "b" / "3.png").read_bytes())
-        assert unpacked(place("s3://gels/train"), root) == first
+        assert unpacked(to_path("s3://gels/train"), root) == first
         assert not any(kept.read_bytes())
         assert gone.read_bytes() == (images / "a" / "0.png").read_bytes()
         assert (first / "b" / "1.png").read_bytes().endswith(b"x")
@@ -95,7 +97,7 @@ class TestS3:
             s3.pipe_file(f"gels/train/a/deep/{number}.png", b"x" * number)
         s3.pipe_file("gels/train/a/.hidden/0.png", b"")
         s3.touch("gels/train/a/")  # as some programs mark folders
-        folder = place("s3://gels/train")
+        folder = to_path("s3://gels/train")
         files: Any = folder
         monkeypatch.setitem(files.fs.req_kw, "MaxKeys", 3)
         found = list(below(folder, "a"))
@@ -104,7 +106,7 @@ class TestS3:
         ]
         assert [file.size for file in found] == list(range(7))
         assert all(file.mtime_ns > OLD for file in found)
-        assert found[3] == about(place(found[3].path))
+        assert found[3] == about(to_path(found[3].path))
 
     def test_a_file_that_is_gone_costs_itself(self, s3: Any, tmp_path: Path) -> None:
         s3.pipe_file("gels/a/1.png", b"x")
@@ -116,7 +118,7 @@ class TestS3:
 
     def test_no_bucket(self, s3: Any, root: Path) -> None:
         with pytest.raises(DatasetError, match="s3://nowhere/train is not there"):
-            unpacked(place("s3://nowhere/train"), root)
+            unpacked(to_path("s3://nowhere/train"), root)
 
     def test_no_credentials(
         self, s3: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +129,7 @@ class TestS3:
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
         fsspec.filesystem("s3").clear_instance_cache()
         with pytest.raises(DatasetError, match=r"may not be read .* give credentials"):
-            unpacked(place("s3://gels/train"), root)
+            unpacked(to_path("s3://gels/train"), root)
         fsspec.filesystem("s3").clear_instance_cache()
 
     def test_archives_and_lists(self, s3: Any, images: Path, root: Path, tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ class TestS3:
         write_rows(tmp_path / "l.csv", rows)
         s3.pipe_file("gels/packed/l.csv", (tmp_path / "l.csv").read_bytes())
         for name, called in (("gels.zip", "gels"), ("gels.tar", "gels"), ("l.csv", "packed/l")):
-            found = scan(unpacked(place(f"s3://gels/packed/{name}"), root))
+            found = scan(unpacked(to_path(f"s3://gels/packed/{name}"), root))
             assert found.labels == scan(images).labels, name
             assert found.name == called
             assert found.remarks == []
@@ -196,7 +198,7 @@ class TestLists:
 
     def test_a_remote_list_of_what_lies_beside_it(self, memory: Any, images: Path) -> None:
         memory.pipe("/bucket/lists/l.csv", b"path,label\n../a/0.png,a\nb/1.png,b\n/tmp/x.png,b\n")
-        paths = [path for _, path in read_list(place("memory://bucket/lists/l.csv"))]
+        paths = [path for _, path in read_list(to_path("memory://bucket/lists/l.csv"))]
         assert paths == ["memory://bucket/a/0.png", "memory://bucket/lists/b/1.png", "/tmp/x.png"]  # noqa: S108
 
 
@@ -205,17 +207,17 @@ class TestAnyFileSystem:
         for name in ("a/1.png", "a/deep/2.png", "a/.hidden/3.png", "a/.4.png", "b/5.png"):
             memory.pipe(f"/bucket/{name}", name.encode())
         memory.pipe("/bucket/loose.png", b"")
-        classes, loose = top(place("memory://bucket"))
+        classes, loose = top(to_path("memory://bucket"))
         assert classes == ["a", "b"]
         assert [file.path for file in loose] == ["memory://bucket/loose.png"]
-        assert [file.path for file in below(place("memory://bucket"), "a")] == [
+        assert [file.path for file in below(to_path("memory://bucket"), "a")] == [
             "memory://bucket/a/1.png", "memory://bucket/a/deep/2.png"
         ]  # fmt: skip
 
     def test_what_is_new_is_seen(self, memory: Any) -> None:
         for number in range(2):
             memory.pipe(f"/bucket/a/{number}.png", b"x")
-            assert len(list(below(place("memory://bucket"), "a"))) == number + 1
+            assert len(list(below(to_path("memory://bucket"), "a"))) == number + 1
 
     def test_a_lost_file_stops_a_folder_and_the_rest_stays(
         self, memory: Any, images: Path, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,24 +232,24 @@ class TestAnyFileSystem:
 
         monkeypatch.setattr(type(memory), "get_file", breaking)
         with pytest.raises(DatasetError, match=r"1 of 6 .*0.png can't be read \(TimeoutError: no"):
-            unpacked(place("memory://bucket/train"), root)
+            unpacked(to_path("memory://bucket/train"), root)
         monkeypatch.setattr(type(memory), "get_file", whole)
         (there,) = root.glob("*/bucket/train/a/2.png")
         before = there.stat().st_ino
-        found = scan(unpacked(place("memory://bucket/train"), root))
+        found = scan(unpacked(to_path("memory://bucket/train"), root))
         assert found.labels == scan(images).labels
         assert there.stat().st_ino == before
 
     def test_a_folder_without_classes(self, memory: Any, root: Path) -> None:
         memory.pipe("/bucket/loose.png", b"")
         with pytest.raises(DatasetError, match="memory://bucket has no folders"):
-            unpacked(place("memory://bucket"), root)
+            unpacked(to_path("memory://bucket"), root)
 
     def test_an_empty_class_is_an_error_as_in_folders(self, memory: Any, root: Path) -> None:
         memory.pipe("/bucket/a/0.png", b"x")
         memory.pipe("/bucket/b/notes.txt", b"x")
         with pytest.raises(DatasetError, match=r"no readable image file in class\(es\) b"):
-            scan(unpacked(place("memory://bucket"), root))
+            scan(unpacked(to_path("memory://bucket"), root))
 
     def test_a_time_of_its_version_where_there_is_no_other(self) -> None:
         first, second = (_time({"name": "x", "ETag": tag}) for tag in ("one", "two"))
@@ -264,13 +266,13 @@ class TestAnyFileSystem:
 
 class TestPlaces:
     def test_local_ones_stay_paths(self) -> None:
-        assert place("a/b") == Path("a/b")
-        assert place("file:///a/b") == Path("/a/b")
-        assert place("C:/a") == Path("C:/a")
-        assert not is_remote(place("file:///a/b"))
+        assert to_path("a/b") == Path("a/b")
+        assert to_path("file:///a/b") == Path("/a/b")
+        assert to_path("C:/a") == Path("C:/a")
+        assert not is_remote(to_path("file:///a/b"))
 
     def test_urls_work_as_paths_do(self) -> None:
-        path = place("s3://bucket/train/")
+        path = to_path("s3://bucket/train/")
         assert is_remote(path)
         assert (str(path), path.name, str(path.parent)) == (
             "s3://bucket/train", "train", "s3://bucket/"
@@ -278,22 +280,22 @@ class TestPlaces:
 
     def test_an_unknown_scheme(self) -> None:
         with pytest.raises(DatasetError, match=r"nosuch://x: .*give a folder or file"):
-            place("nosuch://x")
+            to_path("nosuch://x")
 
     def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "upath", None)
         with pytest.raises(DatasetError, match=r"pip install universal-pathlib"):
-            place("s3://bucket")
+            to_path("s3://bucket")
 
     def test_a_missing_file_system_is_named(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "adlfs", None)
         with pytest.raises(DatasetError, match=r"adlfs.*pip install universal-pathlib"):
-            unpacked(place("abfs://container/train"), root)
+            unpacked(to_path("abfs://container/train"), root)
 
     def test_any_place_of_a_file_can_be_read(self, memory: Any) -> None:
         memory.pipe("/bucket/x", b"0123456789")
-        with opened(place("memory://bucket/x")) as file:
+        with opened(to_path("memory://bucket/x")) as file:
             file.seek(-3, os.SEEK_END)
             assert file.read() == b"789"

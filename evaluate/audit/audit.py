@@ -30,9 +30,8 @@ from evaluate.workspace.layout import Workspace
 from extract.dataset import ImageSet
 from extract.dataset_statistics.image_index import AHEAD, stats_of
 from extract.devices import usable_cores
-from extract.imaging.bit_depth import FULL_SCALE
 from extract.imaging.image_stats import SMALL, reduced
-from extract.imaging.preprocessing import Preprocessing
+from extract.imaging.preprocessing import FULL_SCALE, Preprocessing
 from extract.loader import decoded
 from heads.config import fingerprint
 

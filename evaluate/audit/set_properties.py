@@ -13,9 +13,8 @@ from evaluate.audit.findings import Property
 from evaluate.audit.outliers import ODD, Common
 from evaluate.workspace.layout import Workspace
 from extract.dataset_statistics.image_index import stats_of
-from extract.imaging.bit_depth import FULL_SCALE
 from extract.imaging.image_stats import ImageStats, smallest_white
-from extract.imaging.preprocessing import Preprocessing
+from extract.imaging.preprocessing import FULL_SCALE, Preprocessing
 from extract.sources.image_file import ImageFile
 
 LITTLE_USED = 4  # times larger than every value, a white value leaves 64 gray levels or fewer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cache.errors import ResultsError
 from cache.files import replacing
 from cache.records import RecordError, parse_json
-from extract.sources.location import is_url, place
+from extract.sources.image_file import is_url, to_path
 from heads.config import fingerprint
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class CurrentStudy:
 
     def path_of(self, part: Part, workspace: Workspace) -> Path:
         """Return where a set is now: where it was, or moved together with the workspace."""
-        path, moved = place(part.path), self.moved(part.path, workspace)
+        path, moved = to_path(part.path), self.moved(part.path, workspace)
         return moved if not is_url(part.path) and not path.exists() and moved.exists() else path
 
     def moved(self, path: str, workspace: Workspace) -> Path:

@@ -20,7 +20,7 @@ from evaluate.workspace.current_study import CurrentStudy, read_current
 from evaluate.workspace.layout import Workspace
 from extract.sources.csv_manifest import is_list, read_list
 from extract.sources.hash_index import known_files
-from extract.sources.location import is_url
+from extract.sources.image_file import is_url
 
 
 class ImageFiles:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CacheError
-from extract.sources.location import is_remote
+from extract.sources.image_file import is_remote
 
 FILE = "datasets.sqlite"  # beside the caches
 BUSY_TIMEOUT_S = 30

@@ -8,7 +8,7 @@ from cache.errors import CacheError, DatasetError
 from cache.store import Cache, as_keys, read_headers
 from evaluate.workspace.known_datasets import KnownDatasets, known_sets, root_of
 from extract.dataset import ImageSet
-from extract.sources.location import is_remote, place
+from extract.sources.image_file import is_remote, to_path
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def gone_from(cache: Cache, known: KnownDatasets, there: frozenset[bytes]) -> Go
 
 def _images_of(root: str, scan: Callable[[Path], ImageSet]) -> set[bytes]:
     try:
-        images = scan(place(root))
+        images = scan(to_path(root))
     except (DatasetError, OSError) as error:
         raise _refused(root, str(error)) from error
     _check_whole(root, images)

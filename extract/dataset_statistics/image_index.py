@@ -12,9 +12,8 @@ from cache.errors import CacheError
 from cache.files import check_file
 from cache.progress import Progress, silent
 from extract.devices import usable_cores
-from extract.imaging.bit_depth import FULL_SCALE
 from extract.imaging.image_stats import ImageStats
-from extract.imaging.preprocessing import Preprocessing
+from extract.imaging.preprocessing import FULL_SCALE, Preprocessing
 from extract.loader import Decoded, decoded
 from extract.sources.image_file import ImageFile
 

@@ -16,7 +16,7 @@ from cache.errors import DeviceError, WeightsError
 from cache.records import parse_json
 from extract.embedding_spec import EmbeddingSpec
 from extract.pipeline import RunnerOptions
-from extract.sources.location import place
+from extract.sources.image_file import to_path
 
 T = TypeVar("T")
 
@@ -81,5 +81,5 @@ def from_json(text: str, kind: type[T]) -> T:
 def _read(kind: type, value: Any) -> object:
     """Read the types that msgspec does not know: paths and counters."""
     if issubclass(kind, Path):
-        return place(msgspec.convert(value, str))
+        return to_path(msgspec.convert(value, str))
     return Counter(msgspec.convert(value, dict[str, int]))

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import DatasetError
+from cache.files import check_regular
 from extract.dataset import class_folders
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.csv_manifest import check_listed_classes, is_list, listed_rows
-from extract.sources.file_names import ListingNotes, check_regular, machine_made
+from extract.sources.file_names import ListingNotes, machine_made
 from extract.sources.hash_index import stamp_of
-from extract.sources.location import is_remote, is_url, place
+from extract.sources.image_file import is_remote, is_url, to_path
 from extract.sources.tar_archive import images_of, tars_of
 from extract.sources.url import (
     UNKNOWN,
@@ -287,7 +288,7 @@ def _fetched(
 
 
 def _looked_at(shard: Shard, number: int) -> Fetched:
-    path = place(shard.paths[number])
+    path = to_path(shard.paths[number])
     try:
         now = path.stat()
         check_regular(now)
@@ -303,7 +304,7 @@ def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetch
     if not wanted:  # then the archive need not be opened
         return []
     found = []
-    with opened_zip(place(shard.archive)) as file:
+    with opened_zip(to_path(shard.archive)) as file:
         for number in wanted:
             member, size = shard.paths[number], shard.sizes[number]
             target = scratch / _name(number, member)
@@ -316,7 +317,7 @@ def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetch
 def _from_tar(
     shard: Shard, scratch: Path, known: Collection[str], notes: ListingNotes
 ) -> list[Fetched]:
-    tar, numbers = place(shard.archive), count()
+    tar, numbers = to_path(shard.archive), count()
     changed = about(tar).mtime_ns
 
     def put(*parts: str) -> Path | None:

@@ -23,8 +23,7 @@ from extract.loader import Decoded
 from extract.pipeline import Extraction, Extractor
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, key_of
-from extract.sources.image_file import ImageFile
-from extract.sources.location import is_remote, place
+from extract.sources.image_file import ImageFile, is_remote, to_path
 from extract.sources.url import UNKNOWN
 
 # RuntimeError: what torch and OpenVINO raise where a device has too little memory, or is gone.
@@ -169,7 +168,7 @@ class Worker:
 
     def _open(self) -> Extractor:
         if self.extractor is None:
-            root = place(self.job.root)
+            root = to_path(self.job.root)
             artifacts = engine_artifacts(root) if not is_remote(root) else self._own_shelf()
             self.job.check()
             # Cut by their number only, rows make the same segments whoever computes them.

@@ -17,9 +17,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cache.errors import UnreadableImageError
 from extract.imaging import tiff
-from extract.imaging.augmentation import border_level, rendered
-from extract.imaging.bit_depth import EIGHT_BITS, Depth
-from extract.imaging.preprocessing import AS_USUAL, FORMATS, Preprocessing
+from extract.imaging.preprocessing import AS_USUAL, EIGHT_BITS, Depth, Preprocessing
+from extract.sources.image_file import FORMATS
 
 SIZE = 224
 GRAY_RULE = "JPEG: luma as stored; else ITU-R 601 luma; alpha on white; EXIF rotation applied"
@@ -75,9 +74,7 @@ def decode_gray(
         gray, depth, several_pages, stored = _opened(data, preprocessing)
         if preprocessing.fit == "pad":
             gray = _padded(gray)
-        key = sha256(data).digest() if numbers else b""
-        policy = preprocessing.augmentation
-        augmented = tuple(rendered(gray, key, number, SIZE, policy) for number in numbers)
+        augmented = _views(gray, data, preprocessing, numbers) if numbers else ()
         gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     except UnreadableImageError:
         raise
@@ -265,7 +262,18 @@ def _in_bands(
     return Samples(height, width, rows).gray(lambda levels: levels)
 
 
+def _views(
+    gray: Image.Image, data: bytes, preprocessing: Preprocessing, numbers: Sequence[int]
+) -> tuple[NDArray[np.uint8], ...]:
+    from extract.imaging.augmentation import rendered
+
+    key, policy = sha256(data).digest(), preprocessing.augmentation
+    return tuple(rendered(gray, key, number, SIZE, policy) for number in numbers)
+
+
 def _padded(gray: Image.Image) -> Image.Image:
+    from extract.imaging.augmentation import border_level
+
     side = max(gray.size)
     _check_size(side, side, " once --fit pad has padded it to a square")
     square = Image.new("L", (side, side), border_level(gray))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.imaging.bit_depth import FULL_SCALE, LEAST
 from extract.imaging.decode import DecodedImage
+from extract.imaging.preprocessing import FULL_SCALE, LEAST
 
 SMALL = 32  # pixels of the reduced image that is transformed
 LOWEST = 8  # frequencies in each direction that are compared

@@ -26,7 +26,7 @@ from cache.files import replacing
 from cache.tables import open_table, path_cell, table_text, writer
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import is_image
-from extract.sources.location import is_remote, is_url, plain
+from extract.sources.image_file import is_remote, is_url, plain
 from extract.sources.url import is_file, opened
 
 if TYPE_CHECKING:
@@ -358,6 +358,16 @@ def as_windows_text(name: str) -> str:
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     return ""
+
+
+def path_hint(given: str) -> str:
+    """Say what to do about a listed path that does not exist."""
+    if guess := as_windows_text(given):
+        return (
+            f"This line is not UTF-8 text; in Windows-1252 it reads '{guess}'. Save the list as "
+            "CSV UTF-8."
+        )
+    return "Correct the paths. A relative path starts in the folder of the list."
 
 
 def _folder(path: Path) -> Callable[[str], str]:

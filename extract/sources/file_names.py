@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,8 @@ from fnmatch import translate
 from itertools import islice
 from unicodedata import normalize
 
-from extract.imaging.preprocessing import SUFFIXES
 from extract.sources.class_names import class_name
-from extract.sources.location import is_url
+from extract.sources.image_file import SUFFIXES, is_url
 
 NAMED = 5  # names, suffixes or folders in a remark
 COUNTED = 10_000  # files that are counted in one machine-made folder
@@ -142,15 +140,6 @@ def machine_made(name: str, hidden: bool = True) -> str | None:
 def maker_among(parts: Iterable[str], hidden: bool = True) -> str | None:
     """Return what `machine_made` says of the first of these parts of a path that it knows."""
     return next((maker for part in parts if (maker := machine_made(part, hidden))), None)
-
-
-def check_regular(status: os.stat_result) -> None:
-    """Make sure that this is a file: to open a pipe or a device may block without end.
-
-    Raises OSError.
-    """
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
 
 
 @dataclass

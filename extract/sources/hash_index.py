@@ -16,9 +16,8 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
-from cache.files import check_file
-from extract.sources.file_names import check_regular
-from extract.sources.location import is_url
+from cache.files import check_file, check_regular
+from extract.sources.image_file import is_url
 
 BUSY_TIMEOUT_S = 30
 SAVED_EVERY = 1000  # files; what a kill can cost

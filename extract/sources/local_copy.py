@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cache.progress import Progress, silent
 from extract.sources.csv_manifest import is_list
-from extract.sources.location import is_remote
+from extract.sources.image_file import UNPACKED, is_remote
 from extract.sources.mirror import folder_of, is_of_urls, mirrored, with_files_here
 from extract.sources.tar_archive import tars_of, unpacked_tars
-from extract.sources.zip_archive import UNPACKED, in_zip, unpacked_zip, version
+from extract.sources.zip_archive import in_zip, unpacked_zip, version
 
 
 def unpacked(

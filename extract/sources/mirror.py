@@ -20,7 +20,7 @@ from extract.sources.csv_manifest import (
     write_rows,
 )
 from extract.sources.file_names import ListingNotes, is_image
-from extract.sources.location import is_remote, is_url
+from extract.sources.image_file import UNPACKED, is_remote, is_url
 from extract.sources.url import (
     UNKNOWN,
     Listed,
@@ -31,7 +31,7 @@ from extract.sources.url import (
     parts_below,
     top,
 )
-from extract.sources.zip_archive import SHOWN, UNPACKED, check_room, naming
+from extract.sources.zip_archive import SHOWN, check_room, naming
 
 AT_ONCE = 512  # files between two words about progress
 FILES = "files"  # the folder beside a list

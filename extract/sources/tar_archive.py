@@ -22,13 +22,12 @@ from cache.progress import Progress, silent
 from cache.records import parse_json
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import ListingNotes, is_image, machine_made, maker_among
-from extract.sources.location import is_remote
+from extract.sources.image_file import UNPACKED, is_remote
 from extract.sources.url import about, is_file, opened, top
 from extract.sources.zip_archive import (
     LINK,
     PROGRESS_FILES,
     SHOWN,
-    UNPACKED,
     appearing,
     check_room,
     check_size,

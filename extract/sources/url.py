@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from cache.errors import DatasetError, FrostlineError
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import COUNTED, ListingNotes, is_image, machine_made, maker_among
-from extract.sources.location import INSTALL, is_remote, place
+from extract.sources.image_file import INSTALL, is_remote, to_path
 
 CONNECTIONS = 32  # files on their way at once
 BLOCK_BYTES = 8 * 2**20  # read ahead of an archive
@@ -165,7 +165,7 @@ def get_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
 
     def get(url: str, target: Path) -> str:
         try:
-            files, name = _system(place(url))
+            files, name = _system(to_path(url))
             files.get_file(name, str(target))
         except Exception as error:  # noqa: BLE001 - each file system has its own
             target.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def about_all(urls: Sequence[str]) -> list[Listed | str]:
 
     def ask(url: str) -> Listed | str:
         try:
-            files, name = _system(place(url))
+            files, name = _system(to_path(url))
             info = files.info(name)
         except Exception as error:  # noqa: BLE001 - each file system has its own
             return _reason(url, error)

@@ -18,11 +18,10 @@ from cache.locks import sharing
 from cache.progress import Progress
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import ListingNotes, is_image, maker_among, unsupported_suffix
-from extract.sources.location import is_remote
+from extract.sources.image_file import is_remote
 from extract.sources.url import about, is_file, opened
 
 SUFFIX = ".zip"
-UNPACKED = ".unpacked"  # ends the name of the folder that one archive, or a part of it, is in
 SHOWN = 10  # names in an error
 PROGRESS_FILES = 500  # between two words about progress
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

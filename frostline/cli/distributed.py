@@ -17,14 +17,14 @@ from cache.locks import sharing
 from cache.ray_cluster import connected, resources
 from evaluate.workspace.known_datasets import record
 from extract.dataset_statistics.image_index import ImageIndex
-from extract.imaging.bit_depth import AUTO
+from extract.imaging.preprocessing import AUTO
 from extract.pipeline import together
 from extract.signals import interruptible
 from extract.sources.class_names import between_sets, check_class_names
 from extract.sources.csv_manifest import SUFFIX, Row, adding_to, is_list, list_remarks
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, known_among, remember
-from extract.sources.location import is_remote
+from extract.sources.image_file import is_remote
 from extract.timings import summed
 from frostline.cli.console import bar, print_extractions, print_workers, say, warn
 from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions, group

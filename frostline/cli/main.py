@@ -14,7 +14,7 @@ import click
 
 from cache.errors import DatasetError, FrostlineError
 from evaluate.text import printable
-from extract.imaging.bit_depth import AUTO
+from extract.imaging.preprocessing import AUTO
 from frostline.cli import inference, steps
 from frostline.cli.cache import caches
 from frostline.cli.console import quiet_when_unread, say, show_findings, use_utf8_output, warn

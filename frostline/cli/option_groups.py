@@ -10,8 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from extract.imaging.bit_depth import FULL_SCALE
-from extract.imaging.preprocessing import AS_USUAL, Preprocessing
+from extract.imaging.preprocessing import AS_USUAL, FULL_SCALE, Preprocessing
 
 if TYPE_CHECKING:
     from heads.search.space import SearchPlan

@@ -17,10 +17,9 @@ from extract.backends.backend import ENGINES, PRECISIONS
 from extract.dataset_statistics.normalization import NORMALIZATIONS
 from extract.devices import DEVICES
 from extract.imaging.augmentation import POLICIES
-from extract.imaging.bit_depth import FULL_SCALE
-from extract.imaging.preprocessing import AS_USUAL, FITS
+from extract.imaging.preprocessing import AS_USUAL, FITS, FULL_SCALE
 from extract.model_zoo.families import FAMILIES
-from extract.sources.location import place
+from extract.sources.image_file import to_path
 from frostline.cli.param_types import Architecture, Finite, FullScale, Place
 from heads.architectures import HEADS
 from heads.config import BALANCES, HeadConfig
@@ -69,7 +68,7 @@ def _named(
         name, equals, folder = value.partition("=")
         if not (name and equals and folder) or name in (*found, STUDYS_OWN):
             raise click.BadParameter(f"{value}: give NAME=DIR, each NAME once", ctx, parameter)
-        found[name] = place(folder)
+        found[name] = to_path(folder)
     return found
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from extract.imaging.bit_depth import AUTO
+from extract.imaging.preprocessing import AUTO
 from extract.model_zoo.families import FAMILIES
-from extract.sources.location import place
+from extract.sources.image_file import to_path
 
 
 class Place(click.ParamType[Path]):
@@ -20,7 +20,7 @@ class Place(click.ParamType[Path]):
 
     def convert(self, value: Any, parameter: click.Parameter | None, ctx: Any) -> Path:
         """See the class."""
-        return place(value) if isinstance(value, str) else value
+        return to_path(value) if isinstance(value, str) else value
 
 
 class Architecture(click.Choice[str]):

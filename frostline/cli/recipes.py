@@ -12,7 +12,7 @@ import click
 
 from cache.errors import GridError
 from cache.records import RecordError, parse_toml, read_text
-from extract.imaging.bit_depth import AUTO
+from extract.imaging.preprocessing import AUTO
 from frostline.cli.param_types import FullScale
 
 Values = dict[str, Any]  # of a command's options, by parameter name

@@ -25,7 +25,7 @@ from evaluate.text import REHASH, STUDYS_OWN
 from extract.backbones import STANDARD, WEIGHTS_WORDS
 from extract.backends.backend import usable_engines
 from extract.devices import present_devices, require_device
-from extract.imaging.bit_depth import AUTO, FULL_SCALE
+from extract.imaging.preprocessing import AUTO, FULL_SCALE
 from extract.sources.class_names import between_sets
 from frostline.cli.console import bar, console, print_extractions, say, warn
 
