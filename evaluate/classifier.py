@@ -25,7 +25,11 @@ WARM_UP = 4  # images, before anything is timed
 
 @dataclass(frozen=True)
 class Answers:
-    """What one head gave: logits float32 [N, C]. seconds: its own, for all of them."""
+    """What one head gave: logits float32 [N, C].
+
+    Attributes:
+        seconds: Its own, for all of them.
+    """
 
     logits: NDArray[np.float32]
     seconds: float
@@ -39,11 +43,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A backbone and its heads, assembled. engine: what computed the backbone. trouble:
-    engines that could not be built, and why. paths, hashes: the N files that could be decoded.
-    seconds: for all files, from file to embedding, after warm-up; a whole model takes these and
-    its head's. warmup_seconds: building the engine and the first batch, compilation included.
-    answers: of each head.
+    """A backbone and its heads, assembled.
+
+    Attributes:
+        engine: What computed the backbone.
+        trouble: Engines that could not be built, and why.
+        paths, hashes: The N files that could be decoded.
+        seconds: For all files, from file to embedding, after warm-up; a whole model takes these and
+            its head's.
+        warmup_seconds: Building the engine and the first batch, compilation included.
+        answers: Of each head.
     """
 
     engine: str
@@ -66,9 +75,10 @@ def measure(
 ) -> Measurement:
     """Run a spec's backbone over image files, decoding each, and every head behind it.
 
-    hashes: SHA-256 by path; a file with other bytes is among those that failed.
-
     Heads compute in fp32, as they were trained, whatever the backbone's precision.
+
+    Args:
+        hashes: SHA-256 by path; a file with other bytes is among those that failed.
 
     Raises:
         DeviceError: no engine of the spec can be built.

@@ -14,8 +14,9 @@ MIB, MB = 2**20, 10**6  # bytes
 class Limits:
     """What a model may cost; None: no limit.
 
-    max_latency_ms: milliseconds for a single image, from file to label, the median. max_size_mb:
-    backbone and head as fp32, in 10^6 bytes.
+    Attributes:
+        max_latency_ms: Milliseconds for a single image, from file to label, the median.
+        max_size_mb: Backbone and head as fp32, in 10^6 bytes.
     """
 
     max_latency_ms: float | None = None
@@ -66,7 +67,9 @@ def describe_choice(study: Leaderboard, limits: Limits, against: Comparison | No
     """Say which model is the best within the limits, and what it gives up; if none fits, which come
     nearest.
 
-    against: the chosen model compared with the best of all, where predictions of both are there.
+    Args:
+        against: The chosen model compared with the best of all, where predictions of both are
+            there.
     """
     chosen, best = choose(study.rows, limits), study.best
     if chosen is None:

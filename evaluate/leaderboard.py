@@ -54,7 +54,8 @@ MAX_DIFFERENCE = 0.01  # between a whole model and its head on cached embeddings
 class Leaderboard:
     """The models of one training and one test set, ranked: the best on validation first.
 
-    others: rows of models with the same training set, measured on independent test sets.
+    Attributes:
+        others: Rows of models with the same training set, measured on independent test sets.
     """
 
     rows: tuple[Row, ...]

@@ -228,7 +228,8 @@ def as_csv(
 ) -> str:
     """Return a table: path, label, probability, doubt, its score, error, then every class.
 
-    shown: makes names fit for where the table goes.
+    Args:
+        shown: Makes names fit for where the table goes.
     """
     names = ["path", "label", "probability", "doubt", "doubt_score", "error"]
     rows = []

@@ -29,8 +29,12 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Predictions:
-    """paths and hashes of N images; labels: int [N], indices of classes; probabilities: [N, C], as
-    the head gives them. leaked: bool [N], which are copies or near duplicates of training images.
+    """paths and hashes of N images;
+
+    Attributes:
+        labels: int [N], indices of classes.
+        probabilities: [N, C], as the head gives them.
+        leaked: bool [N], which are copies or near duplicates of training images.
     """
 
     paths: tuple[Path, ...]

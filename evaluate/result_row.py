@@ -34,7 +34,11 @@ NUMBERS = ("learning_rate", "momentum", "gamma", "warmup", "epochs", "patience",
 
 
 def distinct(hashes: Iterable[bytes], repeats: Groups) -> int:
-    """Count images, near duplicates once. repeats: the group of each image that has one."""
+    """Count images, near duplicates once.
+
+    Args:
+        repeats: The group of each image that has one.
+    """
     return len({repeats.get(key, key) for key in hashes})
 
 
@@ -43,7 +47,8 @@ def scores(
 ) -> dict[str, Any]:
     """Return the columns that say how good the answers are, leaked images left out.
 
-    repeats: near duplicates among the test images.
+    Args:
+        repeats: Near duplicates among the test images.
     """
     clean = predictions.clean
     labels, probabilities = clean.labels, clean.probabilities

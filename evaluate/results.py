@@ -230,8 +230,10 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
 def matching(
     table: pd.DataFrame, head_id: str, test_fingerprint: str, engine: str, also: str = STUDYS_OWN
 ) -> pd.Series[bool]:
-    """Mark the row of a head on a test set, run by an engine. also: the test set's name, if it is
-    an independent one.
+    """Mark the row of a head on a test set, run by an engine.
+
+    Args:
+        also: The test set's name, if it is an independent one.
     """
     same_test = (table["test_fingerprint"] == test_fingerprint) & (table["also"] == also)
     return (table["head_id"] == head_id) & same_test & (table["engine"] == engine)

@@ -47,7 +47,11 @@ def audit(
 
     Near duplicates are found by perceptual hash, and confirmed by their details, and by the
     embeddings of a cache of trained weights that holds the training images; without one, hashes
-    must differ less. progress counts images. full_scale: see `Preprocessing`.
+    must differ less.
+
+    Args:
+        progress: Counts images.
+        full_scale: See `Preprocessing`.
 
     Raises:
         CacheError: a cache or the table of looks is damaged.

@@ -22,8 +22,12 @@ TRAINING, TEST = "training", "test"
 
 @dataclass(frozen=True)
 class Seen:
-    """One file. part: of training or test. group: the number of its group of near duplicates in the
-    training images; -1: it is alone there.
+    """One file.
+
+    Attributes:
+        part: Of training or test.
+        group: The number of its group of near duplicates in the training images; -1: it is alone
+            there.
     """
 
     path: str
@@ -35,9 +39,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two files, by their places: that show the same. cosine: of their embeddings, None if no
-    trained backbone has seen them. bits: of 63 in which their hashes differ. exact: of the same
-    bytes.
+    """Two files, by their places: that show the same.
+
+    Attributes:
+        cosine: Of their embeddings, None if no trained backbone has seen them.
+        bits: Of 63 in which their hashes differ.
+        exact: Of the same bytes.
     """
 
     first: int
@@ -71,10 +78,15 @@ class Property:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. dataset, test: names of the folders. cache: which embeddings were compared;
-    None: pictures alone. alike: enough pairs to connect each group, and of each test image the most
-    alike training image. unreadable: paths and reasons. full_scale: of the decoding; 0: an earlier
-    version made it, which had no properties.
+    """What was found.
+
+    Attributes:
+        dataset, test: Names of the folders.
+        cache: Which embeddings were compared; None: pictures alone.
+        alike: Enough pairs to connect each group, and of each test image the most alike training
+            image.
+        unreadable: Paths and reasons.
+        full_scale: Of the decoding; 0: an earlier version made it, which had no properties.
     """
 
     dataset: str

@@ -46,9 +46,12 @@ def find_near_duplicates(
 ) -> list[Pair]:
     """Find the near duplicates among N images, in blocks: memory grows with the pairs found.
 
-    embeddings: gives those of some images, [n, D]; None: there are none. pictures: gives their
-    reduced pictures, [n, 32, 32]; only of those that are alike by all else. Of images without
-    contrast nothing can be said. Pairs come in order of their places. progress counts images.
+    Args:
+        embeddings: Gives those of some images, [n, D]; None: there are none.
+        pictures: Gives their reduced pictures, [n, 32, 32]; only of those that are alike by all
+            else. Of images without contrast nothing can be said. Pairs come in order of their
+            places.
+        progress: Counts images.
     """
     first, second, bits = _by_hash(image_stats, progress)
     cosine = np.full(len(bits), UNTRAINED)

@@ -37,7 +37,11 @@ class Shown:
 
 
 def properties(images: Sequence[Shown], common: Sequence[Common]) -> Iterator[Property]:
-    """Say what is so of many images. common: what rules found in many of them, by their places."""
+    """Say what is so of many images.
+
+    Args:
+        common: What rules found in many of them, by their places.
+    """
     yield from of_depth(images)
     for each in common:
         found = [images[index] for index in each.images]

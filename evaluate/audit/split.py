@@ -39,8 +39,12 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to divide. fraction: of each class, to test on. group: keep near duplicates together.
-    copy: the images, instead of writing lists.
+    """How to divide.
+
+    Attributes:
+        fraction: Of each class, to test on.
+        group: Keep near duplicates together.
+        copy: The images, instead of writing lists.
     """
 
     fraction: float
@@ -51,8 +55,12 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """Two disjoint sets of images, each image once. groups: of near duplicates. unreadable: files
-    on neither side. cache: whose embeddings told near duplicates; None: pictures alone.
+    """Two disjoint sets of images, each image once.
+
+    Attributes:
+        groups: Of near duplicates.
+        unreadable: Files on neither side.
+        cache: Whose embeddings told near duplicates; None: pictures alone.
     """
 
     cut: SplitOptions
@@ -87,8 +95,9 @@ class SplitResult:
 def divide(images: ImageSet, found: Audit, cut: SplitOptions) -> SplitResult:
     """Divide images into two sets, stratified by class and seeded.
 
-    found: an audit of these images as training images. Each image is taken once; those that lie in
-    two classes or can't be read are on neither side. See `heads.splits.split`.
+    Args:
+        found: An audit of these images as training images. Each image is taken once; those that lie
+            in two classes or can't be read are on neither side. See `heads.splits.split`.
 
     Raises:
         DatasetError: there is only one class, or a class has too few images that differ.
@@ -163,8 +172,10 @@ def write_division(
 ) -> None:
     """Write both lists, or copy the images to `out/train/<class>` and `out/test/<class>`.
 
-    What is there already, the same, stays: after a kill, the same call goes on. progress counts
-    copies.
+    What is there already, the same, stays: after a kill, the same call goes on.
+
+    Args:
+        progress: Counts copies.
 
     Raises:
         DatasetError: other files are there, or an image has changed meanwhile.

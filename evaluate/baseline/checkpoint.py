@@ -16,7 +16,10 @@ FORMAT = "frostline-checkpoint-2"
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. note: what JSON can hold.
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        note: What JSON can hold.
 
     Raises:
         OSError: the disk is full, or the folder can't be written.

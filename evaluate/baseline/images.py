@@ -32,7 +32,9 @@ def readable(
     """Find out which files can be decoded.
 
     All are decoded once for that: one that can't be must not shift the batches of an epoch.
-    advance: receives how many images were tried.
+
+    Args:
+        advance: Receives how many images were tried.
     """
     files = sorted(images.unique, key=lambda file: file.sha256)
     good, failures = list[ImageFile](), list[Failure]()

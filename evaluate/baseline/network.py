@@ -51,7 +51,9 @@ def build_network(
 ) -> WholeNetwork:
     """Put a head before a copy of a backbone, drawn as heads on cached embeddings are.
 
-    dim: length of the embedding. trained: whether the backbone is to be.
+    Args:
+        dim: Length of the embedding.
+        trained: Whether the backbone is to be.
     """
     with DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(configuration.seed)

@@ -43,8 +43,11 @@ from heads.temperature_scaling import cross_entropies, fit_temperatures
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A model that was trained as a whole: its head, which says where its backbone lies. already:
-    it was there, and nothing was trained. failures: images that could not be decoded.
+    """A model that was trained as a whole: its head, which says where its backbone lies.
+
+    Attributes:
+        already: It was there, and nothing was trained.
+        failures: Images that could not be decoded.
     """
 
     head: TrainedHead
@@ -281,7 +284,8 @@ def _kept(
 ) -> TrainedHead | None:
     """Return the head of this training, if it is there with all that belongs to it.
 
-    remark: receives a line about each file that cannot be used.
+    Args:
+        remark: Receives a line about each file that cannot be used.
     """
     network = _network_of(begun)
     if MODES[network.mode].trains_backbone:

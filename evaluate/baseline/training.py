@@ -46,10 +46,13 @@ Advance = Callable[[int], None]
 class TrainingPlan:
     """What a network is trained on, and how.
 
-    files: in the order of their SHA-256. labels: int64 [N], of these. these: who is trained and
-    validated on, and in which batches. decoding: whose policy makes augmented views.
-    augmentation: that policy, by which each image is changed in every epoch, or `none`.
-    device: of torch.
+    Attributes:
+        files: In the order of their SHA-256.
+        labels: int64 [N], of these.
+        these: Who is trained and validated on, and in which batches. decoding: whose policy makes
+            augmented views.
+        augmentation: That policy, by which each image is changed in every epoch, or `none`.
+        device: Of torch.
     """
 
     configuration: HeadConfig
@@ -66,7 +69,8 @@ class TrainingPlan:
 class Training:
     """A training of a network, from its first to its last epoch, or from a checkpoint on.
 
-    checkpoint: where it is kept half-way. curves: as `heads.together.Trained` has them.
+    Args:
+        checkpoint: Where it is kept half-way. curves: as `heads.together.Trained` has them.
     """
 
     def __init__(self, course: TrainingPlan, network: WholeNetwork, checkpoint: Path) -> None:
@@ -113,8 +117,9 @@ class Training:
     def run(self, stopped: Stopped, advance: Advance) -> int:
         """Train until the end, and return the epoch whose weights the network has then.
 
-        stopped: asked after every batch; if so, a checkpoint is written and left behind. advance:
-        receives how many images were run.
+        Args:
+            stopped: Asked after every batch; if so, a checkpoint is written and left behind.
+            advance: Receives how many images were run.
 
         Raises:
             KeyboardInterrupt: it was stopped.

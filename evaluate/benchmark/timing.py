@@ -38,12 +38,15 @@ T = TypeVar("T")
 class Timing:
     """How fast a whole model is.
 
-    p50_ms, p90_ms, p99_ms: milliseconds for a single image, from file to label; of few images, the
-    last two are near the slowest's. stages_ms: the median of each of STAGES. throughput: images per
-    second of backbone and head, by batch size; a size that was too slow to be measured is absent.
-    threads: those that the engine may use on the processor. peak_memory_mib: the largest memory of
-    the whole process (on cuda: of torch's tensors on the GPU) while measuring; None where the
-    system doesn't tell.
+    Attributes:
+        p50_ms, p90_ms, p99_ms: Milliseconds for a single image, from file to label; of few images,
+            the last two are near the slowest's.
+        stages_ms: The median of each of STAGES.
+        throughput: Images per second of backbone and head, by batch size; a size that was too slow
+            to be measured is absent.
+        threads: Those that the engine may use on the processor.
+        peak_memory_mib: The largest memory of the whole process (on cuda: of torch's tensors on the
+            GPU) while measuring; None where the system doesn't tell.
     """
 
     p50_ms: float
@@ -57,8 +60,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a whole model is. flops: floating-point operations for one image, those of
-    convolutions and matrix products, two for each multiply-add. mib: parameters and buffers.
+    """How large a whole model is.
+
+    Attributes:
+        flops: Floating-point operations for one image, those of convolutions and matrix products,
+            two for each multiply-add.
+        mib: Parameters and buffers.
     """
 
     parameters: int
@@ -69,7 +76,10 @@ class Size:
 @dataclass(frozen=True)
 class _Embedded:
     """What a backbone gave, float32 [m, D], and in how many seconds: of single images [m, 3], by
-    stage; of a batch [n], each time that it was computed. engine: what computed.
+    stage; of a batch [n], each time that it was computed.
+
+    Attributes:
+        engine: What computed.
     """
 
     engine: str
@@ -194,8 +204,10 @@ def _head_seconds(
 
 
 def _repeated(act: Callable[[int], T], budget_s: float, fewest: int, most: int) -> list[T]:
-    """Act once to warm up, then until the time is up; return what it gave. act: takes the number
-    of the time that it is.
+    """Act once to warm up, then until the time is up; return what it gave.
+
+    Args:
+        act: Takes the number of the time that it is.
     """
     act(0)
     done, deadline = list[T](), time.perf_counter() + budget_s

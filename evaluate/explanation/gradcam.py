@@ -40,12 +40,15 @@ def activation_maps(
     """Compute Grad-CAM (Selvaraju et al. 2017) of the predicted class, through head and backbone.
 
     The backbone's last feature maps, each weighted by the mean of the class's gradient over it,
-    summed, and cut off below 0. pixels: uint8 [n, 1, 224, 224] → uint8 [n, h, w], each map scaled
-    by its own maximum to 0..255; all 0 where nothing contributed to the class.
+    summed, and cut off below 0.
 
     A class's gradient is taken of its logit less the mean of all logits: what is added to all of
     them changes no answer, so it must change no map. The votes of `knn` have no gradient; in their
     stead stands the mean cosine to each class's nearest images (`_scores`).
+
+    Args:
+        pixels: uint8 [n, 1, 224, 224] → uint8 [n, h, w], each map scaled by its own maximum to
+            0..255; all 0 where nothing contributed to the class.
 
     Raises:
         HeadError: the head has no gradient, or the backbone no layer with feature maps.

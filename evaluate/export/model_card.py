@@ -62,7 +62,9 @@ class ModelFile:
 def model_card(info: HeadInfo, row: Row, predictions: Predictions, file: ModelFile) -> str:
     """Describe a model file in Markdown.
 
-    row: of results.csv. predictions: of the test images that its scores are made from.
+    Args:
+        row: Of results.csv.
+        predictions: Of the test images that its scores are made from.
     """
     sections = {
         f"Model {row['model_id']}: {info.identity.backbone}, {info.configuration.head} head": (

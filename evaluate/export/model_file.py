@@ -56,7 +56,8 @@ def export_model(
     batch: logits that differ from those of the model assembled here by more than 1e-4 of the
     largest are an error. Then no file is left; nor is half a one, ever.
 
-    files: finds the test images.
+    Args:
+        files: Finds the test images.
 
     Raises:
         ResultsError: `out` has another suffix, the file answers otherwise, or a file that is no

@@ -19,7 +19,11 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`, with ticks as (value, text). log: of powers of ten."""
+    """From `low` to `high`, with ticks as (value, text).
+
+    Attributes:
+        log: Of powers of ten.
+    """
 
     label: str
     low: float
@@ -36,7 +40,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points. style: full, dashed or dotted."""
+    """A line through points.
+
+    Attributes:
+        style: Full, dashed or dotted.
+    """
 
     points: tuple[Point, ...]
     colour: int
@@ -46,7 +54,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A disc. size: its area, 1 for the ordinary one. interval: of y. hollow: only its rim."""
+    """A disc.
+
+    Attributes:
+        size: Its area, 1 for the ordinary one.
+        interval: Of y.
+        hollow: Only its rim.
+    """
 
     x: float
     y: float

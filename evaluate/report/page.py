@@ -80,9 +80,11 @@ def write_report(
     """Write the report and return its path.
 
     A pure function of files: the same ones give the same bytes. What is not there is left out; so
-    is a file that can't be used, which the page and remark name. baseline: a table of published
-    results, to stand beside ours. limits: of what a model may cost; the best one that keeps them is
-    named.
+    is a file that can't be used, which the page and remark name.
+
+    Args:
+        baseline: A table of published results, to stand beside ours.
+        limits: Of what a model may cost; the best one that keeps them is named.
 
     Raises:
         ResultsError: there are no results, or `results.csv` or the baseline is damaged, or a page
@@ -104,7 +106,8 @@ def write_report(
 def write_audit_page(audit: Audit, path: Path, files: ImageFiles) -> Path:
     """Write what an audit found as a page of its own, and return its path.
 
-    files: where its images are found; counts those that are not.
+    Args:
+        files: Where its images are found; counts those that are not.
 
     Raises:
         ResultsError: another file is there.
@@ -114,7 +117,11 @@ def write_audit_page(audit: Audit, path: Path, files: ImageFiles) -> Path:
 
 
 def _study(context: ReportContext, name: str) -> dict[str, Any]:
-    """Return what the templates show of one study; name: of its place in the page."""
+    """Return what the templates show of one study;
+
+    Args:
+        name: Of its place in the page.
+    """
     study = context.study
     shown = [
         (key, part.heading, context.read(partial(part.show, context)))

@@ -21,8 +21,13 @@ DEVICES = {"gpu": "cuda"}  # the study's words for ours
 
 @dataclass(frozen=True)
 class Published:
-    """One published model. device, backbone: by our names. accuracy: a fraction. matrix: confusion,
-    rows true. roc_auc, recall: fractions, or NaN.
+    """One published model.
+
+    Attributes:
+        device, backbone: By our names.
+        accuracy: A fraction.
+        matrix: Confusion, rows true.
+        roc_auc, recall: Fractions, or NaN.
     """
 
     name: str

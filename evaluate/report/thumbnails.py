@@ -20,7 +20,8 @@ QUALITY = 70  # of WebP
 def pixels_of(files: ImageFiles, path: Path, key: bytes) -> NDArray[np.uint8] | None:
     """Decode an image as the backbone sees it: uint8 [224, 224].
 
-    key: the SHA-256 of the file's bytes. None if it is not found, or can't be decoded.
+    Args:
+        key: The SHA-256 of the file's bytes. None if it is not found, or can't be decoded.
     """
     data = files.read(path, key)
     if data is None:
@@ -49,7 +50,8 @@ def data_uri(image: Image.Image, side: int | None = None) -> str:
 def sheet(files: ImageFiles, images: Sequence[tuple[Path, bytes]], side: int) -> str | None:
     """Put small pictures of images into one, `ACROSS` in a row, in order.
 
-    images: paths and hashes. One that is not found leaves its place gray. None if none is.
+    Args:
+        images: Paths and hashes. One that is not found leaves its place gray. None if none is.
     """
     rows = -(-len(images) // ACROSS)
     whole = Image.new("L", (min(len(images), ACROSS) * side, rows * side), 224)

@@ -46,8 +46,9 @@ def resampled_scores(
 def scores_of(labels: Labels, probabilities: Probabilities, drawn: Indices) -> dict[str, Values]:
     """Return the SCORES of R resamples as `metrics.METRICS` defines them: name → [R].
 
-    drawn: int [R, N], whose answer stands for the image of labels[n] in a resample. labels are the
-    same in all. ROC AUC is NaN where a class has no image.
+    Args:
+        drawn: int [R, N], whose answer stands for the image of labels[n] in a resample. labels are
+            the same in all. ROC AUC is NaN where a class has no image.
     """
     (resamples, _), classes = drawn.shape, probabilities.shape[1]
     cells = labels * classes + probabilities.argmax(1)[drawn]
@@ -87,8 +88,10 @@ def _rank_auc(
 ) -> Values:
     """Return the share of pairs of a positive and a negative image in the right order [R].
 
-    By the sum of the positives' ranks, the middle rank for ties (Mann and Whitney 1947). counts:
-    int [R, N], how often each image was drawn.
+    By the sum of the positives' ranks, the middle rank for ties (Mann and Whitney 1947).
+
+    Args:
+        counts: int [R, N], how often each image was drawn.
     """
     below = np.pad(np.cumsum(counts[:, np.argsort(scores)], axis=1), ((0, 0), (1, 0)))
     low, high = rankdata(scores, "min").astype(np.int64) - 1, rankdata(scores, "max")

@@ -23,10 +23,12 @@ POWER = 0.8  # of finding a difference that is there
 class Comparison:
     """Two models on the same images.
 
-    difference: of their accuracies, the first's minus the second's, a fraction. interval: its 95 %
-    interval. p_value: that one-sided differences are due to chance. first_only, second_only: images
-    that one of them alone got right. needed: images with which a difference like this would be
-    found, None where there is none.
+    Attributes:
+        difference: Of their accuracies, the first's minus the second's, a fraction.
+        interval: Its 95 % interval.
+        p_value: That one-sided differences are due to chance.
+        first_only, second_only: Images that one of them alone got right.
+        needed: Images with which a difference like this would be found, None where there is none.
     """
 
     difference: float
@@ -41,7 +43,8 @@ class Comparison:
 def accuracy_interval(right: float, total: int) -> Interval:
     """Return the 95 % interval of an accuracy (Wilson 1927), as two fractions.
 
-    right: a whole number, or of groups of images the sum of their shares of right answers.
+    Args:
+        right: A whole number, or of groups of images the sum of their shares of right answers.
     """
     z, share = norm.ppf(EDGES[1]), right / total
     centre = share + z**2 / (2 * total)
@@ -167,8 +170,9 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 def in_words(first: str, second: str, comparison: Comparison, adjusted_p: float) -> str:
     """Say what a comparison of two named models supports.
 
-    adjusted_p: the p-value adjusted for all comparisons made; it decides. Of a single comparison,
-    its own.
+    Args:
+        adjusted_p: The p-value adjusted for all comparisons made; it decides. Of a single
+            comparison, its own.
     """
     words = (
         f"{first} over {second}: {difference_in_words(comparison.difference, comparison.interval)}"

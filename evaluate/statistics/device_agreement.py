@@ -14,9 +14,12 @@ ROWS_AT_ONCE = 1024
 class DeviceAgreement:
     """How far the embeddings of two caches are from each other.
 
-    maximum: the largest difference of a number. relative: the largest length of an image's
-    difference, by the length of the first cache's embedding. cosine: the smallest one between an
-    image's two embeddings. images: how many were compared.
+    Attributes:
+        maximum: The largest difference of a number.
+        relative: The largest length of an image's difference, by the length of the first cache's
+            embedding.
+        cosine: The smallest one between an image's two embeddings.
+        images: How many were compared.
     """
 
     maximum: float

@@ -39,8 +39,11 @@ Row = Mapping[str, Any]  # of results.csv, by column
 class FactorEffect:
     """What the first level of a factor is worth against the second, in accuracy, a fraction.
 
-    difference: mean over pairs of models that differ in nothing else, and over images. interval:
-    its 95 % interval. adjusted_p: p_value for all effects of the study (Holm). pairs: of models.
+    Attributes:
+        difference: Mean over pairs of models that differ in nothing else, and over images.
+        interval: Its 95 % interval.
+        adjusted_p: p_value for all effects of the study (Holm).
+        pairs: Of models.
     """
 
     factor: str
@@ -56,7 +59,11 @@ class FactorEffect:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Models that differ in their seed only. row: of the first. Means and standard deviations."""
+    """Models that differ in their seed only.
+
+    Attributes:
+        row: Of the first. Means and standard deviations.
+    """
 
     row: Row
     count: int
@@ -69,17 +76,18 @@ class Seeds:
 def factor_effects(rows: Sequence[Row], right: NDArray[np.bool_]) -> list[FactorEffect]:
     """Return the effect of every two levels of each factor that some models share all else with.
 
-    rows: M rows of results.csv, of one study. right: bool [M, N], which images each got right. The
-    better level is named first. A backbone's level names the weights it began with, unless they are
-    ImageNet's or it was trained from scratch; such training is matched with what began with
-    ImageNet's.
-
     Pairs of models answer the same images and are not independent. So the unit is the image: of
     each, the mean difference over pairs is taken. The p-value is that of flipping their signs
     (Fisher 1935), exact by convolution (Pagano and Tritchler 1983); for a single pair McNemar's.
     The interval, by Student's t, holds the truth in 92 to 100 % of simulated test sets of 22 images
     and 94 to 98 % of 500, more where levels hardly differ. The models are taken as they are: how
     far another seed would move them is no part.
+
+    Args:
+        rows: M rows of results.csv, of one study.
+        right: bool [M, N], which images each got right. The better level is named first. A
+            backbone's level names the weights it began with, unless they are ImageNet's or it was
+            trained from scratch; such training is matched with what began with ImageNet's.
     """
     found = [effect for factor in FACTORS for effect in _effects(factor, rows, right)]
     adjusted = holm([effect.p_value for effect in found])

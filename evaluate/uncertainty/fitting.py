@@ -46,8 +46,11 @@ CLEAN, CHANGED, UNKNOWN = "validation", "corrupted", "held out"
 
 @dataclass(frozen=True)
 class _Answers:
-    """Some images that a head was asked about. kind: of material. chances [n, C], calibrated;
-    embeddings [n, D]; labels [n]; known: by score, what it knows of the images trained on.
+    """Some images that a head was asked about.
+
+    Attributes:
+        kind: Of material. chances [n, C], calibrated; embeddings [n, D]; labels [n].
+        known: By score, what it knows of the images trained on.
     """
 
     kind: str
@@ -118,7 +121,10 @@ def measure_doubt(
     The material: the validation images as they are; the same corrupted in every way of CORRUPTIONS;
     and images of a class that a head of the same configuration was trained without. Where there are
     two classes only, of a kind: a third of a class, by k-means over embeddings. A score's power is
-    how often an error has more of it than a right answer, over all of these. progress counts parts.
+    how often an error has more of it than a right answer, over all of these.
+
+    Args:
+        progress: Counts parts.
 
     Raises:
         HeadError: the head was trained on other images.

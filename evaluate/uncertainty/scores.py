@@ -26,9 +26,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Score:
-    """A score of doubt. summary: what it is, in words. fit: (embeddings [N, D], labels [N]) of the
-    training images → what `score` must know. score: (that, calibrated probabilities [n, C],
-    embeddings [n, D]) → float [n], larger where there is more to doubt.
+    """A score of doubt.
+
+    Attributes:
+        summary: What it is, in words.
+        fit: (embeddings [N, D], labels [N]) of the training images → what `score` must know.
+        score: (that, calibrated probabilities [n, C], embeddings [n, D]) → float [n], larger where
+            there is more to doubt.
     """
 
     summary: str
@@ -38,11 +42,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How doubt was measured, of one head. chosen: the score. power: of each score the area under
-    the ROC curve, errors against right answers; NaN if there was no error. material: images by
-    kind. errors: of all these. threshold: of the chosen score, above which an answer is doubted.
-    flagged_right, flagged_errors: the share of right answers and of errors above it, of all
-    material. head_sha256: `TrainedHead.sha256` of the head that it was measured for.
+    """How doubt was measured, of one head.
+
+    Attributes:
+        chosen: The score.
+        power: Of each score the area under the ROC curve, errors against right answers; NaN if
+            there was no error.
+        material: Images by kind.
+        errors: Of all these.
+        threshold: Of the chosen score, above which an answer is doubted.
+        flagged_right, flagged_errors: The share of right answers and of errors above it, of all
+            material.
+        head_sha256: `TrainedHead.sha256` of the head that it was measured for.
     """
 
     chosen: str
@@ -57,7 +68,11 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class _Stored(Uncertainty):
-    """A file's content. sha256: over all the rest, and the arrays of the `.npz` beside it."""
+    """A file's content.
+
+    Attributes:
+        sha256: Over all the rest, and the arrays of the `.npz` beside it.
+    """
 
     format: str = ""
     sha256: str = ""
@@ -178,7 +193,10 @@ def read_doubt(path: Path) -> tuple[Uncertainty, Arrays]:
 def doubts(
     doubt: Uncertainty, arrays: Arrays, chances: NDArray[np.float64], embeddings: Floats
 ) -> NDArray[np.float64]:
-    """Return the chosen score of some answers: float [n]. arrays: as `read_doubt` gives them.
+    """Return the chosen score of some answers: float [n].
+
+    Args:
+        arrays: As `read_doubt` gives them.
 
     Raises:
         ResultsError: it was measured on embeddings of another length.

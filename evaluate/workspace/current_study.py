@@ -46,7 +46,11 @@ class Part:
 
 @dataclass(frozen=True)
 class CurrentStudy:
-    """What was run last. workspace: where it was then, absolute."""
+    """What was run last.
+
+    Attributes:
+        workspace: Where it was then, absolute.
+    """
 
     training: Part
     test: Part
@@ -70,7 +74,11 @@ class CurrentStudy:
 
 
 def part_of(images: ImageSet, given: Path, per_class: int | None) -> Part:
-    """Describe a set of images. given: its path, as the user named it."""
+    """Describe a set of images.
+
+    Args:
+        given: Its path, as the user named it.
+    """
     path = str(given if is_url(str(given)) else given.absolute())
     return Part(path, per_class, images.name, fingerprint(images.labels))
 

@@ -24,7 +24,11 @@ from extract.sources.image_file import is_url
 
 
 class ImageFiles:
-    """Reads images of a workspace. workspace: None if paths are all that is known."""
+    """Reads images of a workspace.
+
+    Args:
+        workspace: None if paths are all that is known.
+    """
 
     def __init__(self, workspace: Workspace | None = None) -> None:
         self.workspace = workspace
@@ -34,7 +38,9 @@ class ImageFiles:
     def read(self, path: Path, key: bytes) -> bytes | None:
         """Return the bytes of an image; None if no file of this SHA-256 is found.
 
-        path: where it was. key: the SHA-256, 32 bytes.
+        Args:
+            path: Where it was.
+            key: The SHA-256, 32 bytes.
         """
         self.asked.add(key)
         if key in self.missing:

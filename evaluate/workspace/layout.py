@@ -133,7 +133,9 @@ def writable(workspace: Workspace, remark: Callable[[str], None]) -> Iterator[Wo
     """Yield a workspace that can be written: this one, or where it is read-only a temporary one.
 
     The temporary one holds links to all that is here; what is added there is removed at the end.
-    remark: receives that it is used.
+
+    Args:
+        remark: Receives that it is used.
 
     Raises:
         OSError: there is no room for a temporary folder.

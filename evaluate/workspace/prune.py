@@ -13,8 +13,12 @@ from extract.sources.image_file import is_remote, to_path
 
 @dataclass(frozen=True)
 class Gone:
-    """Images of one cache. gone: their rows may be dropped. unknown: held by no data set known
-    here, as those that `predict` or another workspace brought; their rows stay.
+    """Images of one cache.
+
+    Attributes:
+        gone: Their rows may be dropped.
+        unknown: Held by no data set known here, as those that `predict` or another workspace
+            brought; their rows stay.
     """
 
     gone: frozenset[bytes]
@@ -29,7 +33,9 @@ def images_there(
 ) -> tuple[KnownDatasets, frozenset[bytes]]:
     """Read every data set with rows in a workspace; return what is known, and what is there.
 
-    forgotten: data sets that are gone for good, as the user says. given: further sets.
+    Args:
+        forgotten: Data sets that are gone for good, as the user says.
+        given: Further sets.
 
     Raises:
         CacheError: it is not known which data sets there are; one of them, or a file in it, can't

@@ -58,7 +58,9 @@ def train_whole(
     """Train every backbone asked for in every mode and configuration, unless it was before; yield
     each as soon as it is trained. What is known to fail is reported before the first one.
 
-    groups: of images that no split divides. choices: of the command's options.
+    Args:
+        groups: Of images that no split divides.
+        choices: Of the command's options.
 
     Raises:
         GridError, HeadError, WeightsError: the options can't be followed.

@@ -35,7 +35,11 @@ NUMBERS = ("id", "val acc", "test acc", "F1", "AUC", "infer s", "train s")
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print a result. err: on standard error, where standard output is for a program."""
+    """Print a result.
+
+    Args:
+        err: On standard error, where standard output is for a program.
+    """
     click.echo("\n".join(map(printable, lines)), err=err)
 
 
@@ -126,8 +130,10 @@ def print_extractions(
 ) -> None:
     """Print what an extraction did, where its time went and what it could not read.
 
-    images: how many there were. unopened: files that could not even be hashed. table: the file
-    that lists all failures.
+    Args:
+        images: How many there were.
+        unopened: Files that could not even be hashed.
+        table: The file that lists all failures.
     """
     for each in done:
         key = each.cache.key

@@ -64,7 +64,12 @@ class Cluster:
 
 @dataclass
 class OfSource:
-    """What came back of one source. labels: images by class. first: a file of each class."""
+    """What came back of one source.
+
+    Attributes:
+        labels: Images by class.
+        first: A file of each class.
+    """
 
     labels: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -92,8 +97,11 @@ class OfSource:
 
 @dataclass
 class Sums:
-    """What came back so far. workers: of each, its images and seconds, and the latter by stage.
-    sources: what came back of each.
+    """What came back so far.
+
+    Attributes:
+        workers: Of each, its images and seconds, and the latter by stage.
+        sources: What came back of each.
     """
 
     files: int = 0
@@ -182,8 +190,10 @@ def extract_at_scale(
 ) -> None:  # fmt: skip
     """Fill caches below `root` by a cluster, and write lists of the images with their hashes.
 
-    sources: of images by option; they are listed here, and hashed and decoded where the work is
-    done. Devices are asked for there, too. choices: of `extract`, by option.
+    Args:
+        sources: Of images by option; they are listed here, and hashed and decoded where the work is
+            done. Devices are asked for there, too.
+        choices: Of `extract`, by option.
 
     Raises:
         DatasetError: something was chosen that takes all images at one place.

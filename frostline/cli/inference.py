@@ -80,7 +80,8 @@ def predict(
 def export(model: str, file_format: str, out: Path, loader: ModelLoader, files: ImageFiles) -> None:
     """Write a model as one file, and say how near it answers to the model put together here.
 
-    files: finds the test images.
+    Args:
+        files: Finds the test images.
     """
     from evaluate.export.model_file import export_model
     from evaluate.export.whole_model import MeasuredModel

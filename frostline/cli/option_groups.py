@@ -19,7 +19,11 @@ G = TypeVar("G")
 
 
 def group(kind: type[G], choices: Mapping[str, Any]) -> G:
-    """Return a group of a command's options. choices: values by parameter name."""
+    """Return a group of a command's options.
+
+    Args:
+        choices: Values by parameter name.
+    """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: choices[name] for name in names if name in choices})
 

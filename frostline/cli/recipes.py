@@ -37,8 +37,11 @@ TABLES = {"split": False, "run": False, "baseline": True, "report": False}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of each command that a study is made by. split, report: None if it has no such table.
-    baselines: in their order.
+    """Options of each command that a study is made by.
+
+    Attributes:
+        split, report: None if it has no such table.
+        baselines: In their order.
     """
 
     path: Path
@@ -52,7 +55,8 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> Recipe:
     """Read a recipe: tables `[split]`, `[run]`, `[[baseline]]` and `[report]`, each with options of
     the command of this name, without their dashes in front.
 
-    commands: of these names.
+    Args:
+        commands: Of these names.
 
     Raises:
         GridError: it can't be read, or has a table, an option or a kind of value that there is not.
@@ -118,7 +122,11 @@ def invoke(command: click.Command, given: Values, run: click.Context) -> Any:
 
 
 def context_of(command: click.Command, given: Values, run: click.Context) -> click.Context:
-    """Return the context in which a command of a recipe works. given: what its table says."""
+    """Return the context in which a command of a recipe works.
+
+    Args:
+        given: What its table says.
+    """
     from PIL.Image import MAX_IMAGE_PIXELS
 
     name = str(command.name)

@@ -105,7 +105,8 @@ def check_sets(ctx: click.Context, hint: str = "") -> None:
 def take_current(ctx: click.Context, workspace: Workspace, choices: dict[str, Any]) -> list[Path]:
     """Return --dataset and --test; where neither is given, those of the study run last.
 
-    choices: get its --per-class and --test-per-class, too.
+    Args:
+        choices: Get its --per-class and --test-per-class, too.
 
     Raises:
         ResultsError: what says which study was run last is damaged.
@@ -130,7 +131,12 @@ def set_current(
     given: Sequence[Path],
     choices: Mapping[str, Any],
 ) -> None:
-    """Note which study is run. sets: training and test images. given: their paths."""
+    """Note which study is run.
+
+    Args:
+        sets: Training and test images.
+        given: Their paths.
+    """
     from evaluate.workspace.current_study import part_of, write_current
 
     (training, testing), (dataset, test) = sets, given
@@ -155,8 +161,10 @@ def scan(
 
     With --rehash, files that were read before are read, fetched and unpacked again.
 
-    per_class: take so many of each class, chosen by their content. opened: the images will be;
-    else those behind a URL, whose SHA-256 a list says, are not fetched.
+    Args:
+        per_class: Take so many of each class, chosen by their content.
+        opened: The images will be; else those behind a URL, whose SHA-256 a list says, are not
+            fetched.
     """
     from extract.dataset import scan
     from extract.sources.local_copy import unpacked
@@ -179,7 +187,9 @@ def extract(
 ) -> list[EmbeddingSpec]:
     """Fill the caches of every backbone and device asked for.
 
-    sets: of training images first. root: where the caches are, unless in the workspace.
+    Args:
+        sets: Of training images first.
+        root: Where the caches are, unless in the workspace.
     """
     from evaluate.workspace.known_datasets import record
     from extract.distributed.local_devices import extract_on_local_devices, local_devices
@@ -242,7 +252,11 @@ def targets_of(
     options: EmbeddingOptions, engines: Mapping[str, tuple[str, ...]], workspace: Workspace,
     mean_and_std: Normalization | None = None,
 ) -> list[EmbeddingSpec]:  # fmt: skip
-    """Return what every backbone asked for fills on each device. engines: to try there."""
+    """Return what every backbone asked for fills on each device.
+
+    Args:
+        engines: To try there.
+    """
     from extract.embedding_spec import EmbeddingSpec, engine_artifacts, load_backbone
 
     specs, artifacts = list[EmbeddingSpec](), engine_artifacts(workspace.cache)
@@ -260,7 +274,8 @@ def targets_of(
 def white_value(full_scale: int | str | None, training: ImageSet, workspace: Workspace) -> int:
     """Return the value of 9 to 16 bits that becomes white: see `Preprocessing`.
 
-    full_scale: of the option; `auto` goes by the training images.
+    Args:
+        full_scale: Of the option; `auto` goes by the training images.
     """
     from extract.dataset_statistics.image_index import stats_of
     from extract.imaging.image_stats import smallest_white
@@ -281,7 +296,9 @@ def white_value(full_scale: int | str | None, training: ImageSet, workspace: Wor
 def print_bit_depth(sets: Mapping[str, ImageSet], workspace: Workspace, white: int) -> None:
     """Say what of the images' bit depth is worth knowing, as far as they were decoded before.
 
-    sets: by what they are for. white: see `white_value`.
+    Args:
+        sets: By what they are for.
+        white: See `white_value`.
     """
     from evaluate.audit.set_properties import Shown, of_depth
     from extract.dataset_statistics.image_index import known_stats
@@ -323,7 +340,8 @@ def audit_datasets(
 ) -> Audit:  # fmt: skip
     """Audit the images, or read what was found before, and say in a line what is wrong.
 
-    full_scale: of the decoding.
+    Args:
+        full_scale: Of the decoding.
     """
     from evaluate.audit.audit import audit, kept_audit
     from evaluate.audit.findings import FINDINGS
@@ -356,7 +374,9 @@ def train(
 ) -> list[TrainedHead]:  # fmt: skip
     """Train the heads of a plan on each cache.
 
-    groups: of images that no split divides. trainer_of: who trains on a cache, if not this process.
+    Args:
+        groups: Of images that no split divides.
+        trainer_of: Who trains on a cache, if not this process.
     """
     from extract.devices import torch_device
     from frostline.cli.sweep_tables import tell_heads
@@ -384,7 +404,11 @@ def train(
 
 
 def test_set(images: ImageSet, audit: Audit, no_group: bool, name: str = STUDYS_OWN) -> TestSet:
-    """Return a test set by what an audit found. no_group: only exact copies count as leaked."""
+    """Return a test set by what an audit found.
+
+    Args:
+        no_group: Only exact copies count as leaked.
+    """
     from evaluate.test_set import TestSet
 
     if no_group:
@@ -408,7 +432,8 @@ def fit_uncertainty(
 ) -> None:  # fmt: skip
     """Fit the review flags of the best of some models, unless they are known.
 
-    groups: of training images, that no fold divides.
+    Args:
+        groups: Of training images, that no fold divides.
     """
     from evaluate.predict import best_of, measured_doubt
     from evaluate.uncertainty.fitting import measure_doubt
@@ -436,7 +461,11 @@ def external_sets(
     others: Mapping[str, ImageSet], training: ImageSet, workspace: Workspace, no_group: bool,
     full_scale: int,
 ) -> list[TestSet]:  # fmt: skip
-    """Audit independent sets, by name. full_scale: of the decoding."""
+    """Audit independent sets, by name.
+
+    Args:
+        full_scale: Of the decoding.
+    """
     return [
         test_set(images, audit_datasets(training, images, workspace, full_scale), no_group, name)
         for name, images in others.items()
@@ -469,7 +498,8 @@ def split(
 ) -> tuple[Path, Path]:  # fmt: skip
     """Cut one set of images into two, and return where they are.
 
-    out: None for a folder of this division in the workspace.
+    Args:
+        out: None for a folder of this division in the workspace.
     """
     from evaluate.audit.split import (
         divide,

@@ -49,7 +49,8 @@ def best_of_each(
 ) -> Table:
     """Show the best candidates of each head and optimizer, the chosen one in bold.
 
-    ungrouped: what some would have had if near duplicates could be on both sides of a fold.
+    Args:
+        ungrouped: What some would have had if near duplicates could be on both sides of a fold.
     """
     from rich.table import Table
 

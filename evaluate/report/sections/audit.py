@@ -17,7 +17,8 @@ GROUPS, IN_GROUP, PAIRS, LISTED = 24, 8, 24, 100  # shown at most
 def audited(audit: Audit, files: ImageFiles) -> dict[str, Any]:
     """Return an audit for the templates: counts, pairs and groups with pictures, tables.
 
-    files: where its images are found.
+    Args:
+        files: Where its images are found.
     """
     within = [a for a in audit.alike if a not in (*audit.leaks, *audit.conflicts)]
     closest: dict[int, DuplicatePair] = {}

@@ -27,7 +27,9 @@ PERPLEXITY = 30.0
 @dataclass(frozen=True)
 class Place:
     """One image: label and predicted are numbers of classes; predicted is None of training images.
-    leaked: it is a copy or near duplicate of a training image.
+
+    Attributes:
+        leaked: It is a copy or near duplicate of a training image.
     """
 
     path: Path
