@@ -1,5 +1,6 @@
 """Whatever people and machines do to images and caches, in any order: the invariants hold."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -8,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,18 +21,21 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 from PIL import Image
 
+import extract.writer
 from cache.maintenance.compact import compact
 from cache.maintenance.verify import verify
 from cache.store import Cache, as_keys, contents, open_cache, read_all
 from evaluate.workspace.known_datasets import record
 from evaluate.workspace.prune import gone_from, images_there
+from extract.backbones import BACKBONES
 from extract.backends.backend import ENGINES, Engine
 from extract.dataset import ImageSet, scan
-from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
+from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.decode import decode_gray
+from extract.model_zoo.backbone import Backbone
 from extract.sources import hash_index
 from tests.killing import PLACES, Death, dying
-from tests.toy import extract_one
+from tests.toy import Toy, extract_one, no_file
 
 EXAMPLES, SOAK_EXAMPLES = 12, 150
 DEATHS = st.builds(
@@ -104,8 +107,11 @@ class Caches(RuleBasedStateMachine):
         if child == 0:
             owner, name = PLACES[death.place]
             setattr(owner, name, dying(getattr(owner, name), death, iter(range(1, 10**6))))
-            work()
-            os._exit(0)
+            try:
+                work()
+                os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) in (0, -9)
         return status == 0
@@ -200,26 +206,31 @@ class Caches(RuleBasedStateMachine):
             shutil.rmtree(self.place)
 
 
-def test_any_sequence_keeps_the_invariants(
-    toy: LoadedBackbone,
-    soak: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    figure: Callable[[str], None],
-) -> None:
-    monkeypatch.setattr("extract.writer.SEGMENT_ROWS", 3)
-    monkeypatch.setattr(hash_index, "SETTLED_NS", 0)
-    monkeypatch.setitem(ENGINES, "torch", Engine("torch", ("fp32",), lambda *_: answer))
-    monkeypatch.setattr(Caches, "toy", toy, raising=False)
-    examples = SOAK_EXAMPLES if soak else EXAMPLES
+def keep_invariants(examples: int, derandomize: bool) -> None:
+    """Run the machine, in a process that has no other thread when it forks."""
+    extract.writer.SEGMENT_ROWS, hash_index.SETTLED_NS = 3, 0
+    ENGINES["torch"] = Engine("torch", ("fp32",), lambda *_: answer)
+    BACKBONES["toy"] = Backbone(8, "fc", lambda name: Toy(), no_file)
+    Caches.toy = load_backbone("toy", "random")
     run_state_machine_as_test(
         Caches,
         settings=settings(
             max_examples=examples,
             stateful_step_count=25,
             deadline=None,
-            derandomize=not soak,
+            derandomize=derandomize,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_any_sequence_keeps_the_invariants(soak: bool, figure: Callable[[str], None]) -> None:
+    examples = SOAK_EXAMPLES if soak else EXAMPLES
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.killing"])
+    process = context.Process(target=keep_invariants, args=(examples, not soak))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     figure(f"sequences of 25 steps that kept the invariants: {examples}")
