@@ -19,6 +19,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import zip_longest
 from math import isnan
 from pathlib import Path
 from typing import IO, Any
@@ -73,7 +74,7 @@ def read_table(path: Path, needed: Collection[str]) -> Table:
     return parse_table(content, needed)
 
 
-def parse_table(content: bytes, needed: Collection[str]) -> Table:  # noqa: C901
+def parse_table(content: bytes, needed: Collection[str]) -> Table:
     """Read a table as `read_table` does. Raises TableError."""
     if content.startswith(UTF_16):
         raise TableError("it is UTF-16 text; CSV files must be UTF-8")
@@ -83,27 +84,32 @@ def parse_table(content: bytes, needed: Collection[str]) -> Table:  # noqa: C901
     if not text.strip():
         raise TableError("it is empty")
     separator = max(SEPARATORS, key=lambda it: len(_first_line(text, it).intersection(needed)))
-    rows = _rows(text, separator)
-    _, names = next(rows, (1, []))
+    lines = _rows(text, separator)
+    _, names = next(lines, (1, []))
+    columns = _columns(names, needed)
+    least = 1 + max(map(columns.index, needed), default=-1)
+    rows = {number: _row(number, cells, columns, least) for number, cells in lines if any(cells)}
+    return Table(columns, tuple(rows.values()), tuple(rows))
+
+
+def _columns(names: list[str], needed: Collection[str]) -> tuple[str, ...]:
+    """Return the names of columns without empty ones at the end. Raises TableError."""
     while names and not names[-1]:
         names.pop()
     if missing := [name for name in needed if name not in names]:
         raise TableError(f"it lacks the columns {', '.join(missing[:5])}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise TableError(f"it has two columns {twice[0]!r}")
-    least = 1 + max(map(names.index, needed), default=-1)
-    found, lines = list[dict[str, str]](), list[int]()
-    for line, cells in rows:
-        if not any(cells):
-            continue
-        if len(cells) < least:
-            raise TableError(f"line {line} is cut short")
-        if any(cells[len(names) :]):
-            raise TableError(f"line {line} has more cells than there are columns")
-        cells += [""] * (len(names) - len(cells))
-        found.append(dict(zip(names, cells, strict=False)))
-        lines.append(line)
-    return Table(tuple(names), tuple(found), tuple(lines))
+    return tuple(names)
+
+
+def _row(number: int, cells: list[str], columns: Sequence[str], least: int) -> dict[str, str]:
+    """Return the cells of a line by column. Raises TableError."""
+    if len(cells) < least:
+        raise TableError(f"line {number} is cut short")
+    if any(cells[len(columns) :]):
+        raise TableError(f"line {number} has more cells than there are columns")
+    return dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))
 
 
 def write_table(file: IO[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -110,7 +110,7 @@ def test_evaluating_without_the_graph_is_an_error(
 ) -> None:
     from extract.backends.backend import build_backend
 
-    with pytest.raises(DeviceError, match="run extract --precision int8 again"):
+    with pytest.raises(DeviceError, match="Run extract --precision int8 again"):
         build_backend(spec, 4, artifacts)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from cache.errors import DatasetError, DeviceError
 from extract.artifact_store import ArtifactStore, Note
-from extract.backends.openvino import convert, import_openvino, kept_graph, openvino_core, save
+from extract.backends.openvino import convert, import_openvino, save, stored_graph
 from extract.devices import usable_cores
 from extract.loader import batch, decoded
 
@@ -64,7 +64,7 @@ def calibrated(
     artifact = new.graph_artifact(artifacts)
     fp32 = replace(spec, precision="fp32").graph_artifact(artifacts)
     assert artifact  # noqa: S101 - a store has an artifact for every spec
-    graph = kept_graph(openvino_core(), fp32) or convert(spec.backbone.module)
+    graph = stored_graph(fp32) or convert(spec.backbone.module)
     artifact.fill(partial(save, _quantised(graph, pixels)))
     filled = artifact.read(Note)
     pointer.fill(lambda folder: None, calibration=name, graph=filled.digest if filled else "")

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections import deque
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,73 +45,89 @@ CHUNK = 4
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
-def build(  # noqa: C901
+def build(
     backbone: LoadedBackbone, precision: str, batch_size: int, artifact: Artifact | None
 ) -> Forward:
-    """Convert or find, compile for all cores, and return the engine; see `engines.Engine`.
+    """Return the engine, compiled for all cores, from the stored graph or a new one.
 
     Built for one image at a time, it answers soonest; for more, it computes most in a second.
+
+    Raises:
+        DeviceError: the int8 graph is not stored any more.
     """
-    core = openvino_core()
     chunk, streams = chunk_of(batch_size), 1 if batch_size == 1 else usable_cores()
-    compiled = None
-    try:
-        if graph := kept_graph(core, artifact):
-            compiled = _compiled(core, graph, precision, chunk, streams)
-    except RuntimeError:  # it is not what was stored, though its checksums are right
-        assert artifact  # noqa: S101 - it came from there
-        log.warning("%s can't be compiled. The graph is converted again.", artifact.folder)
-        artifact.remove()
+    compiled = _compiled_from_store(artifact, precision, chunk, streams)
     if compiled is None:
-        if precision == "int8":
-            raise DeviceError(
-                "the int8 graph is not among the kept engines any more: run extract "
-                "--precision int8 again"
-            )
-        graph = convert(backbone.module)
-        if artifact:
-            # Compiled from what is kept, the first time too: the compiler rounds otherwise else.
-            artifact.fill(partial(save, graph))
-            graph = kept_graph(core, artifact) or graph
-        compiled = _compiled(core, graph, precision, chunk, streams)
+        compiled = _compiled(_converted(backbone, precision, artifact), precision, chunk, streams)
     # Not an AsyncInferQueue: destroyed while one of its callbacks ends, it deadlocks.
     requests = [compiled.create_infer_request() for _ in range(2 * streams)]
-    dim = compiled.output(0).shape[1]
-
-    def forward(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        output = np.empty((len(images), dim), np.float32)
-        under_way: deque[tuple[Any, int]] = deque()
-
-        def take() -> None:
-            request, start = under_way.popleft()
-            request.wait()
-            rows = output[start : start + chunk]
-            rows[:] = request.get_output_tensor().data[: len(rows)]
-
-        for number, start in enumerate(range(0, len(images), chunk)):
-            if number and asked_to_stop():
-                output = output[:start]
-                break
-            if len(under_way) == len(requests):
-                take()
-            request = requests[number % len(requests)]
-            request.start_async([padded(images[start : start + chunk], chunk)])
-            under_way.append((request, start))
-        while under_way:
-            take()
-        return output
-
-    return forward
+    return partial(_forward, requests, chunk, compiled.output(0).shape[1])
 
 
-def _compiled(core: Any, graph: Any, precision: str, chunk: int, streams: int) -> Any:
+def _compiled_from_store(
+    artifact: Artifact | None, precision: str, chunk: int, streams: int
+) -> Any | None:
+    """Return the stored graph compiled; None if none is stored, or it can't be compiled."""
+    if artifact is None:
+        return None
+    try:
+        graph = stored_graph(artifact)
+        return graph and _compiled(graph, precision, chunk, streams)
+    except RuntimeError:  # it is not what was stored, though its checksums are right
+        log.warning("%s can't be compiled. The graph is converted again.", artifact.folder)
+        artifact.remove()
+        return None
+
+
+def _converted(backbone: LoadedBackbone, precision: str, artifact: Artifact | None) -> Any:
+    """Convert the module, and store the graph. Raises DeviceError for int8."""
+    if precision == "int8":
+        raise DeviceError(
+            "The int8 graph is not stored any more. Run extract --precision int8 again."
+        )
+    graph = convert(backbone.module)
+    if artifact:
+        # Compiled from what is stored, the first time too: the compiler would round otherwise.
+        artifact.fill(partial(save, graph))
+        graph = stored_graph(artifact) or graph
+    return graph
+
+
+def _forward(
+    requests: Sequence[Any], chunk: int, dim: int, images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Compute embeddings, float32 [n, dim], `chunk` images per request; see `Forward`."""
+    output = np.empty((len(images), dim), np.float32)
+    running: deque[tuple[Any, int]] = deque()
+
+    def collect() -> None:
+        request, start = running.popleft()
+        request.wait()
+        rows = output[start : start + chunk]
+        rows[:] = request.get_output_tensor().data[: len(rows)]
+
+    for number, start in enumerate(range(0, len(images), chunk)):
+        if number and asked_to_stop():
+            output = output[:start]
+            break
+        if len(running) == len(requests):
+            collect()
+        request = requests[number % len(requests)]
+        request.start_async([padded(images[start : start + chunk], chunk)])
+        running.append((request, start))
+    while running:
+        collect()
+    return output
+
+
+def _compiled(graph: Any, precision: str, chunk: int, streams: int) -> Any:
     graph.reshape([chunk, 1, SIZE, SIZE])
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": usable_cores(),
     }
-    return core.compile_model(graph, "CPU", settings)
+    return openvino_core().compile_model(graph, "CPU", settings)
 
 
 def chunk_of(batch_size: int) -> int:
@@ -163,9 +180,11 @@ def save(graph: Any, folder: Path) -> None:
     import_openvino().save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 
-def kept_graph(core: Any, artifact: Artifact | None) -> Any | None:
-    """Return the graph that was kept here, or None."""
-    return core.read_model(artifact.folder / GRAPH) if artifact and artifact.read(Note) else None
+def stored_graph(artifact: Artifact | None) -> Any | None:
+    """Return the graph that is stored here, or None."""
+    if artifact is None or artifact.read(Note) is None:
+        return None
+    return openvino_core().read_model(artifact.folder / GRAPH)
 
 
 def _traced(module: nn.Module, example: torch.Tensor) -> Any:
