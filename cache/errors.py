@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class FrostlineError(Exception):
     """An error that the user can fix; the message says how.
 
-    lines: of the message. A line break inside one of them is part of a name, and shown as such.
+    Attributes:
+        lines: Of the message. A line break inside one of them is part of a name, and shown as such.
     """
 
     def __init__(self, *lines: str) -> None:

@@ -54,14 +54,16 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def check_replaceable(path: Path, *marks: bytes, what: str) -> None:
-    """Make sure that a file may be written here: nothing has this name, or an earlier one of ours.
+    """Make sure that a file may be written here: nothing has this name, or an earlier file of ours.
 
-    marks: bytes that each file of ours has near its beginning or its end. what: the option or the
-    command that writes it, for the message.
+    Args:
+        path: Of the file.
+        marks: Bytes that each file of ours has near its beginning or its end.
+        what: The option or command that writes it, for the message.
 
     Raises:
-        ResultsError: a folder or somebody else's file is here.
-        OSError: it can't be read.
+        ResultsError: a folder or another program's file is here.
+        OSError: it cannot be read.
     """
     if path.is_dir():
         raise ResultsError(f"{what} {path} is a folder. Give the name of a file.")

@@ -25,11 +25,14 @@ ANSWERS_WITHIN_S = 10  # ray itself waits for minutes, and ends the process then
 
 @contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """Be connected to a Ray cluster; leave it at the end, and end it if it was started here.
+    """Connect to a Ray cluster; leave it at the end, and end it if it was started here.
 
-    address: `auto` (the cluster of this machine, or of RAY_ADDRESS), `HOST:PORT` or
-    `ray://HOST:PORT`; None: of RAY_ADDRESS, or a new one of this machine's usable cores. Who is
-    connected already stays so. Workers get our packages; Python and libraries must be there.
+    An existing connection is used. Workers get our packages; Python and libraries must be installed
+    there.
+
+    Args:
+        address: `auto` (the cluster of this machine, or of RAY_ADDRESS), `HOST:PORT` or
+            `ray://HOST:PORT`; None: of RAY_ADDRESS, or a new one of this machine's usable cores.
 
     Raises:
         DeviceError: ray is not installed, or no cluster answers.
@@ -65,10 +68,11 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 
 def resources(given: str | Mapping[str, float]) -> dict[str, Any]:
-    """Return what Ray calls these resources, as options of tasks, actors and `map_batches`.
+    """Return these resources as options of Ray's tasks, actors and `map_batches`.
 
-    given: amounts by name, or that as JSON: CPU, GPU, and any that the cluster's nodes have, like
-    TPU. Without CPU it is 1, or 0 beside GPUs, as Ray Data has it.
+    Args:
+        given: Amounts by name, or that as JSON: CPU, GPU, and any that the cluster's nodes have,
+            such as TPU. Without CPU it is 1, or 0 beside GPUs, as in Ray Data.
 
     Raises:
         DeviceError: it is something else.

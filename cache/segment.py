@@ -36,8 +36,10 @@ PARTS = {**TYPES, "failures": "|u1"}
 class Rows:
     """N embeddings and their keys.
 
-    hashes: uint8 [N, 32], SHA-256 of each image file's bytes; views: uint16 [N];
-    embeddings: float32 [N, D].
+    Attributes:
+        hashes: uint8 [N, 32]; SHA-256 of each image file's bytes.
+        views: uint16 [N]; 0 is the clean image.
+        embeddings: float32 [N, D].
     """
 
     hashes: NDArray[np.uint8]
@@ -47,9 +49,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Header:
-    """What a segment says without its embeddings.
+    """A segment without its embeddings.
 
-    hashes: uint8 [N, 32]; views: uint16 [N]. compacted: its embeddings can be mapped into memory.
+    Attributes:
+        key: Of the cache that it belongs to.
+        hashes: uint8 [N, 32].
+        views: uint16 [N].
+        failures: Images that could not be read.
+        provenance: How the rows were computed.
+        sha256: Checksum of rows and failures, in hexadecimal.
+        compacted: Its embeddings can be mapped into memory.
     """
 
     key: EmbeddingKey
@@ -180,9 +189,11 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
 
 
 def verify_segment(path: Path, called: Path | None = None) -> Header:
-    """Recompute the payload's SHA-256, look at every number, and return the header.
+    """Recompute the payload's SHA-256, check every number, and return the header.
 
-    called: what the segment is called, where it lies under another name for now.
+    Args:
+        path: The file.
+        called: The segment's name, if the file has another one for now.
 
     Raises:
         CacheError: the content is not what was written.

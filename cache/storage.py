@@ -138,7 +138,11 @@ class Beginning(io.BytesIO):
     """The first bytes of a file, for h5py, as if they were all of it.
 
     HDF5 may crash when a file object raises, and holds a lock while it reads, so nothing is fetched
-    here. missed: the end of what was read in vain, 0 if nothing was.
+    here.
+
+    Attributes:
+        size: Of the whole file, in bytes.
+        missed: End of what was read in vain; 0 if nothing was.
     """
 
     def __init__(self, first: bytes, size: int) -> None:

@@ -38,10 +38,12 @@ class Cache:
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What a cache holds, embeddings aside.
+    """What a cache holds besides embeddings.
 
-    stored: SHA-256 of every image that has a row of view 0. failures: by SHA-256, the images that
-    could not be read, and still have no row. provenance: of all segments, summed up.
+    Attributes:
+        stored: SHA-256 of every image that has a row of view 0.
+        failures: Images that could not be read and have no row, by SHA-256.
+        provenance: Of all segments, summed up.
     """
 
     stored: KeySet
@@ -66,9 +68,13 @@ class CacheSummary:
 
 @dataclass(frozen=True)
 class Index:
-    """Where each row of one view lies, by hash and without duplicates.
+    """Where each row of one view is, by hash and without duplicates.
 
-    hashes: S32 [N], sorted; segment: int64 [N], a position in `paths`; row: int64 [N] within it.
+    Attributes:
+        paths: The segments.
+        hashes: S32 [N], sorted.
+        segment: int64 [N], a position in `paths`.
+        row: int64 [N], within the segment.
     """
 
     paths: tuple[Path, ...]
@@ -171,9 +177,14 @@ def gather(
     row: NDArray[np.int64],
     progress: Progress = silent,
 ) -> None:
-    """Copy every row to its place, float32 [N, D], one segment after the other.
+    """Copy rows into an array, one segment after the other.
 
-    segment, row: int64 [N], as of an `Index`. progress counts rows.
+    Args:
+        embeddings: float32 [N, D], to be filled.
+        paths: The segments.
+        segment: int64 [N], as of an `Index`.
+        row: int64 [N], as of an `Index`.
+        progress: Counts rows.
     """
     window = max(1, WINDOW_BYTES // (4 * embeddings.shape[1]))
     order = np.argsort(segment, kind="stable")

@@ -113,9 +113,14 @@ def _row(number: int, cells: list[str], columns: Sequence[str], least: int) -> d
 
 
 def write_table(file: IO[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table. None and NaN are empty cells, other numbers the shortest that comes back.
+    """Write a table.
 
-    file: as of `open_table`.
+    None and NaN are empty cells, other numbers the shortest text that is read as equal.
+
+    Args:
+        file: Of `open_table`.
+        columns: Names in the first line.
+        rows: Values in the order of the columns.
     """
     table = writer(file)
     table.writerow(columns)

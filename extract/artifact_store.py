@@ -29,7 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Note:
-    """What stands in every note. files: SHA-256 by name, in hexadecimal."""
+    """What every note contains.
+
+    Attributes:
+        files: SHA-256 by name, in hexadecimal.
+    """
 
     files: dict[str, str]
 

@@ -27,11 +27,21 @@ if TYPE_CHECKING:
 
 
 class CacheFiller:
-    """Takes decoded files, and fills the cache of one spec with their rows.
+    """Adds decoded files to the cache of one spec.
 
-    The engine is built when the first batch is there. On leaving, whatever was computed is
-    committed. Since it began with some images: done: rows dealt with; lost: of these, the ones that
-    can't be had; spent: seconds by stage.
+    The engine is built with the first batch. On leaving, computed rows are committed.
+
+    Attributes:
+        embedder: Computes the rows.
+        writer: Stores them.
+        pending: Decoded files and their view numbers, waiting for a full batch.
+        missing: Row keys that the cache lacked at `begin`.
+        done: Rows dealt with since `begin`.
+        computed: Rows computed since `begin`.
+        lost: Rows of images that cannot be read, since `begin`.
+        failed: These images, and why.
+        several_pages: Files of which only one page was used.
+        spent: Seconds by stage since `begin`.
     """
 
     def __init__(
@@ -58,10 +68,12 @@ class CacheFiller:
         self.commit()
 
     def begin(self, images: Iterable[bytes], views: int, names: Mapping[str, str]) -> None:
-        """Find out which rows of these images are not there yet: clean, and of so many views.
+        """Find which rows of these images are missing, and reset all counts.
 
-        names: by path, of files that users know by another name. What was done before is no longer
-        counted.
+        Args:
+            images: SHA-256 of each.
+            views: Number of augmented views, besides the clean one.
+            names: By path, of files that users know by another name.
         """
         self.names, self.numbers = names, range(views + 1)
         wanted = {row_key(image, number) for image in images for number in self.numbers}
@@ -83,10 +95,13 @@ class CacheFiller:
         return [n for n, key in keys if key in self.missing and key not in self.writer.stored]
 
     def take(self, image: Decoded, key: bytes, waited: float, share: float) -> None:
-        """Take the wanted views of one file; compute if a batch is complete.
+        """Add the missing views of one file; compute if a batch is complete.
 
-        key: the image that it was. waited: seconds for it. share: of what it cost, as others may
-        take it too.
+        Args:
+            image: The decoded file.
+            key: SHA-256 of the image that was expected.
+            waited: Seconds.
+            share: Of the costs, as others may use the same image.
         """
         cost = {"read": image.read_seconds, "decode": image.decode_seconds, "waiting": waited}
         self._spend(**{stage: seconds * share for stage, seconds in cost.items()})

@@ -324,9 +324,13 @@ def files_below(
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the files below a folder, sorted in each folder, with the parts of the path below it.
 
-    Machine-made ones are counted only. Links are followed, but no folder is entered twice. Paths
-    are strings: with 100,000 files, that is much faster. unopened: gets folders that can't be
-    listed.
+    Machine-made ones are only counted. Links are followed, but no folder is entered twice. Paths
+    are strings: with 100,000 files, that is much faster.
+
+    Args:
+        folder: Where to begin.
+        notes: Counts what is machine-made.
+        unopened: Receives folders that cannot be listed.
     """
 
     def remember(error: OSError) -> None:

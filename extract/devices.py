@@ -18,10 +18,14 @@ TPU_ADVICE = (
 
 @dataclass(frozen=True)
 class Device:
-    """engines: those that run on it, the best first, each with how many images it takes at once
-    (no key, but rows are the same to the last bit only at one size). missing: why it can't be
-    used here and
-    what to do, or None. real: `run` uses it wherever it is present. pjrt: what XLA calls it.
+    """A kind of hardware.
+
+    Attributes:
+        engines: Those that run on it, the best first, each with its batch size. That is not part of
+            the key, but rows are the same to the last bit only at one size.
+        missing: Returns why it cannot be used here and what to do, or None.
+        real: `run` uses it wherever it is present.
+        pjrt: XLA's name of it.
     """
 
     engines: dict[str, int]

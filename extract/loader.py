@@ -30,9 +30,13 @@ NOTHING: Mapping[Path, bytes] = MappingProxyType({})
 class Decoded:
     """One file, read and decoded.
 
-    sha256: of its bytes; b"" if there were none to read; of a file that has changed, the expected
-    one. picture: what they hold, or why there is none. look: what it looks like. read_seconds,
-    decode_seconds: of one thread.
+    Attributes:
+        path: Of the file.
+        sha256: Of its bytes; b"" if there were none to read; of a changed file, the expected one.
+        picture: The image, or why there is none.
+        stats: Its statistics; None if there is no image.
+        read_seconds: Of one thread.
+        decode_seconds: Of one thread.
     """
 
     path: Path
@@ -59,8 +63,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images: SHA-256 of the bytes decoded, pixels uint8 [n, 1, 224, 224], the paths that
-    gave them, those of these that have further pages, and the files that gave none.
+    """Decoded images.
+
+    Attributes:
+        hashes: SHA-256 of the decoded bytes.
+        pixels: uint8 [n, 1, 224, 224].
+        paths: Of the images.
+        several_pages: Paths of those with further pages.
+        failed: Files that could not be decoded.
     """
 
     hashes: tuple[bytes, ...]
@@ -78,10 +88,16 @@ def decoded(
     numbers: Sequence[int] = (),
     expected: Mapping[Path, bytes] = NOTHING,
 ) -> Generator[Decoded]:
-    """Read and decode files in `workers` threads, at most `ahead` of the caller; yield in order.
+    """Read and decode files in threads; yield in order.
 
-    Each path is taken as late as possible. numbers: see `decode_gray`. expected: SHA-256 by path; a
-    file with other bytes has no picture, so that nobody takes it for the image that it was.
+    Args:
+        paths: Each is taken as late as possible.
+        workers: Threads.
+        ahead: Files decoded before they are asked for, at most.
+        preprocessing: How they become pixels.
+        numbers: Augmented views to render besides.
+        expected: SHA-256 by path; a file with other bytes has no image, so that it is never taken
+            for the one it was.
     """
     queue: deque[Future[Decoded]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")  # Pillow releases the GIL

@@ -37,15 +37,20 @@ Watch = Callable[[Decoded], None]
 class Extraction:
     """What was done for one spec.
 
-    computed, present: rows computed now, and those that were there or were given by another
-    process meanwhile; of clean views alone, as many as images. failed: every image of this call
-    that has no row, and why. several_pages: files of which one page was used. engine: what
-    computed, None if nothing was to be. deviation: its largest distance from torch at fp32, as a
-    share of an embedding's length, where that was measured; verified_earlier: by an earlier
-    command. trouble: the engines that should have
-    been used, and why they were not. views: augmented ones that were asked for. spent: seconds by
-    stage; those of reading and decoding, which are of all threads, and of waiting are shared out
-    among the specs.
+    Attributes:
+        cache: Of the spec.
+        computed: Rows computed now.
+        present: Rows that were present, or that another process wrote meanwhile.
+        failed: Images of this call that have no row, and why.
+        several_pages: Files of which only one page was used.
+        engine: What computed; None if no row was missing.
+        deviation: Its largest distance from torch at fp32, as a share of an embedding's length;
+            None if it was not measured.
+        trouble: Why preferred engines were not used.
+        views: Augmented views that were asked for.
+        spent: Seconds by stage. Reading, decoding (of all threads) and waiting are shared out among
+            the specs.
+        verified_earlier: An earlier command measured the deviation.
     """
 
     cache: Cache

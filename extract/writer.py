@@ -20,14 +20,22 @@ SEGMENT_SECONDS = 60.0
 
 
 class SegmentWriter:
-    """Keeps rows until they make a segment; knows which rows the cache already has.
+    """Collects rows until they make a segment; knows which rows the cache already has.
 
-    A segment is written in `pool`, while the next one's rows gather: one at a time, so that at
-    most two are in memory. seconds: what is there after so long becomes a segment, too; None: cut
-    by the number of rows only, with all failures in the last segment, so that the same rows in the
-    same order always make the same files. stored: the `row_key` of every row, as of the last look
-    around, whoever wrote it. note: goes into each segment's provenance. spent: seconds by stage, of
-    the rows gathered now.
+    A segment is written in `pool` while the next one's rows are collected: one at a time, so that
+    at most two are in memory.
+
+    Attributes:
+        cache: To write into.
+        note: Goes into each segment's provenance.
+        pool: Of one thread.
+        seconds: After how long rows become a segment even if they are few. None: segments are cut
+            by the number of rows only, with all failures in the last one, so that the same rows in
+            the same order always make the same files.
+        stored: The `row_key` of every row as of the last `refresh`, whoever wrote it.
+        known_failures: SHA-256 of every image with a stored failure, likewise.
+        write_seconds: Spent on writing.
+        spent: Seconds by stage, of the rows collected now.
     """
 
     def __init__(

@@ -23,9 +23,12 @@ CONNECTIONS = 8  # segments on their way at once
 class Fetched:
     """What fetching did for one cache.
 
-    folder: where it lies here. copied, rows: segments copied now, and the rows in them. there:
-    segments whose rows are here already, whatever their name. damaged: what is wrong with the
-    others, which were left out.
+    Attributes:
+        folder: Where the cache is on this machine.
+        copied: Segments copied now.
+        rows: Rows in them.
+        present: Segments whose rows are here already, whatever their name.
+        damaged: What is wrong with the others, which were left out.
     """
 
     folder: Path

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """package: what must be installed. precisions: those it computes in.
+    """A library that computes embeddings.
 
-    build: (backbone, device, precision, batch_size, artifact) → Forward. artifact: where the
-    converted graph is stored; None: nowhere.
+    Attributes:
+        package: What must be installed.
+        precisions: Those it computes in.
+        build: (backbone, device, precision, batch size, artifact) → `Forward`. The artifact is
+            where the converted graph is stored; None: nowhere.
     """
 
     package: str
@@ -39,9 +42,12 @@ class Engine:
 class Backend:
     """An engine ready to run.
 
-    trouble: why those that were to be preferred could not be built. at_once: images that it
-    computes at once; with others, its arithmetic may differ. graph: digest of the stored graph that
-    it was built from; "" if there is none.
+    Attributes:
+        name: Of `ENGINES`.
+        forward: uint8 [n, 1, 224, 224] → float32 [n, D].
+        trouble: Why preferred engines could not be built.
+        at_once: Images that it computes at once; with others, its arithmetic may differ.
+        graph: Digest of the stored graph that it was built from; "" if there is none.
     """
 
     name: str
@@ -197,10 +203,13 @@ def build_backend(
 ) -> Backend:
     """Build the first of a spec's engines that can be built.
 
-    batch_size: images that it is given at once, at most; built for 1, it answers soonest.
+    Args:
+        spec: What to compute.
+        batch_size: Images at once, at most; built for 1, it answers soonest.
+        artifacts: Where converted graphs are stored; None: nowhere.
 
     Raises:
-        DeviceError: none of them can be.
+        DeviceError: none of them can be built.
     """
     trouble: list[str] = []
     artifact, device = spec.graph_artifact(artifacts), spec.device

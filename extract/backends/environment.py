@@ -13,10 +13,13 @@ from extract.weights import imagenet_file, way_out
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what is known of one thing.
+    """What is known of one device, engine, backbone's weights or family of backbones.
 
-    kind: device, engine, weights, or family (of further backbones). present: whether it is
-    there. note: which, or how to get it.
+    Attributes:
+        kind: `device`, `engine`, `weights` or `family`.
+        name: Which one.
+        present: Whether it can be used.
+        note: Its version or file, or how to get it.
     """
 
     kind: str

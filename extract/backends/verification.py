@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 class Deviation:
     """The largest distance of a row from torch's at fp32, as a share of its length.
 
-    earlier: it was measured by an earlier command.
+    Attributes:
+        share: The distance.
+        earlier: An earlier command measured it.
     """
 
     share: float

@@ -87,13 +87,19 @@ def stats_of(
     progress: Progress = silent,
     full_scale: int | None = FULL_SCALE,
 ) -> tuple[dict[bytes, ImageStats], dict[bytes, str]]:
-    """Return what files look like, by their hash; those that the table has not are decoded now.
+    """Return the statistics of files; those that the table lacks are decoded now.
 
-    Also returns of each file that can't be decoded why. progress counts files. full_scale: of the
-    decoding; None: any, as only what is stored matters.
+    Args:
+        files: The images.
+        table: The SQLite file.
+        progress: Counts files.
+        full_scale: Of the decoding; None: any, as only what is stored matters.
+
+    Returns:
+        Statistics by SHA-256, and by SHA-256 why a file cannot be decoded.
 
     Raises:
-        CacheError: the table can't be used.
+        CacheError: the table cannot be used.
     """
     known = known_stats({file.sha256 for file in files}, table, full_scale)
     missing = {file.sha256: file.path for file in files if file.sha256 not in known}
@@ -116,10 +122,15 @@ def stats_of(
 def known_stats(
     keys: Collection[bytes], table: Path, full_scale: int | None = FULL_SCALE
 ) -> dict[bytes, ImageStats]:
-    """Return what the table has of some images, by SHA-256. full_scale: see `stats_of`.
+    """Return the statistics that the table has of some images, by SHA-256.
+
+    Args:
+        keys: SHA-256 of each.
+        table: The SQLite file.
+        full_scale: See `stats_of`.
 
     Raises:
-        CacheError: the table can't be used.
+        CacheError: the table cannot be used.
     """
     try:
         return _known(table, keys, full_scale)

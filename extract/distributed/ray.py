@@ -80,7 +80,11 @@ def _overseer(job: Job, resources: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 class _Overseer:
-    """Has the dataset of shards, and hands out what became of each. fitting: workers at first."""
+    """Owns the dataset of shards, and returns results.
+
+    Attributes:
+        fitting: Workers to start with.
+    """
 
     def __init__(self, job: Job, resources: Mapping[str, Any], fitting: int) -> None:
         self.job, self.resources, self.fitting = job, resources, fitting

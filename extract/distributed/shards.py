@@ -43,10 +43,15 @@ from extract.sources.zip_archive import (
 class Shard:
     """Some files of a data set, listed but not opened.
 
-    number: from 0. archive: the tar or zip archive that they lie in (path or URL), "" if none.
-    paths: path or URL of each; in an archive, the member's name; empty with a tar archive: all that
-    is in it. labels: class of each. sizes (bytes), mtimes_ns: as listed; -1 where the listing did
-    not say (local files: asked where they are read).
+    Attributes:
+        number: From 0.
+        archive: The tar or zip archive that they are in (path or URL); "" if none.
+        paths: Path or URL of each; in an archive, the member's name. Empty for a tar archive: all
+            that is in it.
+        labels: Class of each.
+        sizes: Bytes, as listed; -1 where the listing did not say.
+        mtimes_ns: Times of change, as listed; -1 where the listing did not say. Local files are
+            asked when they are read.
     """
 
     number: int
@@ -70,8 +75,15 @@ class Shard:
 class Fetched:
     """One file of a shard, where it can be read now.
 
-    name: what the user knows it by (path, URL, ARCHIVE/member). path: local; None if it could not
-    be had, and then why: reason.
+    Attributes:
+        name: As the user knows it: path, URL or ARCHIVE/member.
+        label: Its class.
+        path: Local; None if the file is not available.
+        size: Bytes.
+        mtime_ns: Time of change.
+        reason: Why the file is not available.
+        ctime_ns: Of a local file; else 0.
+        inode: Of a local file; else 0.
     """
 
     name: str
@@ -96,14 +108,17 @@ class _Found(NamedTuple):
 def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterator[Shard]:
     """Yield the files of a source in shards of `size` images, in the order of its own listing.
 
-    source: here or behind a URL, a folder with one folder per class, a `.csv` list (whose paths may
-    be URLs), a zip archive or a folder in one (`x.zip/train`), a tar archive or a folder of them.
-    Of tar archives each is one shard, whatever is in it. notes: count what is left out.
+    Args:
+        source: Here or behind a URL: a folder with one folder per class, a `.csv` list (whose paths
+            may be URLs), a zip archive or a folder in one (`x.zip/train`), a tar archive or a
+            folder of them. Each tar archive is one shard, whatever is in it.
+        size: Images of a shard.
+        notes: Count what is left out.
 
     Raises:
         DatasetError: it is no such source, has no class or no image, or cannot be fetched from its
-            URL; or names of classes can't be those of one set.
-        OSError: it can't be listed.
+            URL; or names of classes cannot be those of one set.
+        OSError: it cannot be listed.
     """
     notes = ListingNotes() if notes is None else notes
     archive = ""
@@ -125,15 +140,20 @@ def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterat
 def fetched(
     shard: Shard, scratch: Path, known: Collection[str] = (), notes: ListingNotes | None = None
 ) -> list[Fetched]:
-    """Fetch the files of a shard into the folder `scratch`, unless they are local; in its order.
+    """Return the files of a shard, in its order; fetch what is not local into `scratch`.
 
-    known: names of those to leave out. notes: count what a tar archive holds besides images. A file
-    that cannot be fetched costs itself only. mtime_ns of a file in an archive is the archive's; -1
-    where no listing said it.
+    A file that cannot be fetched costs itself only. mtime_ns of a file in an archive is the
+    archive's; -1 where no listing said it.
+
+    Args:
+        shard: What to fetch.
+        scratch: A folder; it is made.
+        known: Names of files to leave out.
+        notes: Count what a tar archive holds besides images.
 
     Raises:
         DatasetError: an archive is damaged or dangerous, or cannot be fetched from its URL.
-        OSError: the disk is full, or a local archive can't be read.
+        OSError: the disk is full, or a local archive cannot be read.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     if not shard.archive:

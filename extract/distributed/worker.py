@@ -32,8 +32,13 @@ MENDABLE = (FrostlineError, OSError, RuntimeError)
 
 @dataclass(frozen=True)
 class Part:
-    """A shard to be done. source: what the data set is called that it is of. views: augmented ones
-    of each image, besides the clean one. known: by name, files as they were when they were hashed.
+    """A shard to process.
+
+    Attributes:
+        source: Name of the data set that it is of.
+        shard: Its files.
+        views: Augmented views of each image, besides the clean one.
+        known: Files as they were when they were hashed, by name.
     """
 
     source: str
@@ -44,7 +49,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a shard. name: what the user knows it by. label: its class. hashed: as it is."""
+    """A file of a shard.
+
+    Attributes:
+        name: As the user knows it.
+        label: Its class.
+        hashed: Size, times and SHA-256.
+    """
 
     name: str
     label: str
@@ -53,12 +64,19 @@ class Member:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a shard, the one of this number of a source.
+    """What became of a shard.
 
-    worker: its machine and process. seconds: from the first file to the last segment. files: those
-    that could be had. looks: of the images decoded, by their SHA-256. unopened: files that could
-    not be had. extractions: by target. error: what stopped it, "" if nothing did. notes: what
-    else is in its archive.
+    Attributes:
+        source: Name of the data set.
+        number: Of the shard.
+        worker: Machine and process.
+        seconds: From the first file to the last segment.
+        files: Those that are available.
+        image_stats: Of the decoded images, by SHA-256.
+        unopened: Files that are not available.
+        extractions: In the order of the job's specs.
+        error: What stopped it; "" if nothing did.
+        notes: What else is in its archive.
     """
 
     source: str

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be done to an image. rule: its name in a cache's key. draw: (image of mode L,
-    side of the square to give, what to draw from) → that square.
+    """How an image may be changed.
+
+    Attributes:
+        summary: For the command line.
+        rule: Its name in a cache's key.
+        draw: (image of mode L, side of the square to return, random generator) → square.
     """
 
     summary: str
@@ -39,9 +43,17 @@ LARGEST_NUMBER = 2**16 - 1  # of a view: a row's key has two bytes for it
 def rendered(
     gray: Image.Image, key: bytes, number: int, size: int, policy: str = "gentle"
 ) -> NDArray[np.uint8]:
-    """Return a view of an image of mode L: uint8 [1, size, size]. The same for the same image.
+    """Return a view of an image; the same for the same image, number and policy.
 
-    key: SHA-256 of its file. number: 1…LARGEST_NUMBER. policy: one of POLICIES.
+    Args:
+        gray: Mode L.
+        key: SHA-256 of its file.
+        number: 1 to LARGEST_NUMBER.
+        size: Side of the square.
+        policy: One of POLICIES.
+
+    Returns:
+        uint8 [1, size, size].
     """
     import numpy as np
     from PIL.Image import Resampling

@@ -43,9 +43,16 @@ STRETCHED = Depth(0, 0, 0)
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """pixels: uint8 [1, 224, 224]. several_pages: the file has more pages or frames than this.
-    width, height: as stored, in pixels; mode: Pillow's name of how. views: augmented ones, of the
-    shape of `pixels`. depth: of the samples stored.
+    """One gray image.
+
+    Attributes:
+        pixels: uint8 [1, 224, 224].
+        several_pages: The file has more pages or frames than this.
+        width: As stored, in pixels.
+        height: As stored, in pixels.
+        mode: Pillow's name of how it is stored.
+        views: Augmented ones, each uint8 [1, 224, 224].
+        depth: Of the stored samples.
     """
 
     pixels: NDArray[np.uint8]
@@ -63,10 +70,14 @@ def decode_gray(
     """Decode an image file's bytes; of several pages or frames, the first.
 
     More pixels than `PIL.Image.MAX_IMAGE_PIXELS` are refused undecoded, as a decompression bomb.
-    numbers: of augmented views to render besides, from 1 on.
+
+    Args:
+        data: The file's bytes.
+        preprocessing: How they become pixels.
+        numbers: Augmented views to render besides, from 1 on.
 
     Raises:
-        UnreadableImageError: the bytes are no picture that Pillow can decode whole.
+        UnreadableImageError: the bytes are no image that Pillow can decode completely.
     """
     if not data:
         raise UnreadableImageError("the file is empty")
@@ -285,7 +296,8 @@ def _padded(gray: Image.Image) -> Image.Image:
 class Samples:
     """One number of any type per pixel, read a few rows at a time: temporaries stay small.
 
-    rows: (top, bottom) → array [bottom - top, width].
+    Attributes:
+        rows: (top, bottom) → array [bottom - top, width].
     """
 
     height: int
@@ -307,7 +319,7 @@ class Samples:
         return Image.fromarray(levels)
 
     def gray_by(self, levels: NDArray[np.uint8]) -> tuple[Image.Image, int]:
-        """Return the image of mode L, and the largest number. levels: by number."""
+        """Return the image of mode L, and the largest number. levels: gray level by number."""
         largest = 0
 
         def level_of(numbers: NDArray[Any]) -> NDArray[np.uint8]:
@@ -338,9 +350,9 @@ def gray_levels(full: int, white_is_zero: bool = False) -> NDArray[np.uint8]:
 
 
 def _gray_full_scale(image: ImageFile.ImageFile, own: int, limit: int) -> tuple[Image.Image, Depth]:
-    """Scale 0…own, or 0…limit if that is smaller, to 0…255.
+    """Scale 0 to `own`, the file's full scale, or to `limit` if that is smaller, to 0 to 255.
 
-    own: the file's full scale. Of PGM and JPEG 2000, Pillow has scaled its values to 16 bits.
+    Pillow has scaled the values of PGM and JPEG 2000 to 16 bits.
     """
     stored = np.arange(2**16)  # by Pillow's value
     if image.format == "JPEG2000":

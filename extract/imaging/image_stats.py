@@ -24,9 +24,18 @@ WAVES = np.cos(
 
 @dataclass(frozen=True)
 class ImageStats:
-    """bits: the perceptual hash, 8 bytes. width, height: of the file, in pixels. mode: Pillow's
-    name of how it stores them. brightness, contrast: mean and standard deviation of the gray
-    levels. full_scale, largest, white: see `Depth`.
+    """Statistics of one image, by which copies and outliers are found.
+
+    Attributes:
+        bits: The perceptual hash, 8 bytes.
+        width: Of the file, in pixels.
+        height: Of the file, in pixels.
+        mode: Pillow's name of how it is stored.
+        brightness: Mean of the gray levels, 0 to 255.
+        contrast: Standard deviation of the gray levels.
+        full_scale: See `Depth`.
+        largest: See `Depth`.
+        white: See `Depth`.
     """
 
     bits: bytes

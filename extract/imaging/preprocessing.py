@@ -28,9 +28,11 @@ FITS: dict[str, str] = {
 class Depth(NamedTuple):
     """Samples of one file.
 
-    full_scale: the largest value that they can have; 255 for 8 bits and fewer; 0 for 32 bits and
-    float, whose minimum and maximum become black and white. largest: the largest value stored; of 8
-    bits it is not measured. white: the value that becomes white.
+    Attributes:
+        full_scale: The largest possible value; 255 for 8 bits and fewer; 0 for 32 bits and float,
+            whose minimum and maximum become black and white.
+        largest: The largest stored value; not measured for 8 bits.
+        white: The value that becomes white.
     """
 
     full_scale: int = 255
@@ -54,10 +56,15 @@ def white_of(rule: str) -> int:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file becomes pixels. fast: large JPEG files are decoded at a fraction of their size,
-    which changes their pixels (3 levels on average at hard edges). fit: one of FITS. augmentation:
-    the policy of `extract.views` that augmented views are drawn by. full_scale: the value of 9 to
-    16 bits that becomes white, where the file's own full scale is not smaller.
+    """How a file becomes pixels.
+
+    Attributes:
+        fast: Large JPEG files are decoded at a fraction of their size, which changes their pixels
+            (3 levels on average at hard edges).
+        fit: One of FITS.
+        augmentation: One of `extract.imaging.augmentation.POLICIES`.
+        full_scale: The value of 9 to 16 bits that becomes white, where the file's own full scale is
+            not smaller.
     """
 
     fast: bool = False

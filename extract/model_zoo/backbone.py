@@ -25,12 +25,17 @@ LITE_STD: Channels = (128 / 255,) * 3
 class Backbone:
     """A published classifier whose last linear layer is taken away.
 
-    dim: length of the embedding. last_linear: dotted name of that layer; the embedding is its
-    input. build: the whole classifier with random weights, by its name in the table.
-    imagenet: torch.hub's name of the file of its ImageNet weights, or `hf-hub:` and the name of
-    their repository, or where an installed package has them, or None where nobody published any.
-    mean, std: the weights' own normalisation, per channel, full scale = 1. standard: run unless
-    others are asked for. package: what builds it; another version may build another network.
+    Attributes:
+        dim: Length of the embedding.
+        last_linear: Dotted name of that layer; the embedding is its input.
+        build: Name in the table → the whole classifier with random weights.
+        imagenet: torch.hub's file name of its ImageNet weights, or `hf-hub:` and the name of their
+            repository, or a function that returns an installed file, or None if nobody published
+            any.
+        mean: The weights' own normalisation, per channel, full scale = 1.
+        std: Likewise.
+        standard: It runs unless others are asked for.
+        package: What builds it; another version may build another network.
     """
 
     dim: int

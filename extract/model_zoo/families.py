@@ -93,7 +93,11 @@ FAMILIES: dict[str, Callable[[str], Backbone]] = {"tv": of_torchvision, "timm": 
 
 
 def find_in_families(name: str, table: Collection[str]) -> Backbone:
-    """Return the backbone `FAMILY:NAME`. table: names of the others, for the message.
+    """Return the backbone `FAMILY:NAME`.
+
+    Args:
+        name: What the user asked for.
+        table: Names of the other backbones, for the message.
 
     Raises:
         WeightsError: there is none of this name, or none that gives embeddings of 224 x 224 RGB.
@@ -220,7 +224,7 @@ def _three(numbers: Sequence[float]) -> Channels:
 
 
 def _unknown(name: str, known: list[str], table: str = "") -> WeightsError:
-    """Return the error for a name. known: those near it are named. table: other names to choose."""
+    """Return the error for a name: similar `known` names, and the other names of the `table`."""
     near = get_close_matches(name, known, 5)
     return WeightsError(
         f"there is no backbone {name}. "

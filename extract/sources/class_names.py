@@ -83,7 +83,10 @@ def check_class_names(
 ) -> None:
     """Make sure that these names can be the classes of one set of images.
 
-    images_of: returns how many images a class has, and where the first one is.
+    Args:
+        where: The set, for the message.
+        names: The classes.
+        images_of: Returns how many images a class has, and where the first one is.
 
     Raises:
         DatasetError: one is blank; two look alike; or they are parts of a data set, such as train

@@ -124,9 +124,11 @@ def unsupported_suffix(name: str) -> str:
 
 
 def machine_made(name: str, hidden: bool = True) -> str | None:
-    """Say who makes files or folders of this name, such as `@eaDir (Synology)`; None: a user.
+    """Return who makes files or folders of this name, such as `@eaDir (Synology)`; None: a user.
 
-    hidden: count all names that begin with a dot, even if their maker is not known.
+    Args:
+        name: Of the file or folder.
+        hidden: Include all names that begin with a dot, even if their maker is not known.
     """
     lower = name.lower()
     if lower in MACHINE_MADE:
@@ -167,9 +169,12 @@ class ListingNotes:
     examples: dict[str, str] = field(default_factory=dict)
 
     def takes(self, path: str, parts: Sequence[str], class_folders: bool = True) -> bool:
-        """Tell whether a file is an image of a class; else count it.
+        """Return whether a file is an image of a class; else count it.
 
-        parts: of its path below the source. class_folders: the first part names the class.
+        Args:
+            path: Of the file.
+            parts: Of its path below the source.
+            class_folders: The first part names the class.
         """
         if maker := maker_among(parts):
             self.machine_made[maker] += 1
@@ -185,7 +190,7 @@ class ListingNotes:
         return True
 
     def takes_listed(self, path: str, given: str) -> bool:
-        """Tell whether a list names an image; else count it. given: the path as listed."""
+        """Return whether a list names an image; else count it. given: the path as listed."""
         parts = given.replace("\\", "/").split("/")
         if not parts[0] or is_url(given):  # what is far above the image is not part of a data set
             parts = parts[-LISTED_PARTS:]

@@ -44,9 +44,14 @@ EARLIER = "files"  # the table of versions that knew a file by path, size and mt
 class Hashed:
     """A file as it was when its bytes were hashed.
 
-    path: absolute, or a URL; in an archive, ARCHIVE/member. mtime_ns: as listed (`extract/remote`)
-    of what lies behind a URL or in an archive, -1 where no listing says it; then ctime_ns and inode
-    are 0.
+    Attributes:
+        path: Absolute, or a URL; in an archive, ARCHIVE/member.
+        size: Bytes.
+        mtime_ns: Time of change. Of a file behind a URL or in an archive as listed
+            (`extract/sources/url.py`); -1 where no listing says it.
+        sha256: Of the bytes.
+        ctime_ns: Of a local file; else 0.
+        inode: Of a local file; else 0.
     """
 
     path: bytes
@@ -72,11 +77,16 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 class HashIndex:
-    """Hashes files, but for those that the table knows as they are; with `rehash`, all.
+    """Hashes files, except those that the table knows as they are.
 
-    folder: where they all lie; those that the table has there, and that are not asked for, are gone
-    and are forgotten. None: they lie anywhere, and nothing is forgotten. The table only saves time:
-    if it can't be used, every file is hashed, and `trouble` says so.
+    The table only saves time: if it cannot be used, every file is hashed.
+
+    Attributes:
+        folder: Where all files are; files that the table has there and that are not asked for are
+            forgotten. None: they are anywhere, and nothing is forgotten.
+        table: The SQLite file; None: nothing is remembered.
+        rehash: Hash all files.
+        trouble: Why the table cannot be used; None if it can.
     """
 
     def __init__(self, folder: Path | None, table: Path | None, rehash: bool = False) -> None:

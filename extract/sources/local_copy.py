@@ -22,18 +22,26 @@ def unpacked(
 ) -> Path:
     """Return the local folder, or `.csv` list, that a path means: itself, or what is in it.
 
-    `gels.zip/train` is the folder `train` in the archive `gels.zip`, `gels.zip` all of it; of a tar
-    archive or a folder of them, see `extract/sources/tar_archive.py`. An archive is unpacked
-    into a folder of its own below `root`, whole or not at all, unless it is there for the archive
-    as it is now. It may lie behind a URL; of a folder or list with URLs, see
-    `extract/sources/mirror.py`. Images alone are unpacked; what is
-    left out is counted, and told. opened: a list's images will be; else those whose SHA-256 it says
-    are not fetched. rehash: unpack and fetch again what is there. progress counts files.
+    - `gels.zip/train` is the folder `train` in the archive `gels.zip`, `gels.zip` all of it. For
+      tar archives, see `extract/sources/tar_archive.py`.
+    - An archive, here or behind a URL, is unpacked into a folder of its own below `root`, whole or
+      not at all, unless it is there for the archive as it is now.
+    - For a folder or list with URLs, see `extract/sources/mirror.py`.
+    - Only images are unpacked; what is left out is counted and reported.
+
+    Args:
+        path: As its user gave it.
+        root: Where unpacked and fetched images are kept.
+        progress: Counts files.
+        tell: Receives remarks.
+        opened: The images of a list will be opened; else those whose SHA-256 it says are not
+            fetched.
+        rehash: Unpack and fetch again.
 
     Raises:
         DatasetError: an archive is damaged, encrypted or dangerous, or has no such folder; or what
             a URL names cannot be fetched.
-        OSError: it can't be read, or the disk is full.
+        OSError: it cannot be read, or the disk is full.
     """
     if found := in_zip(path):
         whole = root / (version([found[0]], found[1]) + UNPACKED)

@@ -88,11 +88,15 @@ def mirrored(
 
 
 def is_of_urls(path: Path, opened: bool = True) -> bool:
-    """Tell whether a list lies behind a URL, or has images there that are to be fetched.
+    """Return whether a list is behind a URL, or names images there that must be fetched.
 
-    opened: the images will be; else those whose SHA-256 the list says are not fetched.
+    Args:
+        path: Of the list.
+        opened: The images will be opened; else those whose SHA-256 the list says are not fetched.
 
-    Raises DatasetError, OSError: the list can't be read.
+    Raises:
+        DatasetError: it is no list.
+        OSError: the list cannot be read.
     """
     return is_remote(path) or any(_is_wanted(row, opened) for row in rows_of(path))
 
@@ -106,13 +110,19 @@ def with_files_here(
 ) -> Path:
     """Return a local list for one with URLs, whose images are fetched into a folder below `root`.
 
-    opened: see `is_of_urls`. What is there as it is behind the URL, by size and time, is not
-    fetched again. An image that cannot be fetched is named, and stays in the list as missing.
-    progress counts files.
+    What is there as it is behind the URL, by size and time, is not fetched again. An image that
+    cannot be fetched is named, and stays in the list as missing.
+
+    Args:
+        path: Of the list.
+        root: Where fetched images are kept.
+        progress: Counts files.
+        tell: Receives remarks.
+        opened: See `is_of_urls`.
 
     Raises:
-        DatasetError: it is no list, or a name in it can't be one here.
-        OSError: it can't be read, or the disk is full.
+        DatasetError: it is no list, or a name in it cannot be one here.
+        OSError: it cannot be read, or the disk is full.
     """
     path = path if is_remote(path) else path.resolve()
     check_listed_classes(path)

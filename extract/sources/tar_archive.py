@@ -51,8 +51,14 @@ DAMAGE = "is no tar archive or is damaged"
 
 @dataclass(frozen=True)
 class TarImage:
-    """An image of a tar archive. name: of the member. path: where it is now; None: it was left out,
-    as asked, or its class is not known, and then why: reason. size: in bytes.
+    """An image of a tar archive.
+
+    Attributes:
+        name: Of the member.
+        label: Its class.
+        path: Where it is now; None: it was left out, as asked, or its class is not known.
+        size: Bytes.
+        reason: Why its class is not known.
     """
 
     name: str
@@ -123,9 +129,13 @@ def _images_of(images: Sequence[TarImage], label: str) -> tuple[int, str]:
 
 
 def _estimating(progress: Progress, done: int, read: int, total: int) -> Progress:
-    """Tell the progress of one of several archives. Images are taken to be alike in size.
+    """Report the progress of one of several archives. Images are assumed to be alike in size.
 
-    done, read: images and bytes of those before. total: bytes of all.
+    Args:
+        progress: Of all archives.
+        done: Images of the archives before.
+        read: Bytes of the archives before.
+        total: Bytes of all.
     """
 
     def told(more: int, more_read: int) -> None:
@@ -140,17 +150,22 @@ def images_of(
     put: Callable[..., Path | None],
     progress: Progress = silent,
 ) -> tuple[list[TarImage], ListingNotes]:
-    """Unpack the images of a tar archive, and return them, in its order, and what is left out.
-
-    put: where the member whose name has these parts is to go; None: nowhere. progress: images, and
-    bytes read of the archive.
+    """Unpack the images of a tar archive.
 
     An image without a class, and images that share one `.cls` or `.json` and so may be anything,
     have a reason and no path.
 
+    Args:
+        tar: The archive.
+        put: Parts of a member's name → where it is to go; None: nowhere.
+        progress: Receives images, and bytes read of the archive.
+
+    Returns:
+        The images in its order, and what is left out.
+
     Raises:
         DatasetError: it is damaged or dangerous, or cannot be fetched from its URL.
-        OSError: it can't be read, or the disk is full.
+        OSError: it cannot be read, or the disk is full.
     """
     images: dict[tuple[str, ...], TarImage] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
@@ -270,7 +285,7 @@ def _key(parts: tuple[str, ...]) -> str:
 def _labelled(
     image: TarImage, parts: tuple[str, ...], texts: dict[str, bytes], images: int
 ) -> TarImage:
-    """Give an image its class, or the reason why it has none. images: of its sample."""
+    """Give an image its class, or the reason why it has none. images: number in its sample."""
     try:
         label = _said(texts)
     except ValueError as error:

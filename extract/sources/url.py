@@ -32,8 +32,11 @@ Entry = tuple[str, Mapping[str, Any]]  # path below what is listed, and what the
 class Listed(NamedTuple):
     """A file as listed.
 
-    path: as given, below the folder listed. size: bytes; -1: not said. mtime_ns: time of change in
-    whole seconds; below, what else would change with the file (`stamped`); -1: not said.
+    Attributes:
+        path: As given, below the folder listed.
+        size: Bytes; -1: not said.
+        mtime_ns: Time of change in whole seconds; below, what else would change with the file
+            (`stamped`); -1: not said.
     """
 
     path: str
@@ -107,7 +110,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], list[Listed]]:
     """Return what users put at the top of a remote folder: the folders' names, and the files.
 
-    notes: count what is machine-made. Raises DatasetError: it is not there, or can't be listed.
+    Args:
+        folder: Behind a URL.
+        notes: Count what is machine-made.
+
+    Raises:
+        DatasetError: it does not exist, or cannot be listed.
     """
     with told(folder):
         entries = []
@@ -125,10 +133,15 @@ def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], lis
 def below(folder: Path, inner: str, notes: ListingNotes | None = None) -> Iterator[Listed]:
     """Yield every file that users put into the folder `inner` of a remote folder, at any depth.
 
-    Of S3 and Google Cloud Storage a page is in memory at a time, of others a folder. notes: count
-    what is machine-made.
+    Of S3 and Google Cloud Storage one page is in memory at a time, of others one folder.
 
-    Raises DatasetError: it can't be listed.
+    Args:
+        folder: Behind a URL.
+        inner: A path in it.
+        notes: Count what is machine-made.
+
+    Raises:
+        DatasetError: it cannot be listed.
     """
     with told(folder):
         for path, info in _all_below(folder, inner):

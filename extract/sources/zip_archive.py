@@ -146,7 +146,11 @@ def members_of(
 ) -> dict[tuple[str, ...], zipfile.ZipInfo]:
     """Return what users put into a folder of an archive, by the parts of its path in the archive.
 
-    notes: counts what is machine-made.
+    Args:
+        file: The open archive.
+        archive: Its path.
+        inner: The folder in it.
+        notes: Count what is machine-made.
 
     Raises:
         DatasetError: there is no image, or something that must not be unpacked.
@@ -266,7 +270,7 @@ def _unpack(
 def _put(
     file: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path, made: set[Path]
 ) -> None:
-    """Unpack one member. made: the folders that are there."""
+    """Unpack one member. made: folders that exist already."""
     with naming(archive, member.filename):
         folder = target if member.is_dir() else target.parent
         if folder not in made:
