@@ -24,8 +24,8 @@ from extract.dataset import ImageSet, scan  # noqa: E402
 from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 from heads.batched.fit import TrainingData, train  # noqa: E402
-from heads.batched.trainer import EmbeddingDataset  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
+from heads.embedding_dataset import EmbeddingDataset  # noqa: E402
 from heads.modules import build_head  # noqa: E402
 from heads.search.space import SearchPlan, combinations  # noqa: E402
 from heads.splits import split  # noqa: E402
@@ -47,10 +47,10 @@ def made_up(count: int, dim: int, classes: int) -> TrainingData:
 def plain(configurations: list[HeadConfig], data: TrainingData) -> None:
     """Train one head after the other as everybody does."""
     parts = data.split(configurations[0])
-    places = data.places(parts.training)
+    places = data.row_numbers(parts.training)
     x, y = data.rows.embeddings[0, places], data.rows.labels[places]
     new, truth = (
-        t[data.places(parts.validation)] for t in (data.rows.embeddings[0], data.rows.labels)
+        t[data.row_numbers(parts.validation)] for t in (data.rows.embeddings[0], data.rows.labels)
     )
     for c in configurations:
         head = build_head(c.head, x.shape[1], data.rows.classes)

@@ -1,9 +1,14 @@
-"""Head training on a Ray cluster: parts of a sweep are tasks, each over the mapped cache."""
+"""Head training on a Ray cluster.
+
+- Parts of a search are tasks, each over the memory-mapped cache.
+- Heads are those of one machine with as many cores as the cluster has workers, up to rounding.
+- A part whose node dies is trained again elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -15,105 +20,111 @@ import torch
 from cache.errors import FrostlineError, HeadError
 from cache.ray_cluster import workers_that_fit
 from cache.store import Cache
-from heads.batched.fit import ClosedFormHeads, Results, TrainingData, divided, fit
-from heads.batched.trainer import EmbeddingDataset, HeadGroup, TrainingResult, train_together
+from heads.batched.fit import Part, Results, TrainingData, divided, train_part
+from heads.batched.trainer import Advance, HeadGroup, TrainingResult
 from heads.config import HeadConfig
-from heads.embedding_dataset import labelled
+from heads.embedding_dataset import EmbeddingDataset, labelled
 
-WAITING_TASKS = 2  # per worker, the one it works on included
+WAITING_TASKS = 2  # per worker, including the one it works on
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a task finds its images: in which cache; in Ray's object store, their hashes, uint8
-    [N, 32], and labels, int64 [N]; how many classes and augmented views there are.
+    """The images of a task.
+
+    Attributes:
+        cache: The embeddings, in a folder that every node sees.
+        images: Reference to hashes, uint8 [N, 32], and labels, int64 [N], in the object store.
+        classes: Number of classes.
+        views: Number of augmented views.
+        device: Device of torch.
+        threads: Threads of the task.
     """
 
     cache: Cache
-    images: Any  # ray.ObjectRef, which is known only where ray is
+    images: Any  # ray.ObjectRef
     classes: int
     views: int
+    device: str
+    threads: int
 
 
 def device_of(options: Mapping[str, Any]) -> str:
-    """Return what torch calls the device of a task with these options; see `cache.cluster`."""
+    """Return torch's device for a task with these options; see `cache.ray_cluster.resources`."""
     if options.get("num_gpus"):
         return "cuda"
     return "xla" if "TPU" in options.get("resources", {}) else "cpu"
 
 
-def train_on_ray(  # noqa: PLR0913
+def train_on_ray(
     configurations: Sequence[HeadConfig],
     data: TrainingData,
     keep: bool,
-    device: str,
-    progress: Callable[[int], None],
+    progress: Advance,
     cache: Cache,
     options: Mapping[str, Any],
 ) -> Iterator[Results]:
     """Train heads as `train` does, on the cluster that this process is connected to.
 
-    device: of torch, on the workers; see `device_of`. cache: which `data` is of, in a folder that
-    every node sees. options: of a task; of its processors, each is a thread. The parts are those of
-    a machine with as many cores as tasks that fit on the cluster, so heads are the same, up to
-    rounding; to the last bit with one thread each and equal processors. A part whose node dies is
-    trained again elsewhere. progress is told of epochs when their part is done.
+    Args:
+        configurations: One for each head.
+        data: The images.
+        keep: Return the heads' tensors too.
+        progress: Called with the epochs of a part when it is finished.
+        cache: The cache of `data`, in a folder that every node sees.
+        options: Options of a task; each of its processors is a thread.
 
     Raises:
-        DeviceError: no node has these resources.
-        HeadError: Ray gave up. Whatever else a task raises of ours, as CacheError, comes from here.
+        DeviceError: No node has these resources.
+        HeadError: Ray gave up.
+        FrostlineError: A task raised it.
     """
     import ray
 
-    workers = sum(workers_that_fit(options).values())
+    workers, device = sum(workers_that_fit(options).values()), device_of(options)
     hashes = np.frombuffer(b"".join(data.labels), np.uint8).reshape(-1, 32)
     images = ray.put((hashes, data.rows.labels.numpy()))
-    source = Source(cache, images, data.rows.classes, data.rows.views)
     threads = max(1, int(options["num_cpus"]))
+    source = Source(cache, images, data.rows.classes, data.rows.views, device, threads)
     task = ray.remote(**options)(_trained)
 
-    def started() -> Iterator[tuple[Any, Sequence[HeadConfig]]]:
-        whole: ClosedFormHeads | HeadGroup | None = None
-        sent: Any = None
+    def tasks() -> Iterator[tuple[Any, Sequence[HeadConfig]]]:
+        shared: Part | None = None
+        reference: Any = None
         for part in divided(configurations, data, device, workers):
             own: dict[str, Any] = {"configurations": part.configurations}
             if isinstance(part, HeadGroup):
                 own["fold"] = part.fold
-            if not _are_of_one(part, whole):
-                whole, sent = part, ray.put(part)
-            yield task.remote(source, sent, own, keep, device, threads), part.configurations
+            if not _share_masks(part, shared):
+                shared, reference = part, ray.put(part)
+            yield task.remote(source, reference, own, keep), part.configurations
 
-    for group, results in _finished(started(), WAITING_TASKS * workers):
+    for group, results in _results(tasks(), WAITING_TASKS * workers):
         yield group, results
         progress(sum(c.epochs for c in group))
 
 
-def _are_of_one(
-    part: ClosedFormHeads | HeadGroup, whole: ClosedFormHeads | HeadGroup | None
-) -> bool:
-    """Say whether two parts share the masks, which are the most of them."""
-    return (
-        isinstance(part, HeadGroup)
-        and isinstance(whole, HeadGroup)
-        and part.training is whole.training
-    )
+def _share_masks(part: Part, other: Part | None) -> bool:
+    """Return whether two parts share the masks, which are most of their size."""
+    if isinstance(part, HeadGroup) and isinstance(other, HeadGroup):
+        return part.training is other.training
+    return False
 
 
-def _finished(tasks: Iterator[tuple[Any, Sequence[HeadConfig]]], at_once: int) -> Iterator[Results]:
-    """Yield what tasks return as they do, with so many started at a time; left early, cancel."""
+def _results(tasks: Iterator[tuple[Any, Sequence[HeadConfig]]], at_once: int) -> Iterator[Results]:
+    """Yield the results of tasks, at most so many of them started; cancel the rest when closed."""
     import ray
 
-    under_way: dict[Any, Sequence[HeadConfig]] = {}
+    pending: dict[Any, Sequence[HeadConfig]] = {}
     try:
         while True:
-            under_way.update(islice(tasks, at_once - len(under_way)))
-            if not under_way:
+            pending.update(islice(tasks, at_once - len(pending)))
+            if not pending:
                 return
-            for task in ray.wait(list(under_way))[0]:
-                yield under_way.pop(task), _result(task)
+            for task in ray.wait(list(pending))[0]:
+                yield pending.pop(task), _result(task)
     finally:
-        # Who is disconnected by now has no tasks any more.
-        for task in under_way if ray.is_initialized() else ():
+        for task in pending if ray.is_initialized() else ():
             ray.cancel(task)
 
 
@@ -129,29 +140,21 @@ def _result(task: Any) -> list[TrainingResult]:
         raise
     except RayError as error:
         raise HeadError(
-            f"the Ray cluster gave up on training heads: {error}; what is finished is kept, the "
-            "same command goes on from there"
+            f"The Ray cluster gave up training heads: {error}. Finished work is saved; run the "
+            "same command again to resume."
         ) from error
     return results
 
 
 def _trained(
-    source: Source,
-    whole: ClosedFormHeads | HeadGroup,
-    own: dict[str, Any],
-    keep: bool,
-    device: str,
-    threads: int,
+    source: Source, shared: Part, own: Mapping[str, Any], keep: bool
 ) -> list[TrainingResult]:
-    """Train a part, on a worker. own: what distinguishes it from others that share its masks."""
-    if device == "xla":
+    """Train a part, on a worker. own: the fields that differ from `shared`."""
+    if source.device == "xla":
         os.environ["PJRT_DEVICE"] = "TPU"
-        import torch_xla  # noqa: F401 - torch knows the device only then
-    torch.set_num_threads(threads)
-    rows, part = _rows(source), replace(whole, **own)
-    if isinstance(part, HeadGroup):
-        return train_together(part, rows, keep, device)
-    return fit(part, rows, keep)
+        import torch_xla  # noqa: F401 - registers the device
+    torch.set_num_threads(source.threads)
+    return train_part(replace(shared, **own), _rows(source), keep, source.device)
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +163,6 @@ def _rows(source: Source) -> EmbeddingDataset:
     import ray
 
     hashes, labels = ray.get(source.images)
-    # Copied: what lies in Ray's object store can't be written to, and torch minds.
-    return labelled(
-        source.cache, hashes, torch.from_numpy(labels.copy()), source.classes, source.views
-    )
+    # Copied: torch warns of the object store's read-only memory.
+    labels = torch.from_numpy(labels.copy())
+    return labelled(source.cache, hashes, labels, source.classes, source.views)

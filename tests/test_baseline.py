@@ -30,7 +30,7 @@ from frostline.cli.baseline import train_whole
 from heads.config import HeadConfig
 from heads.search.space import FIELDS, SearchPlan
 from heads.store import TrainedHead
-from heads.training import train_heads
+from heads.training import TrainingSettings, train_heads
 from tests.toy import extract_one
 
 Few = Callable[[int, int], Path]
@@ -136,7 +136,7 @@ class TestAgreement:
         groups = {images.files[0].sha256: 1, images.files[1].sha256: 1}
         sweep = SearchPlan((configuration,), configuration.seed)
         frozen = train_heads(
-            cache, images.labels, "", sweep, tmp_path / "frozen", groups=groups
+            cache, images.labels, "", sweep, tmp_path / "frozen", TrainingSettings(groups)
         ).heads[0]
         whole = train_network(
             spec(toy),

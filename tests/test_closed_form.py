@@ -53,14 +53,13 @@ def logreg(x: np.ndarray, y: np.ndarray, new: np.ndarray, strength: float) -> np
     return np.asarray(model.fit(x, y).predict_proba(new))
 
 
-@pytest.mark.parametrize("strength", [1e-3, 1e-1, 10.0])
-def test_logreg_is_scikit_learns(strength: float, embeddings: Tensor, labels: Tensor) -> None:
+def test_logreg_is_scikit_learns(embeddings: Tensor, labels: Tensor) -> None:
     training = np.arange(len(labels)) % 5 > 0
     x, y = embeddings.double().numpy(), labels.numpy()
-    expected = logreg(x[training], y[training], x[~training], strength)
     path = (1e-3, 1e-1, 10.0)
-    given = answers("logreg", embeddings, labels, path)[path.index(strength)]
-    assert np.abs(given.numpy() - expected).max() < 1e-3
+    for strength, given in zip(path, answers("logreg", embeddings, labels, path), strict=True):
+        expected = logreg(x[training], y[training], x[~training], strength)
+        assert np.abs(given.numpy() - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize("rows", [92, 30])

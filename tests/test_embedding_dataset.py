@@ -54,7 +54,7 @@ def test_some_images_of_a_cache_are_mapped_in_any_order(
     assert mapped.embeddings.shape[1] == (VIEWS + 1) * IMAGES
     for rows in (copied, mapped):
         assert rows.views == views
-        flat, places = rows.placed("cpu")
+        flat, places = rows.to("cpu")
         assert np.array_equal(flat[places], numbers[: views + 1, wanted])
         assert np.array_equal(rows.clean(torch.tensor([1, 4])), numbers[0, [2, 5]])
 
@@ -65,7 +65,7 @@ def test_on_an_accelerator_only_these_images_take_room(
     cache = filled(tmp_path, caches, numbers)
     compact(cache)
     hashes = np.frombuffer(key(7) + key(3), np.uint8).reshape(-1, 32)
-    flat, places = labelled(cache, hashes, torch.zeros(2).long(), 1, VIEWS).placed("meta")
+    flat, places = labelled(cache, hashes, torch.zeros(2).long(), 1, VIEWS).to("meta")
     assert flat.shape == (2 * (VIEWS + 1), numbers.shape[2])
     assert places.tolist() == [[0, 1], [2, 3], [4, 5]]
 

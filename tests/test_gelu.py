@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from heads.batched.fit import TrainingData, as_pass
+from heads.batched.fit import TrainingData, head_group
 from heads.batched.layers import stack
 from heads.batched.trainer import chunks, train_together
 from heads.config import HeadConfig
@@ -81,7 +81,7 @@ def test_a_batch_without_two_rows_of_a_head_trains_it_as_torch_does(data: Traini
     """A few steps only: normalised by two rows, rounding grows threefold in each."""
     plain = HeadConfig("mlp-gelu", "adam", batch_size=1, epochs=1)
     both = [dataclasses.replace(plain, fold=fold) for fold in ("1/2", "2/2")]
-    these = as_pass(both, data)
+    these = head_group(both, data)
     these = dataclasses.replace(these, pool=these.pool[:16])
     order = torch.Generator().manual_seed(0)
     torch.randint(1, (len(data.labels),), generator=order)
@@ -115,5 +115,5 @@ def test_all_its_numbers_are_counted(data: TrainingData, monkeypatch: pytest.Mon
     numbers = sum(tensor.numel() for tensor in heads.tensors)
     for room, size in ((3 * 4 * 8 * numbers, 3), (3 * 4 * 8 * numbers - 1, 2)):
         monkeypatch.setattr("heads.batched.trainer.WORKING_SET", room)
-        parts = chunks(as_pass(wanted, data), data.rows, "cpu", 1)
+        parts = chunks(head_group(wanted, data), data.rows, "cpu", 1)
         assert len(parts[0].configurations) == size

@@ -10,7 +10,7 @@ from cache.store import Cache
 from heads.config import HeadConfig, fingerprint
 from heads.search.space import SearchPlan, combinations
 from heads.splits import check_trainable, split
-from heads.training import TRIALS, train_heads
+from heads.training import TRIALS, TrainingSettings, train_heads
 from tests.toy import key
 
 ONE = SearchPlan((HeadConfig("single", "adam"),))
@@ -94,7 +94,9 @@ class TestRun:
         tmp_path: Path,
     ) -> None:
         (plain,) = train_heads(caches["cpu"], labels, "d", ONE, tmp_path).heads
-        (kept,) = train_heads(caches["cpu"], labels, "d", ONE, tmp_path, groups=pairs).heads
+        (kept,) = train_heads(
+            caches["cpu"], labels, "d", ONE, tmp_path, TrainingSettings(pairs)
+        ).heads
         assert plain.info.id != kept.info.id
         assert (plain.info.n_groups, kept.info.n_groups) == (0, 20)
         assert plain.info.dataset_fingerprint == kept.info.dataset_fingerprint
@@ -107,7 +109,7 @@ class TestRun:
         tmp_path: Path,
     ) -> None:
         sweep = SearchPlan(tuple(combinations({"head": ["knn"]})), cv=3)
-        done = train_heads(caches["cpu"], labels, "d", sweep, tmp_path, groups=pairs)
+        done = train_heads(caches["cpu"], labels, "d", sweep, tmp_path, TrainingSettings(pairs))
         (saved,) = done.heads
         assert saved.info.selection.cv_ungrouped == done.ungrouped[sweep.candidates[0]]
         trials = pd.read_csv(tmp_path / TRIALS)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import stat
+from itertools import product
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -20,14 +21,13 @@ from cache.store import Cache, contents, open_cache, read
 from heads.architectures import HEADS, tensor_shapes
 from heads.config import HeadConfig, fingerprint, head_id
 from heads.modules import build_head
-from heads.optimizers import OPTIMIZERS
 from heads.search.space import SearchPlan, combinations
 from heads.splits import check_trainable, split
 from heads.store import FORMAT, TrainedHead, find_heads, read_head, save_head
 from heads.training import HeadsRun, train_heads
 from tests.toy import key
 
-EVERY = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": list(OPTIMIZERS)})))
+EVERY = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": ["adamw"]})))
 STANDARD = SearchPlan(tuple(combinations({})))
 ONE = SearchPlan((HeadConfig("single", "adam"),))
 KNN = HeadConfig("knn", "none")
@@ -46,12 +46,10 @@ class TestSplit:
         assert split(labels, 0.2, seed=1) == split(backwards, 0.2, seed=1)
         assert split(labels, 0.2, seed=1) != split(labels, 0.2, seed=2)
 
-    @pytest.mark.parametrize("rare", [2, 3, 4])
-    @pytest.mark.parametrize("common", [2, 100])
-    @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.9, 0.99])
-    def test_every_class_is_on_both_sides(self, rare: int, common: int, fraction: float) -> None:
-        uneven = {key(i): "rare" if i < rare else "common" for i in range(rare + common)}
-        for seed in range(5):
+    @pytest.mark.parametrize("rare", [2, 4])
+    def test_every_class_is_on_both_sides(self, rare: int) -> None:
+        for common, fraction, seed in product((2, 100), (0.01, 0.2, 0.99), range(3)):
+            uneven = {key(i): "rare" if i < rare else "common" for i in range(rare + common)}
             parts = split(uneven, fraction, seed)
             for side in (parts.training, parts.validation):
                 assert {uneven[h] for h in side} == {"rare", "common"}
@@ -128,16 +126,20 @@ class TestConfiguration:
 
 
 class TestRun:
-    @pytest.fixture
-    def done(self, caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path) -> HeadsRun:
-        return train_heads(caches["cpu"], labels, "dataset", STANDARD, tmp_path)
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("heads")
+
+    @pytest.fixture(scope="class")
+    def done(self, caches: dict[str, Cache], labels: dict[bytes, str], folder: Path) -> HeadsRun:
+        return train_heads(caches["cpu"], labels, "dataset", STANDARD, folder)
 
     def test_every_head_is_a_file_with_all_about_it(
-        self, done: HeadsRun, caches: dict[str, Cache], tmp_path: Path
+        self, done: HeadsRun, caches: dict[str, Cache], folder: Path
     ) -> None:
         assert done.trained == 4
         assert tuple(s.info.configuration for s in done.heads) == STANDARD.candidates
-        assert sorted(s.path.name for s in find_heads(tmp_path)[0]) == sorted(
+        assert sorted(s.path.name for s in find_heads(folder)[0]) == sorted(
             saved.path.name for saved in done.heads
         )
         info = done.heads[0].info
@@ -160,16 +162,16 @@ class TestRun:
             assert accuracy >= 0.85
 
     def test_a_second_run_trains_nothing(
-        self, done: HeadsRun, caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path
+        self, done: HeadsRun, caches: dict[str, Cache], labels: dict[bytes, str], folder: Path
     ) -> None:
-        again = train_heads(caches["cpu"], labels, "dataset", STANDARD, tmp_path)
+        again = train_heads(caches["cpu"], labels, "dataset", STANDARD, folder)
         assert again.trained == 0
         assert again.heads == done.heads
 
     def test_devices_get_heads_of_their_own_from_the_same_seed(
-        self, done: HeadsRun, caches: dict[str, Cache], labels: dict[bytes, str], tmp_path: Path
+        self, done: HeadsRun, caches: dict[str, Cache], labels: dict[bytes, str], folder: Path
     ) -> None:
-        other = train_heads(caches["xla-cpu"], labels, "dataset", STANDARD, tmp_path)
+        other = train_heads(caches["xla-cpu"], labels, "dataset", STANDARD, folder)
         assert other.trained == 4
         for ours, theirs in zip(done.heads, other.heads, strict=True):
             assert ours.path != theirs.path

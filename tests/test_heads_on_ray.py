@@ -21,7 +21,7 @@ from heads.embedding_dataset import labelled
 from heads.ray import device_of, train_on_ray
 from heads.search.space import SearchPlan, combinations
 from heads.search.trials import read_trials
-from heads.training import TRIALS, HeadsRun, train_heads
+from heads.training import TRIALS, HeadsRun, TrainingSettings, train_heads
 
 ray = pytest.importorskip("ray")
 
@@ -60,7 +60,8 @@ class Study:
 
     def on_ray(self, sweep: SearchPlan, progress: Progress = silent) -> tuple[Path, HeadsRun]:
         trainer, root = partial(train_on_ray, cache=self.cache, options=ONE_CORE), self.folder
-        done = train_heads(self.cache, self.labels, "data", sweep, root, progress, trainer=trainer)
+        settings = TrainingSettings(trainer=trainer, progress=progress)
+        done = train_heads(self.cache, self.labels, "data", sweep, root, settings)
         return root, done
 
 
@@ -113,7 +114,7 @@ def test_an_error_of_a_task_arrives_as_itself(study: Study) -> None:
     data = TrainingData(study.labels, labelled(study.cache, hashes, numbers, 2))
     empty = Cache(study.folder / "empty", study.cache.key)
     trained = train_on_ray(
-        sweep(RATES).candidates, data, True, "cpu", lambda epochs: None, empty, ONE_CORE
+        sweep(RATES).candidates, data, True, lambda epochs: None, empty, ONE_CORE
     )
     with pytest.raises(CacheError, match="lacks 92 of 92 images: run extract"):
         list(trained)

@@ -23,7 +23,9 @@ def heads(
     caches: dict[str, Cache], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, TrainedHead]:
     """A head of every kind, trained on the fixtures' rows."""
-    sweep = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": ["adam"]})))
+    sweep = SearchPlan(
+        tuple(combinations({"head": [*HEADS], "optimizer": ["adam"], "epochs": [3]}))
+    )
     folder = tmp_path_factory.mktemp("heads")
     done = train_heads(caches["cpu"], scan(ROOT / "dataset").labels, "dataset", sweep, folder)
     return {saved.info.configuration.head: saved for saved in done.heads}

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
-from heads.batched.fit import TrainingData, as_pass
+from heads.batched.fit import TrainingData, head_group
 from heads.batched.oversampling import filled
-from heads.batched.trainer import EmbeddingDataset
 from heads.config import HeadConfig
+from heads.embedding_dataset import EmbeddingDataset
 from tests.toy import key
 
 UNEVEN = [0] * 10 + [1] * 3 + [2] + [3] * 7 + [1]  # 10, 4, 1 and 7 images
@@ -64,7 +64,7 @@ def test_without_views_there_is_nothing_to_fill_with() -> None:
 
 
 def test_only_training_images_are_drawn_on(data: TrainingData) -> None:
-    these = as_pass([AUGMENT], data)
+    these = head_group([AUGMENT], data)
     mine, held_out = these.training[0], these.validation[0]
     assert mine.sum() == len(these.pool) == 3 * 24
     assert not held_out[these.extra[:, 0]].any()
@@ -75,14 +75,14 @@ def test_only_training_images_are_drawn_on(data: TrainingData) -> None:
 
 def test_near_duplicates_stay_on_one_side(data: TrainingData) -> None:
     grouped = TrainingData(data.labels, data.rows, {key(i): i // 3 for i in range(48)})
-    these = as_pass([AUGMENT], grouped)
+    these = head_group([AUGMENT], grouped)
     held_out = {i // 3 for i in these.validation[0].nonzero()[:, 0].tolist()}
     assert held_out.isdisjoint({i // 3 for i in these.extra[:, 0].tolist()})
 
 
 def test_each_fold_is_filled_up_by_itself(data: TrainingData) -> None:
     folds = [dataclasses.replace(AUGMENT, fold=f"{n}/3") for n in (1, 2, 3)]
-    these = as_pass(folds, data)
+    these = head_group(folds, data)
     assert len(set(map(tuple, these.extra.tolist()))) == len(these.extra)
     for training, held_out in zip(these.training, these.validation, strict=True):
         own = these.extra[training[48:]]
@@ -95,7 +95,7 @@ def test_each_fold_is_filled_up_by_itself(data: TrainingData) -> None:
 def test_a_folds_batches_do_not_depend_on_its_company(data: TrainingData) -> None:
     """Some folds may have been judged before."""
     folds = [dataclasses.replace(AUGMENT, fold=f"{n}/3") for n in (1, 2, 3)]
-    whole, some = as_pass(folds, data), as_pass(folds[1:2], data)
+    whole, some = head_group(folds, data), head_group(folds[1:2], data)
     for name in ("pool", "batch_size", "extra"):
         assert torch.equal(*(torch.as_tensor(getattr(p, name)) for p in (whole, some)))
     assert torch.equal(whole.training[1], some.training[0])

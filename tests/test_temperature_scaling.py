@@ -18,7 +18,7 @@ from heads.embedding_dataset import labelled
 from heads.search.space import SearchPlan, combinations
 from heads.splits import Groups, split
 from heads.temperature_scaling import calibrated_losses, fit_temperature, fit_temperatures
-from heads.training import train_heads
+from heads.training import TrainingSettings, train_heads
 from tests.conftest import ROOT
 
 LABELS = dict(sorted(scan(ROOT / "dataset").labels.items()))
@@ -95,7 +95,9 @@ class TestTrainedHeads:
         """Five folds, or those that judged; groups are on one side."""
         groups = {key: place // 4 for place, key in enumerate(LABELS)} if grouped else {}
         sweep = SearchPlan((HeadConfig("prototype", "none"),), cv=cv)
-        done = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path, groups=groups)
+        done = train_heads(
+            caches["cpu"], LABELS, "dataset", sweep, tmp_path, TrainingSettings(groups)
+        )
         info = done.heads[0].info
         logits = nearest_mean_logits(embeddings, groups, cv or 5)
         temperature = reference(logits, NUMBERS)

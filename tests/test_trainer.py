@@ -19,8 +19,9 @@ from extract.devices import torch_device
 from heads.architectures import HEADS
 from heads.batched.fit import TrainingData, train
 from heads.batched.layers import stack
-from heads.batched.trainer import EmbeddingDataset, HeadGroup, TrainingResult, train_together
+from heads.batched.trainer import HeadGroup, TrainingResult, train_together
 from heads.config import HeadConfig
+from heads.embedding_dataset import EmbeddingDataset
 from heads.modules import build_head, folded
 from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES, factor

@@ -14,7 +14,7 @@ from heads.config import HeadConfig
 from heads.search.space import SearchPlan, combinations
 from heads.search.trials import effects, rank, read_trials
 from heads.store import find_heads
-from heads.training import TRIALS, HeadsRun, train_heads
+from heads.training import TRIALS, HeadsRun, TrainingSettings, train_heads
 from tests.conftest import ROOT
 
 RATES = (1e-4, 1e-2, 1e30)
@@ -23,7 +23,7 @@ LABELS = scan(ROOT / "dataset").labels
 
 def candidates(head: str = "multi", optimizer: str = "sgd") -> tuple[HeadConfig, ...]:
     return tuple(
-        HeadConfig(head, optimizer, learning_rate=lr, weight_decay=decay, epochs=5)
+        HeadConfig(head, optimizer, learning_rate=lr, weight_decay=decay, epochs=3)
         for lr in RATES
         for decay in (0.0, 0.1)
     )
@@ -144,33 +144,33 @@ class TestEffects:
 
 
 class TestRun:
-    @pytest.fixture
-    def sweep(self) -> SearchPlan:
-        return SearchPlan(candidates(), seeds=2)
+    sweep = SearchPlan(candidates(), seeds=2)
 
-    @pytest.fixture
-    def done(self, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path) -> HeadsRun:
-        return train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("heads")
 
-    def test_the_best_is_kept_from_every_seed_and_says_why(
-        self, done: HeadsRun, sweep: SearchPlan, tmp_path: Path
+    @pytest.fixture(scope="class")
+    def done(self, caches: dict[str, Cache], folder: Path) -> HeadsRun:
+        return train_heads(caches["cpu"], LABELS, "dataset", self.sweep, folder)
+
+    def test_the_best_is_saved_from_every_seed_and_says_why(
+        self, done: HeadsRun, folder: Path
     ) -> None:
         assert (done.tried, done.trained, len(done.ranked)) == (12, 2, 6)
         best = next(each.candidate for each in done.ranked if each.chosen)
-        kept = [saved.info for saved in find_heads(tmp_path)[0]]
-        assert {info.configuration for info in kept} == set(sweep.final_fits(best))
+        kept = [saved.info for saved in find_heads(folder)[0]]
+        assert {info.configuration for info in kept} == set(self.sweep.final_fits(best))
         assert best.learning_rate == 1e-2
         assert {info.selection.rule for info in kept} == {
             "best of 6 by validation accuracy, 2 seed(s)"
         }
 
-    def test_diverged_candidates_are_marked(self, done: HeadsRun, tmp_path: Path) -> None:
-        table = read_trials(tmp_path / TRIALS)
+    def test_trials_are_recorded(self, done: HeadsRun, folder: Path) -> None:
+        """Diverged ones are marked; saved heads did as well as their trials."""
+        table = read_trials(folder / TRIALS)
         assert (table["diverged"] == (table["learning_rate"] == 1e30)).all()
         assert len(table) == 12
-
-    def test_what_is_kept_did_as_well_as_its_trial(self, done: HeadsRun, tmp_path: Path) -> None:
-        table = read_trials(tmp_path / TRIALS)
         for saved in done.heads:
             trial = table.loc[saved.info.id]
             loss = saved.info.curves["validation_loss"][saved.info.epoch]
@@ -187,38 +187,34 @@ class TestRun:
             found.append((done.ranked, [saved.info.curves for saved in done.heads]))
         assert found[0] == found[1]
 
-    def test_a_choice_once_made_is_not_forgotten(
-        self, done: HeadsRun, caches: dict[str, Cache], tmp_path: Path
+    def test_again_nothing_is_trained(
+        self, done: HeadsRun, caches: dict[str, Cache], folder: Path
     ) -> None:
-        """When the winner is asked for alone, it still is the best of so many."""
+        again = train_heads(caches["cpu"], LABELS, "dataset", self.sweep, folder)
+        assert (again.tried, again.trained) == (0, 0)
+        assert (again.heads, again.ranked) == (done.heads, done.ranked)
         winner = SearchPlan((done.heads[0].info.configuration,))
-        again = train_heads(caches["cpu"], LABELS, "dataset", winner, tmp_path)
-        assert again.heads[0].info.selection == done.heads[0].info.selection
+        alone = train_heads(caches["cpu"], LABELS, "dataset", winner, folder)
+        assert alone.heads[0].info.selection == done.heads[0].info.selection  # of so many
 
     def test_progress_ends_at_its_total(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         told: list[tuple[int, int]] = []
         values: dict[str, list[Any]] = {"head": ["single", "ridge"], "epochs": [3, 7]}
         sweep = SearchPlan((*combinations(values), HeadConfig("multi", "sgd", patience=1)))
         train_heads(
-            caches["cpu"], LABELS, "dataset", sweep, tmp_path, lambda *pair: told.append(pair)
-        )
+            caches["cpu"], LABELS, "dataset", sweep, tmp_path,
+            TrainingSettings(progress=lambda *pair: told.append(pair)),
+        )  # fmt: skip
         done, total = told[-1]
         assert done == total
         assert [pair[0] for pair in told] == sorted(pair[0] for pair in told)
 
-    def test_again_nothing_is_trained(
-        self, done: HeadsRun, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path
-    ) -> None:
-        again = train_heads(caches["cpu"], LABELS, "dataset", sweep, tmp_path)
-        assert (again.tried, again.trained) == (0, 0)
-        assert (again.heads, again.ranked) == (done.heads, done.ranked)
-
     def test_more_candidates_train_these_only(
-        self, done: HeadsRun, sweep: SearchPlan, caches: dict[str, Cache], tmp_path: Path
+        self, done: HeadsRun, caches: dict[str, Cache], folder: Path
     ) -> None:
         more = tuple(dataclasses.replace(c, weight_decay=0.01) for c in candidates()[::2])
-        wider = dataclasses.replace(sweep, candidates=(*sweep.candidates, *more))
-        assert train_heads(caches["cpu"], LABELS, "dataset", wider, tmp_path).tried == 6
+        wider = dataclasses.replace(self.sweep, candidates=(*self.sweep.candidates, *more))
+        assert train_heads(caches["cpu"], LABELS, "dataset", wider, folder).tried == 6
 
     def test_folds_judge_but_are_not_kept(self, caches: dict[str, Cache], tmp_path: Path) -> None:
         one = HeadConfig("single", "sgd", epochs=3)

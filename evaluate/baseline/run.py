@@ -32,9 +32,9 @@ from extract.imaging.augmentation import POLICIES
 from extract.signals import stoppable
 from extract.sources.image_file import ImageFile
 from heads.architectures import HEADS
-from heads.batched.fit import TrainingData, as_pass
-from heads.batched.trainer import EmbeddingDataset
+from heads.batched.fit import TrainingData, head_group
 from heads.config import HeadConfig, fingerprint
+from heads.embedding_dataset import EmbeddingDataset
 from heads.modules import folded
 from heads.splits import Groups
 from heads.store import HeadInfo, Network, Selection, TrainedHead, read_head, save_head, unreadable
@@ -232,7 +232,7 @@ def _prepared(
     if network.augmentation != NO_AUGMENTATION:
         preprocessing = replace(preprocessing, augmentation=network.augmentation)
     course = TrainingPlan(
-        configuration, files, labels, len(begun.classes), as_pass([configuration], data),
+        configuration, files, labels, len(begun.classes), head_group([configuration], data),
         preprocessing, network.augmentation, spec.precision, where,
     )  # fmt: skip
     whole = build_network(

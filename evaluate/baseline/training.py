@@ -30,7 +30,7 @@ from heads.batched.sampling import (
     row_weights,
     views_of,
 )
-from heads.batched.trainer import LARGEST, Curves, HeadGroup
+from heads.batched.trainer import MAX_PARAMETER, Curves, HeadGroup
 from heads.config import HeadConfig
 from heads.schedules import factor
 
@@ -171,7 +171,7 @@ class Training:
             for name, value in values.items()
             if isinstance(value, Tensor)
         }
-        tensors |= {f"best.{number}": kept for number, kept in enumerate(self.ending.kept)}
+        tensors |= {f"best.{n}": tensor for n, tensor in enumerate(self.ending.best_tensors)}
         note = {"batch": self.batch, "seconds": self.seconds, "curves": self.curves}
         write_checkpoint(self.checkpoint, tensors, note)
         self.saved = time.perf_counter()
@@ -189,9 +189,9 @@ class Training:
             self.started = time.perf_counter() - note["seconds"]
             self.sums, self.drawn = tensors["sums"].to(self.course.device), tensors["drawn"]
             for epoch, loss in enumerate(self.curves.get("validation_loss", ())):
-                self.ending.look(epoch, torch.tensor([loss], dtype=torch.float64), ())
+                self.ending.update(epoch, torch.tensor([loss], dtype=torch.float64), ())
             best = part(tensors, "best")
-            self.ending.kept = [best[str(number)] for number in range(len(best))]
+            self.ending.best_tensors = [best[str(number)] for number in range(len(best))]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise damaged(self.checkpoint, "it holds other tensors than this training") from error
 
@@ -274,7 +274,7 @@ class Training:
         if not all(map(isfinite, point.values())):
             raise self._diverged()
         kept = self._tensors() if self.configuration.patience else ()
-        self.ending.look(self.epoch, torch.tensor([loss], dtype=torch.float64), kept)
+        self.ending.update(self.epoch, torch.tensor([loss], dtype=torch.float64), kept)
         for name, value in point.items():
             self.curves.setdefault(name, []).append(value)
         self.sums, self.batch = torch.zeros_like(self.sums), 0
@@ -311,7 +311,7 @@ class Training:
         finite = all(
             tensor.isfinite().all() for tensor in self.network.trained.state_dict().values()
         )
-        if not finite or any((tensor.abs() >= LARGEST).any() for tensor in of_head):
+        if not finite or any((tensor.abs() >= MAX_PARAMETER).any() for tensor in of_head):
             raise self._diverged()
 
     def _diverged(self) -> HeadError:

@@ -29,8 +29,8 @@ from extract.embedder import Embedder
 from extract.embedding_spec import EmbeddingSpec, engine_artifacts
 from extract.loader import batch, decoded
 from heads.batched.fit import TrainingData, train
-from heads.batched.trainer import EmbeddingDataset
 from heads.config import HeadConfig, fingerprint
+from heads.embedding_dataset import EmbeddingDataset
 from heads.inference import head_logits, probabilities
 from heads.splits import Groups, split
 from heads.store import TrainedHead

@@ -368,7 +368,7 @@ def train_at_scale(
     The resources of a worker say what device trains.
     """
     from frostline.cli.steps import train
-    from heads.ray import device_of, train_on_ray
+    from heads.ray import train_on_ray
 
     if options.train_on != "cpu":
         raise DeviceError(
@@ -381,6 +381,5 @@ def train_at_scale(
         there = replace(cache, folder=_everywhere(cache.folder))
         return partial(train_on_ray, cache=there, options=wanted)
 
-    there = replace(options, train_on=device_of(wanted))
     with connected(cluster.address), interruptible():
-        return train(caches, training, workspace, there, groups, trainer_of)
+        return train(caches, training, workspace, options, groups, trainer_of)

@@ -381,16 +381,16 @@ def train(
     from extract.devices import torch_device
     from frostline.cli.sweep_tables import tell_heads
     from heads.batched.fit import train as train_here
-    from heads.training import train_heads
+    from heads.training import TrainingSettings, train_heads
 
-    device = options.train_on if trainer_of else torch_device(options.train_on)
+    here = partial(train_here, device=torch_device(options.train_on))
     heads: list[TrainedHead] = []
     for cache in caches:
         with bar(f"Heads on {cache.key.name}", "epochs") as progress:
+            settings = TrainingSettings(groups, trainer_of(cache) if trainer_of else here, progress)
             done = train_heads(
-                cache, training.labels, training.name, options.plan, workspace.heads, progress,
-                device, groups, trainer_of(cache) if trainer_of else train_here,
-            )  # fmt: skip
+                cache, training.labels, training.name, options.plan, workspace.heads, settings
+            )
         tell_heads(cache.key.name, done, workspace.heads, len(training.labels))
         heads += done.heads
     if not heads:

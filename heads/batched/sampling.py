@@ -1,6 +1,7 @@
-"""What training draws at random, in this order: an epoch's views, its batches, and each batch's
-dropout masks. All from one generator of a configuration's seed, so that whoever draws the same way
-trains on the same batches.
+"""Random draws of training, in this order: an epoch's views, its batches, each batch's dropout.
+
+- All from one generator with the configuration's seed: who draws the same way trains on the same
+  batches.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ def views_of(rows: int, views: int, generator: Generator) -> Tensor:
 
 
 def class_sampling_weights(labels: Tensor) -> Tensor:
-    """Return how likely each row is drawn, if all classes shall be equally likely: float64 [P].
-
-    labels: int64 [P], of the rows that batches are drawn from.
-    """
+    """Return sampling weights, float64 [P], of rows with labels int64 [P], for equal classes."""
     sizes = torch.bincount(labels)
     return 1.0 / sizes[labels].double()
 
@@ -31,10 +29,13 @@ def class_sampling_weights(labels: Tensor) -> Tensor:
 def batches_of(
     pool: Tensor, batch_size: int, odds: Tensor | None, generator: Generator
 ) -> Sequence[Tensor]:
-    """Draw an epoch's batches of row numbers, int64 each; the last may be smaller.
+    """Draw an epoch's batches of row numbers, int64; the last may be smaller.
 
-    pool: int64 [P], the rows there are. odds: None, each row comes once; else as many are drawn
-    with replacement, by these odds.
+    Args:
+        pool: Row numbers, int64 [P].
+        batch_size: Rows in a batch.
+        odds: Sampling weights [P], to draw P rows with replacement; None: each row once.
+        generator: Source of randomness.
     """
     if odds is None:
         order = torch.randperm(len(pool), generator=generator)
@@ -44,35 +45,32 @@ def batches_of(
 
 
 def masks_of(rows: int, head: str, generator: Generator) -> list[Tensor]:
-    """Draw what dropout leaves of a batch: for each hidden layer of a head, bool [B, width].
+    """Draw the units of a batch that dropout keeps: for each hidden layer, bool [B, width].
 
-    What is left is divided by 1 - rate, as `torch.nn.Dropout` does.
+    They are divided by 1 - rate, as by `torch.nn.Dropout`.
     """
-    entry = HEADS[head]
+    architecture = HEADS[head]
     return [
         torch.rand(rows, width, generator=generator) >= rate
-        for width, rate in zip(entry.hidden, entry.dropout, strict=True)
+        for width, rate in zip(architecture.hidden, architecture.dropout, strict=True)
     ]
 
 
 def row_weights(
-    configurations: Sequence[HeadConfig],
-    training: Tensor,
-    labels: Tensor,
-    classes: int,
-    dtype: torch.dtype = torch.float32,
+    configurations: Sequence[HeadConfig], training: Tensor, labels: Tensor, classes: int
 ) -> Tensor:
-    """What each row counts for in each head's loss, [N, K]: 0 if it is not trained on; else what
-    its class counts for. A batch's loss is the mean by these weights.
+    """Return the weight of each row in each head's loss, float32 [N, K].
 
-    training: bool [K, N]. labels: int64 [N].
+    Rows that a head is not trained on have 0, others the weight of their class. A batch's loss is
+    the weighted mean. training: bool [K, N]. labels: int64 [N].
     """
     sizes = class_sizes(training, labels, classes)
-    return training.t().to(dtype) * class_weights(configurations, sizes, dtype)[labels]
+    weights = class_weights(configurations, sizes, torch.float32)
+    return training.t().to(weights) * weights[labels]
 
 
 def class_sizes(training: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count the rows of each class that are trained on, int64 [F, C]. training: bool [F, N]."""
+    """Return the training rows of each class, int64 [F, C], by masks bool [F, N]."""
     counts = [torch.bincount(labels[mask], minlength=classes) for mask in training]
     return torch.stack(counts)
 
@@ -80,12 +78,13 @@ def class_sizes(training: Tensor, labels: Tensor, classes: int) -> Tensor:
 def class_weights(
     configurations: Sequence[HeadConfig], sizes: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """What an image of each class counts for in each head's loss, [C, K]: 1, or the mean class size
-    by the size of its class. sizes: of what each head is trained on, [K, C].
+    """Return the weight of each class in each head's loss, [C, K], from class sizes [K, C].
+
+    It is 1, or with balance `weights` the mean class size divided by the size of the class.
     """
     weights = torch.ones(sizes.shape, dtype=dtype)
     for number, configuration in enumerate(configurations):
         if configuration.balance == "weights":
-            mine = sizes[number].to(dtype)
-            weights[number] = mine.sum() / (int((mine > 0).sum()) * mine.clamp(min=1))
+            counts = sizes[number].to(dtype)
+            weights[number] = counts.sum() / (int((counts > 0).sum()) * counts.clamp(min=1))
     return weights.t()

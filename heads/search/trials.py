@@ -150,23 +150,16 @@ def _typed(cells: Mapping[str, str], line: int) -> dict[str, Any]:
     return row
 
 
-def as_trial(
-    configuration: HeadConfig, trained: TrainingResult, cache: str, dataset: str, n_groups: int
-) -> dict[str, Any]:
-    """Return a trial's row but for its id. cache: its folder's name. dataset: the folder's.
-    n_groups: of near duplicates that the split did not divide.
-    """
-    measured = {name: trained.curves[name][trained.epoch] for name in MEASURED}
+def as_trial(configuration: HeadConfig, result: TrainingResult) -> dict[str, Any]:
+    """Return a trial's row without `trial_id` and the columns of the data."""
+    measured = {name: result.curves[name][result.epoch] for name in MEASURED}
     return {
-        "cache": cache,
-        "dataset": dataset,
-        "n_groups": n_groups,
         **dataclasses.asdict(configuration),
-        "epoch": trained.epoch + 1,
+        "epoch": result.epoch + 1,
         **measured,
-        CALIBRATED: trained.calibrated_loss,
-        "diverged": int(trained.diverged),
-        "seconds": round(trained.seconds, 6),
+        CALIBRATED: result.calibrated_loss,
+        "diverged": int(result.diverged),
+        "seconds": round(result.seconds, 6),
     }
 
 
