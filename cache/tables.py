@@ -16,7 +16,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import zip_longest
@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
+from filelock import FileLock, Timeout
+
 from cache.files import replacing
 
 SEPARATORS = (",", ";", "\t")
+LOCK_TIMEOUT_S = 60
 LARGEST_CELL = 2**31 - 1  # characters; csv's own limit is less than a large confusion matrix
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 RISKY = "=+-@\t\r"  # what makes a cell a formula, if it begins with it
@@ -125,6 +128,30 @@ def write_table(file: IO[str], columns: Sequence[str], rows: Iterable[Sequence[A
     table = writer(file)
     table.writerow(columns)
     table.writerows([as_cell(value) for value in row] for row in rows)
+
+
+def rewrite_table(
+    path: Path, table: Callable[[], tuple[Sequence[str], Iterable[Sequence[Any]]]]
+) -> None:
+    """Replace a CSV file, one process at a time; written whole or not at all.
+
+    Args:
+        path: The file; its folder is created.
+        table: Returns columns and rows; called while no other process writes the file.
+
+    Raises:
+        TableError: Another process has locked the file for a minute.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
+            columns, rows = table()
+            with replacing(path) as temporary, open_table(temporary) as file:
+                write_table(file, columns, rows)
+    except Timeout:
+        raise TableError(
+            f"{path} is being written by another process. Wait for it and try again."
+        ) from None
 
 
 def open_table(path: Path) -> IO[str]:

@@ -12,11 +12,9 @@ from pathlib import Path
 from sys import float_info
 from typing import TYPE_CHECKING, Annotated, Any
 
-from filelock import FileLock, Timeout
 from msgspec import Meta
 
 from cache.errors import ResultsError
-from cache.files import replacing
 from cache.records import RecordError, parse_json
 from cache.tables import (
     CHANGED,
@@ -27,10 +25,9 @@ from cache.tables import (
     as_whole_number,
     checksum,
     neutral,
-    open_table,
     read_table,
     restored,
-    write_table,
+    rewrite_table,
 )
 from evaluate.metrics import METRICS
 from evaluate.text import STUDYS_OWN
@@ -171,8 +168,6 @@ REMEDY = (
     "evaluate again."
 )
 
-LOCK_TIMEOUT_S = 60
-
 Row = dict[str, Any]  # one row of results.csv, by column
 
 
@@ -205,25 +200,26 @@ def add_result(path: Path, row: Mapping[str, Any]) -> int:
     Raises:
         ResultsError: the file is damaged or not ours, or another process holds it for a minute.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    model_id = 0
+
+    def merged() -> tuple[list[str], list[list[str]]]:
+        nonlocal model_id
+        columns, rows = _read(path)
+        key = _key(row)
+        same = [other["model_id"] for other in rows if _key(other) == key]
+        rest = [other for other in rows if _key(other) != key]
+        last = max((other["model_id"] for other in rows), default=0)
+        model_id = same[0] if same else last + 1
+        # Columns that a user added stay where they are.
+        new = dict.fromkeys(columns, "") | dict(row) | {"model_id": model_id}
+        ordered = sorted([*rest, new], key=lambda each: int(each["model_id"]))
+        cells = [_cells(each) for each in ordered]
+        return columns, [[each[name] for name in columns] for each in cells]
+
     try:
-        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            columns, rows = _read(path)
-            key = _key(row)
-            same = [other["model_id"] for other in rows if _key(other) == key]
-            rest = [other for other in rows if _key(other) != key]
-            last = max((other["model_id"] for other in rows), default=0)
-            model_id: int = same[0] if same else last + 1
-            # Columns that a user added stay where they are.
-            new = dict.fromkeys(columns, "") | dict(row) | {"model_id": model_id}
-            merged = sorted([*rest, new], key=lambda each: int(each["model_id"]))
-            cells = [_cells(each) for each in merged]
-            with replacing(path) as temporary, open_table(temporary) as file:
-                write_table(file, columns, ([each[name] for name in columns] for each in cells))
-    except Timeout:
-        raise ResultsError(
-            f"{path} is being written by another process: wait for it and try again"
-        ) from None
+        rewrite_table(path, merged)
+    except TableError as error:
+        raise ResultsError(str(error)) from None
     return model_id
 
 

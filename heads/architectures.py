@@ -1,23 +1,25 @@
-"""The table of heads: what is trained on top of an embedding."""
+"""The table of heads: classifiers on an embedding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class Head:
     """A classifier on an embedding: float32 [B, D] → logits [B, C].
 
-    Trained by an optimizer: layers of `hidden` units, each linear, batch norm if it has one,
-    activation and `dropout`; and a linear one. Or fitted at once, by the function of its name in
-    heads/closed_form.py. strengths: of regularisation, from which validation chooses. standard:
-    used unless others are asked for.
+    Attributes:
+        summary: For the help text.
+        hidden: Units of the hidden layers: linear, batch norm, activation, dropout.
+        dropout: Rate of each hidden layer.
+        activation: Of the hidden layers.
+        batch_norm: Whether hidden layers have it.
+        fitted: In closed form or to convergence, by the function of its name in
+            heads/closed_form.py, not by an optimizer.
+        strengths: Regularisation λ from which validation chooses.
+        standard: Used unless others are selected.
     """
 
     summary: str
@@ -30,7 +32,7 @@ class Head:
     standard: bool = False
 
 
-# λ of (mean loss) + λ/2 |W|², from next to nothing to almost everything.
+# λ of (mean loss) + λ/2 |W|².
 PATH = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 HEADS: dict[str, Head] = {
@@ -52,22 +54,22 @@ HEADS: dict[str, Head] = {
 }
 
 
-def tensor_shapes(name: str, dim: int, classes: int, kept: int = 0) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a head as it is saved; see `build_head`.
+def tensor_shapes(name: str, dim: int, classes: int, rows: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a saved head; see `build_head`.
 
-    All are float32, but the `labels` of `knn`, which are int64.
+    All are float32, except the `labels` of `knn`, which are int64.
     """
     if name == "knn":
-        return {"directions": (kept, dim), "labels": (kept,)}
+        return {"directions": (rows, dim), "labels": (rows,)}
     head = HEADS[name]
     if not head.hidden:
         return {"weight": (classes, dim), "bias": (classes,)}
-    apart = 4 if head.batch_norm else 3  # from one linear layer to the next
+    step = 4 if head.batch_norm else 3  # modules from one linear layer to the next
     widths = (dim, *head.hidden, classes)
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (before, after) in enumerate(pairwise(widths)):
-        shapes |= {f"{apart * layer}.weight": (after, before), f"{apart * layer}.bias": (after,)}
+        shapes |= {f"{step * layer}.weight": (after, before), f"{step * layer}.bias": (after,)}
     return shapes
 
 
-NEIGHBOURS = 5  # that vote
+NEIGHBOURS = 5  # of `knn`

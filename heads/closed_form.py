@@ -1,4 +1,8 @@
-"""Heads that are fitted at once instead of trained step by step; see `ClosedFormHeads`."""
+"""Heads that are fitted in closed form or to convergence, instead of by an optimizer.
+
+- All strengths of regularisation are fitted in one call.
+- Results are scikit-learn's, up to rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ from torch.nn.functional import log_softmax, normalize, one_hot
 from heads.architectures import NEIGHBOURS
 
 # (embeddings float64 [N, D], labels int64 [N], classes C, strengths) → a state_dict for each
-ClosedFormHeads = Callable[[Tensor, Tensor, int, tuple[float, ...]], list[dict[str, Tensor]]]
-NEVER = -1e30  # a logit
-MOST_ITERATIONS, TOLERANCE = 10_000, 1e-6  # of the gradient
+Fit = Callable[[Tensor, Tensor, int, tuple[float, ...]], list[dict[str, Tensor]]]
+NEVER = -1e30  # logit of a class without images
+LBFGS = {"maxiter": 10_000, "gtol": 1e-6, "ftol": 1e-14, "maxls": 50, "maxcor": 30}
 
 
 def logreg(
@@ -23,42 +27,35 @@ def logreg(
 ) -> list[dict[str, Tensor]]:
     """Minimise mean cross entropy + λ/2 |W|² by SciPy's L-BFGS, from strong λ to weak.
 
-    The same minimum as scikit-learn's `LogisticRegression` with C = 1 / (λ N), in fewer steps: as
-    the bias is free, embeddings may be centred, which makes the valley rounder.
+    The minimum of scikit-learn's `LogisticRegression` with C = 1 / (λ N). Embeddings are centred,
+    which the free bias allows and which takes fewer steps.
     """
     from scipy.optimize import minimize
 
     centre = embeddings.mean(0)
     embeddings, (count, dim) = embeddings - centre, embeddings.shape
-    # Of two classes, scikit-learn has one weight vector; shared between two, it is half as long.
+    # For two classes scikit-learn has one weight vector, of twice the length of our two.
     share = 2.0 if classes == 2 else 1.0
 
     def objective(flat: NDArray[np.float64], strength: float) -> tuple[float, NDArray[np.float64]]:
         parameters = torch.from_numpy(flat).view(classes, dim + 1)
         weight, bias = parameters[:, :dim], parameters[:, dim]
-        chances = log_softmax(torch.addmm(bias, embeddings, weight.t()), 1)
-        loss = -chances[torch.arange(count), labels].mean() + strength / 2 * weight.square().sum()
-        slope = (chances.exp() - one_hot(labels, classes)) / count
-        by_weight = slope.t() @ embeddings + strength * weight
-        gradient = torch.cat([by_weight, slope.sum(0)[:, None]], 1)
+        log_p = log_softmax(torch.addmm(bias, embeddings, weight.t()), 1)
+        loss = -log_p[torch.arange(count), labels].mean() + strength / 2 * weight.square().sum()
+        by_logits = (log_p.exp() - one_hot(labels, classes)) / count
+        by_weight = by_logits.t() @ embeddings + strength * weight
+        gradient = torch.cat([by_weight, by_logits.sum(0)[:, None]], 1)
         return float(loss), gradient.view(-1).numpy()
 
-    found, start = {}, np.zeros(classes * (dim + 1))
-    for strength in sorted(strengths, reverse=True):  # each begins where the stronger one ended
-        options = {
-            "maxiter": MOST_ITERATIONS,
-            "gtol": TOLERANCE,
-            "ftol": 1e-14,
-            "maxls": 50,
-            "maxcor": 30,
-        }
+    states, start = {}, np.zeros(classes * (dim + 1))
+    for strength in sorted(strengths, reverse=True):  # each starts from the stronger one's minimum
         start = minimize(
-            objective, start, (strength * share,), "L-BFGS-B", jac=True, options=options
+            objective, start, (strength * share,), "L-BFGS-B", jac=True, options=LBFGS
         ).x
         parameters = torch.from_numpy(start.copy()).view(classes, dim + 1)
         weight = parameters[:, :dim]
-        found[strength] = _linear(weight, parameters[:, dim] - weight @ centre)
-    return [found[strength] for strength in strengths]
+        states[strength] = _linear(weight, parameters[:, dim] - weight @ centre)
+    return [states[strength] for strength in strengths]
 
 
 def ridge(
@@ -70,54 +67,53 @@ def ridge(
     x, y, count = embeddings - centre, targets - middle, len(labels)
     fewer_rows = count <= x.shape[1]  # then (XXᵀ)⁻¹ is the smaller one: Xᵀ(XXᵀ + nλ)⁻¹Y
     values, vectors = torch.linalg.eigh(x @ x.t() if fewer_rows else x.t() @ x)
-    turned = vectors.t() @ (y if fewer_rows else x.t() @ y)
-    found = []
+    rotated = vectors.t() @ (y if fewer_rows else x.t() @ y)
+    states = []
     for strength in strengths:
-        solved = vectors @ (turned / (values.clamp(min=0) + count * strength)[:, None])
+        solved = vectors @ (rotated / (values.clamp(min=0) + count * strength)[:, None])
         weight = (x.t() @ solved if fewer_rows else solved).t()
-        found.append(_linear(weight, middle - weight @ centre))
-    return found
+        states.append(_linear(weight, middle - weight @ centre))
+    return states
 
 
 def prototype(
     embeddings: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...]
 ) -> list[dict[str, Tensor]]:
-    """Answer by the nearest class mean μ: -½|x - μ|² is linear in x but for what all share."""
-    here = torch.bincount(labels, minlength=classes) > 0
+    """Nearest class mean μ: -½|x - μ|² is linear in x up to a term that all classes share."""
+    present = torch.bincount(labels, minlength=classes) > 0
     means = torch.stack([embeddings[labels == number].sum(0) for number in range(classes)])
     means /= torch.bincount(labels, minlength=classes).clamp(min=1)[:, None]
-    # A class without an image is never the answer.
-    return [_linear(means, torch.where(here, -means.square().sum(1) / 2, NEVER))]
+    return [_linear(means, torch.where(present, -means.square().sum(1) / 2, NEVER))]
 
 
 def knn(
     embeddings: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...]
 ) -> list[dict[str, Tensor]]:
-    """Keep the images; see `NearestNeighbors`."""
+    """Store the training images; see `NearestNeighbors`."""
     return [{"directions": normalize(embeddings).float(), "labels": labels}]
 
 
 class NearestNeighbors(nn.Module):
-    """The votes of the nearest of `kept` embeddings by cosine: float32 [B, D] → log shares [B, C].
+    """Votes of the nearest training images by cosine: float32 [B, D] → log shares [B, C].
 
-    A class without a vote has one as well (Laplace), so that its share is no 0.
+    Every class has one more vote (Laplace), so that no share is 0.
     """
 
     directions: Tensor
     labels: Tensor
 
-    def __init__(self, dim: int, classes: int, kept: int) -> None:
+    def __init__(self, dim: int, classes: int, rows: int) -> None:
         super().__init__()
         self.classes = classes
-        self.register_buffer("directions", torch.zeros(kept, dim))
-        self.register_buffer("labels", torch.zeros(kept, dtype=torch.long))
+        self.register_buffer("directions", torch.zeros(rows, dim))
+        self.register_buffer("labels", torch.zeros(rows, dtype=torch.long))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """See the class."""
-        near = normalize(embeddings) @ self.directions.t()
-        nearest = near.topk(min(NEIGHBOURS, len(self.labels)), dim=1).indices
+        cosines = normalize(embeddings) @ self.directions.t()
+        nearest = cosines.topk(min(NEIGHBOURS, len(self.labels)), dim=1).indices
         # As floats: OpenVINO 2026.4 adds integers wrongly from the third image on.
-        votes = one_hot(self.labels[nearest], self.classes).to(near).sum(1) + 1
+        votes = one_hot(self.labels[nearest], self.classes).to(cosines).sum(1) + 1
         return (votes / votes.sum(1, keepdim=True)).log()
 
 
@@ -126,7 +122,7 @@ def _linear(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     return {"weight": weight.float().contiguous(), "bias": bias.float().contiguous()}
 
 
-FITS: dict[str, ClosedFormHeads] = {
+FITS: dict[str, Fit] = {
     "logreg": logreg,
     "ridge": ridge,
     "prototype": prototype,

@@ -1,4 +1,8 @@
-"""What one head is trained from and how: the key under which it is kept."""
+"""The configuration of one head, and its identifier.
+
+- Equal trainings have equal configurations: a field without effect has its neutral value.
+- An identifier depends on everything that the head depends on, and on nothing else.
+"""
 
 import dataclasses
 import hashlib
@@ -25,15 +29,26 @@ BALANCES = {
 class HeadConfig:
     """One head to train. Defaults are the reference study's.
 
-    optimizer: by name; `none` of a head that is fitted at once. nesterov: whose momentum it is.
-    weight_decay: of `torch.optim`, and the λ of fitted heads. schedule: of the learning rate, with
-    its gamma. warmup: epochs of linear rise before. patience: epochs without a lower validation
-    loss after which training stops, and the best weights are kept; 0: it never stops, and the last
-    are. balance: what is done for rare classes. views: augmented views that training draws from; of
-    balance `augment`, what there is to fill up with, and large classes are trained on clean views.
-    fold: "" or, of a head that serves to estimate only, `2/5`: it is validated on the second fifth.
-
-    What means nothing is set to its default, so that equal trainings have equal keys.
+    Attributes:
+        head: Name of the architecture.
+        optimizer: By name; `none` for a head in closed form.
+        learning_rate: At its highest.
+        momentum: Of SGD.
+        nesterov: Nesterov's momentum.
+        weight_decay: As in `torch.optim`; λ of heads in closed form.
+        schedule: Of the learning rate.
+        gamma: Factor of the schedule.
+        warmup: First epochs, in which the learning rate rises linearly.
+        epochs: Passes over the training images.
+        patience: Epochs without a lower validation loss after which training stops and the best
+            parameters are kept; 0: it never stops, and the last are kept.
+        batch_size: Images in a batch.
+        balance: Treatment of rare classes, of BALANCES.
+        views: Augmented views that training draws from; with balance `augment`, only to
+            oversample small classes.
+        val_fraction: Share of the images to validate on.
+        seed: Of split, initial parameters and batches.
+        fold: Empty, or the fold to validate on, as `2/5`; such a head is never saved.
     """
 
     head: str
@@ -58,15 +73,15 @@ class HeadConfig:
         for field in dataclasses.fields(self):
             if field.type in (float, "float"):  # 0 and 0.0 are one training: one key
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
-        for name in self.meaningless():
+        for name in self.unused_fields():
             object.__setattr__(self, name, NEUTRAL[name])
 
-    def meaningless(self) -> list[str]:
-        """Return the fields that make no difference to this head."""
+    def unused_fields(self) -> list[str]:
+        """Return the fields that have no effect on this head."""
         head = HEADS[self.head]
         if head.fitted:
-            kept = ("weight_decay",) if len(head.strengths) > 1 else ()
-            return [name for name in NEUTRAL if name not in kept]
+            used = ("weight_decay",) if len(head.strengths) > 1 else ()
+            return [name for name in NEUTRAL if name not in used]
         names = [] if OPTIMIZERS[self.optimizer].momentum else ["momentum", "nesterov"]
         if not self.momentum:
             names.append("nesterov")
@@ -77,7 +92,7 @@ class HeadConfig:
         return names
 
 
-# By field: what it is set to where it means nothing.
+# The value of a field without effect.
 NEUTRAL: dict[str, object] = {
     field.name: field.default
     for field in dataclasses.fields(HeadConfig)
@@ -86,9 +101,12 @@ NEUTRAL: dict[str, object] = {
 
 
 def head_id(configuration: HeadConfig, identity: EmbeddingKey, images: str) -> str:
-    """Name a head by everything it depends on: readable first, unique by 12 digits of SHA-256.
+    """Return the identifier of a head: readable names, and 12 digits of SHA-256.
 
-    images: the fingerprint of the images it is trained and validated on.
+    Args:
+        configuration: Its configuration.
+        identity: The embedding key of its cache.
+        images: Fingerprint of the images it is trained and validated on.
     """
     key = json.dumps([dataclasses.asdict(configuration), identity.digest, images], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -97,10 +115,10 @@ def head_id(configuration: HeadConfig, identity: EmbeddingKey, images: str) -> s
 
 
 def fingerprint(labels: Mapping[bytes, str], groups: Mapping[bytes, int] | None = None) -> str:
-    """Name a labelled set of images by content: SHA-256 over its sorted (image hash, class) pairs.
+    """Return the fingerprint of labelled images: SHA-256 over sorted (image hash, class) pairs.
 
-    Moving or renaming files changes nothing; adding, removing or relabelling one does. groups: of
-    images that no split divides, if there are any; how they are numbered changes nothing.
+    It does not change if files are moved or renamed, or groups numbered differently; it does if an
+    image is added, removed, relabelled or grouped.
     """
     digest = hashlib.sha256()
     for sha256, label in sorted(labels.items()):

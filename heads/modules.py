@@ -13,30 +13,35 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Held while a module's first weights are drawn: torch has one generator for all threads.
+# Held while parameters are initialised: torch has one generator for all threads.
 DRAWING = RLock()
 
 
 def build_head(
-    name: str, dim: int, classes: int, kept: int = 0, training: bool = False
+    name: str, dim: int, classes: int, rows: int = 0, training: bool = False
 ) -> nn.Module:
-    """Make a head's module: float32 [B, D] → logits [B, C].
+    """Return a head's module: float32 [B, D] → logits [B, C].
 
-    kept: rows that `knn` remembers. training: as it is trained. Without, it is as it is saved:
-    batch norm is part of the linear layer before it; see `folded`.
+    Args:
+        name: Of HEADS.
+        dim: Length of an embedding D.
+        classes: Number of classes C.
+        rows: Training images, which `knn` stores.
+        training: As it is trained; else as it is saved, with batch norm folded into the linear
+            layers.
     """
     from torch import nn
 
     if name == "knn":
         from heads.closed_form import NearestNeighbors
 
-        return NearestNeighbors(dim, classes, kept)
+        return NearestNeighbors(dim, classes, rows)
     head = HEADS[name]
     activation = {"relu": nn.ReLU, "gelu": nn.GELU}[head.activation]
     layers: list[nn.Module] = []
     with DRAWING:
         for width, dropout in zip(head.hidden, head.dropout, strict=True):
-            # Batch norm takes a bias away again: of what is left, rounding, Adam would make steps.
+            # Batch norm cancels a bias; Adam would turn what rounding leaves of it into steps.
             layers.append(nn.Linear(dim, width, bias=not (head.batch_norm and training)))
             if head.batch_norm:
                 layers.append(nn.BatchNorm1d(width) if training else nn.Identity())
@@ -47,15 +52,15 @@ def build_head(
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a head as it is saved, from those of its module as it was trained.
+    """Return the tensors of a saved head from the state of its module in training.
 
-    Batch norm is affine at inference: it goes into the linear layer before it.
+    Batch norm is affine at inference, and is folded into the linear layer before it.
     """
     from torch.nn import BatchNorm1d
     from torch.nn.utils.fusion import fuse_linear_bn_weights
 
     norms = [name.split(".")[0] for name in state if name.endswith(".running_mean")]
-    found = {name: state[name] for name in state if name.split(".")[0] not in norms}
+    tensors = {name: state[name] for name in state if name.split(".")[0] not in norms}
     for norm in norms:
         linear = f"{int(norm) - 1}"
         weight, bias = fuse_linear_bn_weights(
@@ -67,5 +72,5 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             state[f"{norm}.weight"],
             state[f"{norm}.bias"],
         )
-        found |= {f"{linear}.weight": weight.detach(), f"{linear}.bias": bias.detach()}
-    return found
+        tensors |= {f"{linear}.weight": weight.detach(), f"{linear}.bias": bias.detach()}
+    return tensors

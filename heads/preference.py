@@ -1,26 +1,25 @@
-"""The one rule by which candidates and models are ranked. Test images take no part in it."""
+"""The only rule by which candidates and models are ranked; it does not use test images."""
 
 from math import inf
 
 Preference = tuple[float, float, float, float, float]
 
-# Decimals of a calibrated loss that count at first: a smaller difference is no evidence on the few
-# images that equal accuracies are usual on, and the more regularised head is taken.
+# A smaller difference of calibrated losses is no evidence on the few images on which accuracies
+# are often equal; then the more regularised head is better.
 DECIMALS = 2
 
 
 def preference(
     accuracy: float, calibrated_loss: float, weight_decay: float, parameters: float
 ) -> Preference:
-    """Return a sort key, the best first: see below; NaN comes last.
+    """Return a sort key, the best first and NaN last. It compares, in this order:
 
-    - accuracy: on validation images, or the mean over folds. Rounded, as the last digits of a mean
-      are no difference.
-    - calibrated_loss: cross entropy after temperature scaling, to DECIMALS. Not before it, which
-      would reward overconfidence.
-    - weight_decay: the stronger regularisation.
-    - parameters: the simpler model.
-    - calibrated_loss: all of it.
+    - accuracy on validation images, or the mean over folds; its last digits are rounded away.
+    - calibrated_loss, the cross entropy after temperature scaling, to DECIMALS. The loss before
+      scaling would reward overconfidence.
+    - weight_decay: stronger regularisation is better.
+    - parameters: fewer are better.
+    - calibrated_loss with all digits.
     """
     loss = inf if calibrated_loss != calibrated_loss else calibrated_loss
     score = inf if accuracy != accuracy else -round(accuracy, 9)

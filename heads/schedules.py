@@ -1,4 +1,4 @@
-"""The table of schedules: by what a head's learning rate is multiplied in each epoch."""
+"""The table of learning rate schedules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,12 @@ from math import cos, pi
 
 @dataclass(frozen=True)
 class Schedule:
-    """factor: (epoch from 0, epochs in all, gamma) → of the learning rate. gamma: if it means
-    anything to it.
+    """A factor of the learning rate in each epoch.
+
+    Attributes:
+        summary: For the help text.
+        gamma: Whether it uses gamma.
+        factor: (epoch from 0, number of epochs, gamma) → factor.
     """
 
     summary: str
@@ -35,7 +39,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def factor(schedule: str, gamma: float, warmup: int, epoch: int, epochs: int) -> float:
-    """Return the factor of an epoch; before, in `warmup` epochs, it rises linearly."""
+    """Return the factor of an epoch; it rises linearly in the first `warmup` epochs."""
     if epoch < warmup:
         return (epoch + 1) / (warmup + 1)
     return SCHEDULES[schedule].factor(epoch - warmup, epochs - warmup, gamma)

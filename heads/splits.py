@@ -1,4 +1,9 @@
-"""Dividing labelled images into training and validation."""
+"""Splits of labelled images into training and validation, and folds.
+
+- Stratified by class, and deterministic by content and seed.
+- Groups of near duplicates stay on one side.
+- Each class has an image on both sides.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +11,7 @@ from dataclasses import dataclass
 
 from cache.errors import HeadError
 
-# By image: near duplicates bear the same number; an image that is not here is like no other.
+# Number of its group by image hash; an image that is not here is a group of its own.
 Groups = Mapping[bytes, int]
 NO_GROUPS: Groups = {}
 
@@ -22,10 +27,10 @@ class Split:
 def check_trainable(
     labels: Mapping[bytes, str], folds: int = 0, groups: Groups = NO_GROUPS
 ) -> None:
-    """Make sure that a classifier can be trained and validated on these images.
+    """Check that a classifier can be trained and validated on these images.
 
     Raises:
-        HeadError: there is only one class, or a class has too few images that differ.
+        HeadError: There is only one class, or a class has too few different images.
     """
     counts = Counter(dict.fromkeys(labels.values(), 0))
     counts.update(label for _, label in _units(labels, groups))
@@ -48,7 +53,7 @@ def check_trainable(
 
 
 def most_folds(labels: Mapping[bytes, str], groups: Groups = NO_GROUPS) -> int:
-    """Return into how many folds the images can be divided: each class has one in every fold."""
+    """Return the largest number of folds with an image of each class in every fold."""
     return min(Counter(label for _, label in _units(labels, groups)).values())
 
 
@@ -59,24 +64,27 @@ def split(
     fold: str = "",
     groups: Groups = NO_GROUPS,
 ) -> Split:
-    """Divide images into training and validation, stratified by class and seeded.
+    """Split images into training and validation.
 
-    fold: "" or, say, `2/5`: validation is the second fifth. groups: each stays on one side, and
-    counts as one. Each class has at least one image on both sides. The result depends on the
-    images' content only, not on where they lie or in which order; the same image in two places is
-    one, so it is never on both sides.
+    Args:
+        labels: Class by image hash.
+        val_fraction: Share of each class to validate on, without a fold.
+        seed: Of the draw.
+        fold: Empty, or the fold to validate on, as `2/5`.
+        groups: Near duplicates; a group counts as one image.
 
     Raises:
-        HeadError: the images can't be divided so; see `check_trainable`.
+        HeadError: see `check_trainable`.
     """
-    number, _, of = fold.partition("/")
-    check_trainable(labels, int(of or 0), groups)
+    number, _, count = fold.partition("/")
+    check_trainable(labels, int(count or 0), groups)
     units, held_out = _units(labels, groups), set[bytes]()
-    # Class by class: scikit-learn's own stratification lets a rare class miss a side.
-    for place, label in enumerate(sorted(set(labels.values()))):
+    # Class by class: scikit-learn's stratification can leave a rare class out of a side.
+    for offset, label in enumerate(sorted(set(labels.values()))):
         firsts = sorted(first for first, of_unit in units if of_unit == label)
         if fold:
-            chosen = _fold(firsts, seed, (int(number) - 1 + place) % int(of), int(of))
+            # The first folds are larger by one: each class starts at another one.
+            chosen = _fold(firsts, seed, (int(number) - 1 + offset) % int(count), int(count))
         else:
             chosen = _held_out(firsts, seed, val_fraction)
         held_out |= {key for first in chosen for key in units[first, label]}
@@ -88,17 +96,17 @@ def split(
 
 
 def _units(labels: Mapping[bytes, str], groups: Groups) -> dict[tuple[bytes, str], list[bytes]]:
-    """Return what may not be divided, by its first image and its class: single images and groups.
+    """Return single images and groups, by their first image and their class.
 
-    A group in several classes is of the one that most of its images are of.
+    The class of a group is that of most of its images.
     """
     members: dict[int | bytes, list[bytes]] = {}
     for key in sorted(labels):
         members.setdefault(groups.get(key, key), []).append(key)
     units = {}
     for keys in members.values():
-        of_keys = sorted(labels[key] for key in keys)
-        units[keys[0], max(of_keys, key=of_keys.count)] = keys
+        classes = sorted(labels[key] for key in keys)
+        units[keys[0], max(classes, key=classes.count)] = keys
     return units
 
 
@@ -109,11 +117,8 @@ def _held_out(hashes: list[bytes], seed: int, fraction: float) -> set[bytes]:
     return set(train_test_split(hashes, test_size=count, random_state=seed)[1])
 
 
-def _fold(hashes: list[bytes], seed: int, number: int, of: int) -> set[bytes]:
-    """Return one of the parts of a class. The first are larger by one: each class begins at
-    another fold, so that folds are of one size.
-    """
+def _fold(hashes: list[bytes], seed: int, number: int, count: int) -> set[bytes]:
     from sklearn.model_selection import KFold
 
-    parts = list(KFold(of, shuffle=True, random_state=seed).split(hashes))
-    return {hashes[i] for i in parts[number][1]}
+    folds = list(KFold(count, shuffle=True, random_state=seed).split(hashes))
+    return {hashes[i] for i in folds[number][1]}

@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): one number that makes a head's confidence honest."""
+"""Temperature scaling (Guo et al. 2017) of many heads at once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,8 +7,8 @@ from scipy.special import log_softmax, softmax
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-COLDEST, HOTTEST = 1e-4, 1e4
-HALVINGS = 40  # of the interval of log T: it is known to 2e-11 then
+LOWEST, HIGHEST = 1e-4, 1e4
+HALVINGS = 40  # of the interval of log T, to 2e-11
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:
@@ -22,37 +22,37 @@ def fit_temperatures(logits: Floats, labels: Labels) -> Floats:
     T minimises the mean cross entropy of softmax(logits / T) with smoothed targets: the true class
     has (N + 1) / (N + 2) and the others share the rest, as in Platt (1999), but with the number of
     all images, because one parameter is fitted to all of them. With targets of 1 and 0, perfectly
-    separated images would ask for T = 0, a certainty that N images do not support; with these, T is
-    positive and finite. It is between 1e-4 and 1e4.
+    separated images give T = 0, a certainty that N images do not support. T is between 1e-4 and
+    1e4.
 
-    logits must be those of images that the head was not trained on. labels: int [N].
+    Args:
+        logits: Of images that the head was not trained on.
+        labels: int64 [N].
     """
     images, classes = logits.shape[1:]
     hit = (images + 1) / (images + 2)
     targets = np.full((images, classes), (1 - hit) / (classes - 1))
     targets[np.arange(images), labels] = hit
-    wanted = (targets * logits).sum((1, 2))
-    low, high = (np.full(len(logits), np.log(end)) for end in (COLDEST, HOTTEST))
+    target = (targets * logits).sum((1, 2))
+    low, high = (np.full(len(logits), np.log(end)) for end in (LOWEST, HIGHEST))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         # The loss is convex in 1 / T; its derivative is the mean of Σ (softmax - target) z.
         scaled = logits / np.exp(middle)[:, None, None]
-        too_cold = (softmax(scaled, 2) * logits).sum((1, 2)) > wanted
-        low, high = np.where(too_cold, middle, low), np.where(too_cold, high, middle)
+        too_low = (softmax(scaled, 2) * logits).sum((1, 2)) > target
+        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
     return np.asarray(np.exp((low + high) / 2))
 
 
 def cross_entropies(logits: Floats, labels: Labels, temperatures: Floats) -> Floats:
-    """Return the mean cross entropy [K] of the logits [K, N, C] of K heads, after division by the
-    temperatures [K]. labels: int [N].
-    """
-    chances = log_softmax(logits / temperatures[:, None, None], 2)
-    return np.asarray(-chances[:, np.arange(len(labels)), labels].mean(1))
+    """Return the mean cross entropy [K] of logits [K, N, C] divided by temperatures [K]."""
+    log_p = log_softmax(logits / temperatures[:, None, None], 2)
+    return np.asarray(-log_p[:, np.arange(len(labels)), labels].mean(1))
 
 
 def calibrated_losses(logits: Floats, labels: Labels) -> Floats:
     """Return the cross entropies [K] of logits [K, N, C] after their own best temperatures.
 
-    A head gains nothing by being surer than it is right: multiplied logits have the same loss.
+    Overconfidence gains nothing: multiplied logits have the same loss.
     """
     return cross_entropies(logits, labels, fit_temperatures(logits, labels))

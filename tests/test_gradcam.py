@@ -222,7 +222,7 @@ def test_maps_can_be_had_in_inference_mode(toy: LoadedBackbone) -> None:
 def test_knn_shows_what_makes_an_image_like_the_nearest_of_its_class() -> None:
     bright = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
     (state,) = FITS["knn"](bright.double(), torch.tensor([0, 0, 1, 1]), 2, (0.0,))
-    head = build_head("knn", 2, 2, kept=4)
+    head = build_head("knn", 2, 2, rows=4)
     head.load_state_dict(state)
     white = np.full((1, 1, 224, 224), 255, np.uint8)
     white[0, 0, :112] = 0

@@ -127,11 +127,13 @@ class TestConfiguration:
 
 class TestRun:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("heads")
 
     @pytest.fixture(scope="class")
-    def done(self, caches: dict[str, Cache], labels: dict[bytes, str], folder: Path) -> HeadsRun:
+    @classmethod
+    def done(cls, caches: dict[str, Cache], labels: dict[bytes, str], folder: Path) -> HeadsRun:
         return train_heads(caches["cpu"], labels, "dataset", STANDARD, folder)
 
     def test_every_head_is_a_file_with_all_about_it(
@@ -336,6 +338,6 @@ class TestFiles:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_tensors_have_the_shapes_of_the_module(name: str) -> None:
-    module = build_head(name, 7, 3, kept=5)
+    module = build_head(name, 7, 3, rows=5)
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    assert tensor_shapes(name, 7, 3, kept=5) == shapes
+    assert tensor_shapes(name, 7, 3, rows=5) == shapes

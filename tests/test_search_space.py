@@ -8,7 +8,7 @@ import pytest
 from cache.errors import GridError
 from heads.architectures import HEADS
 from heads.config import HeadConfig
-from heads.search.space import SearchPlan, asked, combinations, read_grid
+from heads.search.space import SearchPlan, combinations, plan_from_options, read_grid
 from tests.conftest import ROOT
 
 NOTHING: dict[str, Any] = dict.fromkeys(HeadConfig.__dataclass_fields__) | {
@@ -85,17 +85,17 @@ def test_folds_judge_and_seeds_are_kept() -> None:
         ("[grid]\n", "has no [grid]"),
         ("grid = 3\n", "has no [grid]"),
         ("[grid\n", "at line 1"),
-        ("[grid]\nhead = 'single'\nlr = 0.1\n", "line 3: lr is no key"),
+        ("[grid]\nhead = 'single'\nlr = 0.1\n", "line 3: lr is not a known key"),
         ("[grid]\nhead = 'single'\nlearning_rate = []\n", "line 3: learning_rate is an empty list"),
         ("[grid]\nlearning_rate = [0.1, 0]\n", "line 2: learning_rate = 0: it must be a number"),
         ("[grid]\nlearning_rate = [nan]\n", "line 2: learning_rate = nan"),
         ("[grid]\nepochs = 2.5\n", "line 2: epochs = 2.5: it must be a whole number from 1"),
         ("[grid]\nepochs = true\n", "line 2: epochs = True"),
-        ("[grid]\nhead = 'triple'\n", "line 2: head = 'triple': choose of single, multi"),
+        ("[grid]\nhead = 'triple'\n", "line 2: head = 'triple': choose from single, multi"),
         ("[grid]\nnesterov = 1\n", "line 2: nesterov = 1: it must be true or false"),
         ("seeds = 0\n[grid]\nhead = 'knn'\n", "line 1: seeds = 0: it must be a whole number"),
         ("repeats = 2\n[grid]\nhead = 'knn'\n", "line 1: repeats needs cv"),
-        ("colour = 'red'\n[grid]\nhead = 'knn'\n", "line 1: colour is no key"),
+        ("colour = 'red'\n[grid]\nhead = 'knn'\n", "line 1: colour is not a known key"),
         (
             "[[grid]]\nhead = 'single'\nepochs = 3\n[[grid]]\nhead = 'multi'\nepochs = 0\n",
             "line 6: epochs = 0",
@@ -106,24 +106,27 @@ def test_folds_judge_and_seeds_are_kept() -> None:
         ),
         (
             "[[grid]]\nval_fraction = 0.1\n[[grid]]\nval_fraction = 0.5\n",
-            "line 4: val_fraction: validated on different",
+            "line 4: val_fraction: heads validated on different",
         ),
         ("[grid]\npatience = [0, 3]\n", "line 2: patience: it chooses the epoch"),
         ("[grid]\nwarmup = 20\n", "line 2: warmup = 20 of 20 epochs"),
-        ("[grid]\nhead = 'ridge'\nviews = 2\n", "line 3: views = 2 means nothing"),
-        ("[grid]\nhead = 'knn'\nweight_decay = 0.1\n", "line 3: weight_decay = 0.1 means"),
-        ("[grid]\nhead = 'logreg'\nepochs = 9\n", "line 3: epochs = 9 means nothing"),
+        ("[grid]\nhead = 'ridge'\nviews = 2\n", "line 3: views = 2 has no effect"),
+        ("[grid]\nhead = 'knn'\nweight_decay = 0.1\n", "line 3: weight_decay = 0.1 has no"),
+        ("[grid]\nhead = 'logreg'\nepochs = 9\n", "line 3: epochs = 9 has no effect"),
         (
             "[grid]\noptimizer = 'adam'\nmomentum = 0.5\n",
-            "line 3: momentum = 0.5 means nothing to any",
+            "line 3: momentum = 0.5 has no effect on",
         ),
         (
             "[grid]\nschedule = 'cosine'\ngamma = [0.5]\n",
-            "line 3: gamma = 0.5 means nothing to any",
+            "line 3: gamma = 0.5 has no effect on",
         ),
-        ("[grid]\nval_fraction = [0.1, 0.2]\n", "line 2: val_fraction: validated on different"),
+        (
+            "[grid]\nval_fraction = [0.1, 0.2]\n",
+            "line 2: val_fraction: heads validated on different",
+        ),
         ("[grid]\nhead = 'logreg'\nweight_decay = 0\n", "line 3: weight_decay: logreg needs"),
-        ("[grid]\nviews = [0, 2]\nbalance = 'augment'\n", "line 3: balance = augment fills"),
+        ("[grid]\nviews = [0, 2]\nbalance = 'augment'\n", "line 3: balance = augment oversamples"),
     ],
 )
 def test_a_wrong_file_is_named_with_line_and_key(text: str, said: str, tmp_path: Path) -> None:
@@ -137,10 +140,10 @@ def test_a_wrong_file_is_named_with_line_and_key(text: str, said: str, tmp_path:
 
 def test_options_beside_a_file_contradict_it() -> None:
     path = ROOT / "recipes" / "gel24.toml"
-    assert asked(NOTHING | {"grid": path, "seed": 3}).seed == 3
+    assert plan_from_options(NOTHING | {"grid": path, "seed": 3}).seed == 3
     for given in ({"learning_rate": [0.1]}, {"cv": 5}, {"seeds": 2}, {"nesterov": True}):
         with pytest.raises(GridError, match=rf"leave out {next(iter(given))}"):
-            asked(NOTHING | {"grid": path} | given)
+            plan_from_options(NOTHING | {"grid": path} | given)
 
 
 def test_the_last_seed_is_one() -> None:
@@ -150,4 +153,4 @@ def test_the_last_seed_is_one() -> None:
 
 def test_repeats_without_folds_mean_nothing() -> None:
     with pytest.raises(GridError, match="give --cv too"):
-        asked(NOTHING | {"repeats": 2})
+        plan_from_options(NOTHING | {"repeats": 2})

@@ -68,7 +68,7 @@ def test_folds_are_told(place: Path) -> None:
     [
         (("--cv", 47), "fewer images than folds in class gel (46), not_gel (46)"),
         (("--repeats", 2), "give --cv too"),
-        (("--optimizer", "adam", "--nesterov"), "nesterov = True means nothing"),
+        (("--optimizer", "adam", "--nesterov"), "nesterov = True has no effect"),
         (("--val-fraction", 0.1, "--val-fraction", 0.2), "can't be compared"),
         (("--views", 2), "run extract --views 2"),
         (("--lr", 0), "not in the range x>0"),

@@ -78,7 +78,7 @@ class TestModels:
     def test_every_head_is_timed_on_every_device(self, device: str, toy: LoadedBackbone) -> None:
         require_or_skip(device)
         spec = EmbeddingSpec(toy, device, tuple(DEVICES[device].engines), "fp32")
-        heads = [build_head(name, 8, 2, kept=20).eval() for name in HEADS]
+        heads = [build_head(name, 8, 2, rows=20).eval() for name in HEADS]
         timings = time_models(spec, heads, SAMPLES, budget_s=0.2)
         assert len(timings) == len(HEADS)
         for timing in timings:
@@ -250,7 +250,7 @@ class TestSize:
     @pytest.mark.parametrize("head", HEADS)
     def test_a_head_is_added(self, name: str, head: str) -> None:
         dim = BACKBONES[name].dim
-        module = build_head(head, dim, 3, kept=100)
+        module = build_head(head, dim, 3, rows=100)
         bare, whole = size_of(name, nn.Identity()), size_of(name, module)
         own = sum(parameter.numel() for parameter in module.parameters())
         assert whole.parameters - bare.parameters == own

@@ -147,12 +147,14 @@ class TestRun:
     sweep = SearchPlan(candidates(), seeds=2)
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("heads")
 
     @pytest.fixture(scope="class")
-    def done(self, caches: dict[str, Cache], folder: Path) -> HeadsRun:
-        return train_heads(caches["cpu"], LABELS, "dataset", self.sweep, folder)
+    @classmethod
+    def done(cls, caches: dict[str, Cache], folder: Path) -> HeadsRun:
+        return train_heads(caches["cpu"], LABELS, "dataset", cls.sweep, folder)
 
     def test_the_best_is_saved_from_every_seed_and_says_why(
         self, done: HeadsRun, folder: Path

@@ -54,7 +54,7 @@ def _write(info: HeadInfo, run: Path) -> None:
 def _settings(info: HeadInfo) -> dict[str, str | float]:
     """Return what the head was trained from and how, without settings that have no effect on it."""
     configuration, key = info.configuration, info.identity
-    without = {*configuration.meaningless(), "fold"} - {"optimizer"}
+    without = {*configuration.unused_fields(), "fold"} - {"optimizer"}
     fields = dataclasses.asdict(configuration)
     return {
         "backbone": key.backbone,

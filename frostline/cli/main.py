@@ -94,10 +94,10 @@ def run(
     from evaluate.evaluation import unmeasured
     from evaluate.test_set import check_classes
     from evaluate.workspace.layout import Workspace
-    from heads.search.space import asked
+    from heads.search.space import plan_from_options
     from heads.splits import check_trainable
 
-    place, sweep = Workspace(workspace), asked(choices)
+    place, sweep = Workspace(workspace), plan_from_options(choices)
     recipe: Recipe | None = ctx.meta.get(RECIPE)
     if recipe:
         check_recipe(recipe, ctx)
@@ -195,9 +195,9 @@ def train_heads(ctx: click.Context, /, dataset: Path, workspace: Path, **choices
     """Train every head with every optimizer on every cache found."""
     from evaluate.selection import Wanted, select_caches, smallest_full_scale
     from evaluate.workspace.layout import Workspace
-    from heads.search.space import asked
+    from heads.search.space import plan_from_options
 
-    place, sweep = Workspace(workspace), asked(choices)
+    place, sweep = Workspace(workspace), plan_from_options(choices)
     place.require()
     (dataset,) = steps.take_current(ctx, place, choices)
     training = steps.scan(dataset, place, choices["per_class"], opened=not choices["no_group"])

@@ -123,7 +123,7 @@ def table_of_effects(ranked: Sequence[ScoredCandidate]) -> Table:
 
 def _setting(candidate: HeadConfig, field: str) -> str:
     """Return a field's value, if it means anything to this head."""
-    return "" if field in candidate.meaningless() else _short(getattr(candidate, field))
+    return "" if field in candidate.unused_fields() else _short(getattr(candidate, field))
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,8 @@
-"""What was tried, and how well it did on validation: `heads/trials.csv`, and the choice from it."""
+"""Trials: the table `heads/trials.csv`, the ranking of candidates, and the effects of settings.
+
+- The table is written whole or not at all, by one process at a time; each row has a checksum.
+- Test images take no part.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from cache.errors import HeadError
-from cache.files import replacing
 from cache.tables import (
     CHANGED,
     CHECKSUM,
@@ -24,10 +26,9 @@ from cache.tables import (
     as_whole_number,
     checksum,
     neutral,
-    open_table,
     read_table,
     restored,
-    write_table,
+    rewrite_table,
 )
 from heads.architectures import HEADS
 from heads.batched.trainer import TrainingResult
@@ -35,7 +36,6 @@ from heads.config import HeadConfig
 from heads.preference import Preference, preference
 from heads.search.space import SearchPlan
 
-LOCK_TIMEOUT_S = 60
 FIELDS = tuple(field.name for field in dataclasses.fields(HeadConfig))
 MEASURED = ("validation_accuracy", "validation_loss", "training_accuracy", "training_loss")
 CALIBRATED = "validation_calibrated_loss"  # earlier versions did not measure it
@@ -64,9 +64,14 @@ Row = Mapping[Hashable, Any]  # of the table, by column
 
 @dataclass(frozen=True)
 class Score:
-    """How a candidate did on validation: mean accuracy, loss and loss after temperature scaling
-    over its judges, the standard deviation of the accuracy (NaN for one judge), and how many they
-    are. A candidate of which any head diverged has NaN.
+    """A candidate's validation metrics; NaN if any of its fits diverged.
+
+    Attributes:
+        accuracy: Mean over its fits.
+        loss: Mean cross entropy.
+        calibrated_loss: Mean cross entropy after temperature scaling.
+        spread: Standard deviation of the accuracy; NaN for one fit.
+        cv_fits: Number of fits; 0 if any diverged.
     """
 
     accuracy: float
@@ -78,7 +83,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ScoredCandidate:
-    """A candidate, its score, and whether it was chosen among those of its head and optimizer."""
+    """A candidate, its score, and whether it is the best of its head and optimizer."""
 
     candidate: HeadConfig
     score: Score
@@ -86,10 +91,10 @@ class ScoredCandidate:
 
 
 def read_trials(path: Path) -> pd.DataFrame:
-    """Read `trials.csv`, by trial_id; empty where there is none.
+    """Return `trials.csv` with the index trial_id; empty if there is no file.
 
     Raises:
-        HeadError: it is damaged, or not ours.
+        HeadError: The file is damaged, or another program's.
     """
     rows = _read(path)
     return pd.DataFrame(
@@ -101,22 +106,21 @@ def read_trials(path: Path) -> pd.DataFrame:
 
 
 def add_trials(path: Path, trials: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add rows by trial_id; written whole or not at all, one process at a time.
+    """Add rows by trial_id, or replace them.
 
     Raises:
-        HeadError: it is damaged, or another process holds it for a minute.
+        HeadError: The file is damaged, or another process has locked it for a minute.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def merged() -> tuple[list[str], list[list[str]]]:
+        rows = [row for row in _read(path) if row["trial_id"] not in trials]
+        rows += [{"trial_id": name, **trial} for name, trial in trials.items()]
+        return [*COLUMNS, CHECKSUM], [_cells(row) for row in rows]
+
     try:
-        with FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S):
-            rows = [row for row in _read(path) if row["trial_id"] not in trials]
-            rows += [{"trial_id": name, **trial} for name, trial in trials.items()]
-            with replacing(path) as temporary, open_table(temporary) as file:
-                write_table(file, [*COLUMNS, CHECKSUM], map(_cells, rows))
-    except Timeout:
-        raise HeadError(
-            f"{path} is being written by another process: wait for it and try again"
-        ) from None
+        rewrite_table(path, merged)
+    except TableError as error:
+        raise HeadError(str(error)) from None
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -134,7 +138,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     except TableError as error:
         raise HeadError(
-            f"{path} can't be read ({error}). Delete it, and the sweeps are trained again."
+            f"{path} can't be read ({error}). Delete it; the search is then trained again."
         ) from None
 
 
@@ -142,7 +146,7 @@ def _typed(cells: Mapping[str, str], line: int) -> dict[str, Any]:
     try:
         row = {name: READ[kind](cells.get(name, "")) for name, kind in COLUMNS.items()}
         if not row["trial_id"] or row["diverged"] not in (0, 1):
-            raise ValueError("trial_id or diverged has no such value")
+            raise ValueError("trial_id is empty, or diverged is neither 0 nor 1")
     except ValueError as error:
         raise TableError(f"line {line}: {error}") from None
     if cells.get(CHECKSUM) and cells[CHECKSUM] != checksum(_cells(row)[:-1]):
@@ -163,13 +167,13 @@ def as_trial(configuration: HeadConfig, result: TrainingResult) -> dict[str, Any
     }
 
 
-def rank(sweep: SearchPlan, trials: Mapping[HeadConfig, Row]) -> list[ScoredCandidate]:
-    """Judge all candidates, the best first; the first of each head and optimizer is chosen.
+def rank(plan: SearchPlan, trials: Mapping[HeadConfig, Row]) -> list[ScoredCandidate]:
+    """Return all candidates, the best first; the first of each head and optimizer is chosen.
 
-    By the means over their judges, see `preference`; those that are equal in all of it keep the
-    order of the sweep. A candidate of which a head diverged is last, and never chosen.
+    They are ranked by means over their fits, see `preference`; equal candidates keep the plan's
+    order. A candidate with a diverged fit is last, and never chosen.
     """
-    scored = [(c, _score([trials[judge] for judge in sweep.cv_fits(c)])) for c in sweep.candidates]
+    scored = [(c, _score([trials[fit] for fit in plan.cv_fits(c)])) for c in plan.candidates]
     scored.sort(key=lambda pair: _preference(*pair))
     ranked, groups = [], set[tuple[str, str]]()
     for candidate, score in scored:
@@ -197,8 +201,14 @@ def _score(rows: Sequence[Row]) -> Score:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a factor's level is worth: mean accuracy of the candidates that have it, over those
-    combinations of all other factors that occur with every level; how many these are.
+    """The effect of one level of a factor.
+
+    Attributes:
+        factor: Field of the configuration.
+        level: Its value.
+        accuracy: Mean of the candidates with it, over the combinations of all other factors that
+            occur with every level.
+        candidates: How many these are.
     """
 
     factor: str
@@ -208,43 +218,42 @@ class Effect:
 
 
 def effects(ranked: Sequence[ScoredCandidate]) -> list[Effect]:
-    """Return the main effect of each factor that varies, over matched candidates of those to which
-    it means anything.
-    """
+    """Return the main effect of each factor that varies, over matched candidates that use it."""
     table = pd.DataFrame([_levels(r.candidate) | {"accuracy": r.score.accuracy} for r in ranked])
-    found = []
+    results = []
     for factor in FIELDS:
-        having = table[table[factor].notna()]
-        varying = [name for name in FIELDS if having[name].nunique(dropna=False) > 1]
+        users = table[table[factor].notna()]
+        varying = [name for name in FIELDS if users[name].nunique(dropna=False) > 1]
         if factor not in varying or any(
-            _follows(having, factor, other) and not _follows(having, other, factor)
+            _follows(users, factor, other) and not _follows(users, other, factor)
             for other in varying
         ):
-            continue  # nothing to compare, or the other factor says all that there is to say
-        others = [o for o in varying if o != factor and not _follows(having, o, factor)]
-        there = having["accuracy"].notna()  # without the diverged
+            continue  # nothing to compare, or another factor determines this one
+        others = [o for o in varying if o != factor and not _follows(users, o, factor)]
+        matched = users["accuracy"].notna()  # without the diverged
         if others:
-            counts = having.groupby(others, dropna=False)["accuracy"].transform("count")
-            there = counts == having[factor].nunique()
-        for level, group in having[there].groupby(factor):
-            found.append(Effect(factor, level, group["accuracy"].mean(), len(group)))
-    return found
+            counts = users.groupby(others, dropna=False)["accuracy"].transform("count")
+            matched = counts == users[factor].nunique()
+        for level, group in users[matched].groupby(factor):
+            results.append(Effect(factor, level, group["accuracy"].mean(), len(group)))
+    return results
 
 
 def _levels(candidate: HeadConfig) -> dict[str, object]:
-    """Return the fields of a candidate, None where they mean nothing; but no optimizer, no schedule
-    and the gamma of 1 that comes to the same are levels too.
+    """Return the fields of a candidate, None if it does not use them.
+
+    No optimizer, no schedule, and the gamma of 1 that is the same, are levels too.
     """
-    levels = dataclasses.asdict(candidate) | dict.fromkeys(candidate.meaningless())
+    levels = dataclasses.asdict(candidate) | dict.fromkeys(candidate.unused_fields())
     levels |= {"optimizer": candidate.optimizer, "schedule": candidate.schedule}
     if candidate.schedule == "constant" and not HEADS[candidate.head].fitted:
         levels["gamma"] = candidate.gamma
     return levels
 
 
-def _follows(table: pd.DataFrame, one: str, other: str) -> bool:
-    """Whether each level of the other has its one level of this, as a gamma its schedule."""
-    if one == other:
+def _follows(table: pd.DataFrame, factor: str, other: str) -> bool:
+    """Return whether the other factor determines this one, as a gamma its schedule."""
+    if factor == other:
         return False
-    counts = table.groupby(other, dropna=False)[one].nunique(dropna=False)
+    counts = table.groupby(other, dropna=False)[factor].nunique(dropna=False)
     return bool((counts == 1).all())
