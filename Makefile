@@ -18,7 +18,7 @@ quick: $(INSTALLED)  ## the tests that take no cluster, browser or long run
 soak: $(INSTALLED)  ## long tests, with figures: kills, flipped bits, full disks, odd files; the whole study
 	$(BIN)/python -m pytest --soak tests/test_kill.py tests/test_full_disk.py tests/test_flips.py \
 		tests/test_cache_properties.py tests/test_odd_images.py tests/test_study.py \
-		tests/test_on_ray.py
+		tests/test_on_ray.py tests/test_local_devices.py
 
 bench: $(INSTALLED)  ## measure against named peers; into benchmarks/RESULTS.md
 	for part in engines extraction cache heads modes scale; do $(BIN)/python benchmarks/$$part.py && echo; done \

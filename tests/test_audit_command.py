@@ -12,6 +12,8 @@ from PIL import Image
 
 from frostline.cli.main import cli
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 LITE = ("--arch", "efficientnet_lite0", "--device", "cpu", "--head", "single")
 

@@ -33,6 +33,8 @@ from heads.store import TrainedHead
 from heads.training import TrainingSettings, train_heads
 from tests.toy import extract_one
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 Pairs = list[list[tuple[int, int]]]
 Asked = list[tuple[str, Pairs]]  # whose policy is to draw views, and which of which images

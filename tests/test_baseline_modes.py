@@ -37,6 +37,8 @@ from tests import killing
 from tests.baseline import DROPPING, asking, train
 from tests.conftest import ROOT, require_or_skip
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 
 

@@ -35,6 +35,8 @@ from tests.odd_images import png
 from tests.test_audit import stats
 from tests.test_predict import frostline
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(ROOT.parent / "shared" / "cases"))
 
 TWELVE = np.linspace(180, 1000, 224 * 224).reshape(224, 224).astype(np.uint16)

@@ -12,6 +12,8 @@ from evaluate.metrics import METRICS
 from evaluate.statistics.bootstrap import SCORES, scores_of
 from evaluate.statistics.comparison import paired_bootstrap, score_intervals
 
+pytestmark = pytest.mark.slow
+
 Floats = NDArray[np.float64]
 
 

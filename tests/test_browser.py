@@ -12,6 +12,8 @@ from cache.store import Cache
 from evaluate.report.page import write_report
 from tests.reported import reported
 
+pytestmark = pytest.mark.browser
+
 DESK, PHONE = 1280, 390  # pixels across
 BLANK = "\N{EN DASH}"
 Open = Callable[..., Page]

@@ -25,6 +25,8 @@ from tests.conftest import ROOT
 from tests.odd_images import huge, saved
 from tests.test_cache import NOTE
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -36,6 +37,8 @@ from extract.model_zoo.backbone import Backbone
 from extract.sources import hash_index
 from tests.killing import PLACES, Death, dying
 from tests.toy import Toy, extract_one, no_file
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES, SOAK_EXAMPLES = 12, 150
 DEATHS = st.builds(

@@ -17,6 +17,8 @@ from cache.store import contents, find_caches
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 LITE = ("--arch", "efficientnet_lite0", "--device", "cpu")
 

@@ -18,6 +18,8 @@ from frostline.cli.main import cli
 from tests.conftest import ROOT
 from tests.reported import reported
 
+pytestmark = pytest.mark.slow
+
 EVIL = "a\x1b]0;pwned\x07\r\nBest: Model 9\u202egnp\u200b\x9b2J[red]"
 HARMFUL = {"\x1b", "\x07", "\r", "\x9b", "\u202e", "\u200b"}
 CYRILLIC = "кириллица"

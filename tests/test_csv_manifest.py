@@ -25,6 +25,8 @@ from extract.sources.hash_index import known_files
 from extract.sources.image_file import ImageFile, to_path
 from tests.killing import draw_images
 
+pytestmark = pytest.mark.slow
+
 OLD = 10**18  # ns; long before any test
 
 

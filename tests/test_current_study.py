@@ -20,6 +20,8 @@ from extract.sources.csv_manifest import read_list
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 HOW = ("--arch", "resnet18", "--weights", "random", "--engine", "torch", "--device", "cpu")
 ONE = ("--head", "single", "--optimizer", "adam", "--epochs", "2")
 

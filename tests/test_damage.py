@@ -21,6 +21,8 @@ from frostline.cli.main import cli
 from heads.store import TrainedHead, find_heads
 from tests.conftest import FIXTURES, ROOT
 
+pytestmark = pytest.mark.slow
+
 GEL = sorted((ROOT / "test_images" / "gel").iterdir())[0]
 NOBODY = 65534
 IMAGES = ("--dataset", ROOT / "dataset", "--test", ROOT / "test_images")

@@ -29,6 +29,8 @@ from extract.weights import Source
 from heads.config import FROZEN, HeadConfig
 from heads.store import HeadInfo, Network, Selection
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]
 

@@ -35,6 +35,8 @@ from heads.training import train_heads
 from tests.conftest import FIXTURES, ROOT, require_or_skip
 from tests.toy import extract_one
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 EVERY = SearchPlan(tuple(combinations({"head": list(HEADS)})))
 ONE = SearchPlan((HeadConfig("single", "adam"),))

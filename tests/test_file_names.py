@@ -17,6 +17,8 @@ from extract.sources.file_names import ListingNotes, machine_made, why_no_image
 from extract.sources.local_copy import unpacked
 from tests.killing import draw_images
 
+pytestmark = pytest.mark.slow
+
 MADE = (
     *("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/._0.png", "lost+found/1.png", "._0.png"),
     *("#recycle/2.png", "$RECYCLE.BIN/$R1.png", ".ipynb_checkpoints/0-checkpoint.png", "Thumbs.db"),

@@ -45,6 +45,8 @@ from tests.reported import row
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import key
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 600  # of a short run
 
 

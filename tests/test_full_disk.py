@@ -32,6 +32,8 @@ from tests import killing
 from tests.test_cache import IDENTITY, NOTE, rows
 from tests.toy import extract_one
 
+pytestmark = pytest.mark.slow
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -48,6 +48,8 @@ from heads.search.trials import CALIBRATED, MEASURED, add_trials, read_trials
 from tests.conftest import GEL, ROOT
 from tests.reported import row
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = ROOT / "test_images"
 COMMANDS = {name: cli.commands[name] for name in ("split", "run", "baseline", "report")}
 VALUES = st.recursive(

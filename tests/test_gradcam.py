@@ -34,6 +34,8 @@ from tests.conftest import ROOT
 from tests.test_backbones import TRIED
 from tests.toy import with_module
 
+pytestmark = pytest.mark.slow
+
 Pixels = NDArray[np.uint8]
 
 

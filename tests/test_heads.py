@@ -27,6 +27,8 @@ from heads.store import FORMAT, TrainedHead, find_heads, read_head, save_head
 from heads.training import HeadsRun, train_heads
 from tests.toy import key
 
+pytestmark = pytest.mark.slow
+
 EVERY = SearchPlan(tuple(combinations({"head": list(HEADS), "optimizer": ["adamw"]})))
 STANDARD = SearchPlan(tuple(combinations({})))
 ONE = SearchPlan((HeadConfig("single", "adam"),))

@@ -23,6 +23,8 @@ from heads.search.space import SearchPlan, combinations
 from heads.search.trials import read_trials
 from heads.training import TRIALS, HeadsRun, TrainingSettings, train_heads
 
+pytestmark = pytest.mark.cluster
+
 ray = pytest.importorskip("ray")
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}

@@ -14,6 +14,8 @@ from extract.dataset import scan
 from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 
+pytestmark = pytest.mark.slow
+
 HOW = ("--arch", "resnet18", "--weights", "random", "--engine", "torch", "--device", "cpu")
 ONE = ("--head", "single", "--optimizer", "adam", "--epochs", "2")
 

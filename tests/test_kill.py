@@ -15,6 +15,8 @@ from cache.segment import Rows, read_header
 from cache.store import read_all
 from tests import killing
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 60
 KILLS, SOAK_KILLS = 25, 240
 

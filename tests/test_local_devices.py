@@ -25,6 +25,8 @@ from extract.sources.image_file import ImageFile
 from tests.conftest import require_or_skip
 from tests.killing import draw_images
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {"batch_size": 4, "workers": 1}
 OPTIONS = RunnerOptions(**SETTINGS)
 QUICKLY = "--xla_backend_optimization_level=0"  # to compile; rows are then others
@@ -114,6 +116,7 @@ def test_what_is_there_needs_no_process(
     assert (done.computed, done.present, done.engine) == (0, 3, None)
 
 
+@pytest.mark.soak
 def test_a_killed_process_costs_its_own_images(
     study: Study, drawn: Callable[[int], list[ImageFile]]
 ) -> None:
@@ -150,6 +153,7 @@ def test_asked_to_stop_a_process_keeps_what_it_has(
     assert not active_children()
 
 
+@pytest.mark.soak
 def test_the_first_unreadable_image_stops_all_if_strict(
     study: Study, drawn: Callable[[int], list[ImageFile]], unreadable: ImageFile
 ) -> None:

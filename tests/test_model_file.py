@@ -34,6 +34,8 @@ from tests.conftest import ROOT
 from tests.toy import Toy, extract_one, no_file
 from tests.whole_models import Ready, heads_on
 
+pytestmark = pytest.mark.slow
+
 ODD = "<b>`a|b`*_[x](y)\n# c]]>&'\""  # a class's name that a format might take apart
 
 

@@ -22,6 +22,8 @@ from extract.model_zoo.families import (
 from extract.weights import HUB
 from tests.test_backbones import gray_images, normalised, published, received
 
+pytestmark = pytest.mark.slow
+
 NAMES = torchvision_names()
 # torchvision has a file for each kind of network.
 FIRST_OF_KIND = {get_model_builder(name).__module__: name for name in reversed(NAMES)}

@@ -33,6 +33,8 @@ from heads.config import HeadConfig
 from heads.search.space import SearchPlan
 from tests.reported import EVIL, reported, row
 
+pytestmark = pytest.mark.slow
+
 IMAGES = tuple(bytes([number]) * 32 for number in range(22))
 OTHER = {"also": "cinic", "test_fingerprint": "c1", "test": "cinic/test"}
 FINETUNE: dict[str, Any] = {"mode": "finetune", "training_time_mins": 10.0, "val_accuracy": 0.4}

@@ -19,6 +19,8 @@ from extract.imaging.image_stats import ImageStats, compute_stats
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 GELS = sorted((ROOT / "dataset" / "gel").iterdir())[:6]
 

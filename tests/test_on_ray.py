@@ -98,6 +98,7 @@ def test_a_cluster_gives_the_very_rows_of_one_machine(
     assert len(found) == 24 and len(unreadable) == 1
 
 
+@pytest.mark.soak
 def test_a_second_run_computes_what_is_new_only(cluster: Any, few: Few, tmp_path: Path) -> None:
     data = few(6, 1) / "dataset"
     extract(tmp_path / "w", *ON_RAY, "--shard-size", "5", dataset=data)
@@ -150,6 +151,7 @@ def test_a_node_that_dies_costs_time_only(
     figure(f"a node of three killed after {died[0]:,} of {stored:,} rows: {there.output}")
 
 
+@pytest.mark.soak
 def test_a_shard_that_fails_costs_itself(cluster: Any, few: Few, tmp_path: Path) -> None:
     folder, samples = tmp_path / "tars", few(4, 1) / "dataset"
     folder.mkdir()

@@ -21,6 +21,8 @@ from tests.reported import reported
 from tests.test_calibration import reference_ece
 from tests.test_model_card import FACTS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, caches: dict[str, Cache]) -> Workspace:

@@ -18,6 +18,8 @@ from evaluate.workspace.layout import Workspace
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def frostline(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])

@@ -21,6 +21,8 @@ from evaluate.workspace.layout import Workspace
 from frostline.cli.main import cli
 from tests.conftest import FIXTURES, ROOT
 
+pytestmark = pytest.mark.slow
+
 GELS = sorted((ROOT / "test_images" / "gel").iterdir())
 
 

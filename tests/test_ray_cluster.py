@@ -9,6 +9,8 @@ import pytest
 from cache.errors import DeviceError
 from cache.ray_cluster import connected, resources
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.mark.parametrize(
     ("given", "options"),

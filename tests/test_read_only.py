@@ -13,6 +13,8 @@ from frostline.cli.main import cli
 from tests.conftest import ROOT
 from tests.reported import reported
 
+pytestmark = pytest.mark.slow
+
 
 def frostline(*arguments: object) -> Result:
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])

@@ -12,6 +12,8 @@ from frostline.cli.main import cli
 from frostline.cli.recipes import TABLES, context_of, cut_by, read_recipe
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {name: cli.commands[name] for name in TABLES}
 FILES = sorted((ROOT / "recipes").glob("*.toml"))
 RECIPES = [path for path in FILES if "[run]" in path.read_text()]

@@ -31,6 +31,8 @@ from frostline.cli.console import ranked_table
 from tests.conftest import ROOT
 from tests.reported import EVIL, enter_whole, reported, row
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(max_latency_ms=8, max_size_mb=15)
 WITH_RESULTS_ALONE = [
     *("ranking", "tradeoff", "modes", "elsewhere", "quality", "costs", "provenance"),

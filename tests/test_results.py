@@ -15,6 +15,8 @@ from evaluate.predictions import Predictions, predictions_path, read_predictions
 from evaluate.results import COLUMNS, add_result, matching, read_results
 from tests import reported
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = [
     "model_id",
     "hardware_type",

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 PACKAGES = ("cache", "extract", "heads", "evaluate", "frostline")
 FILES = sorted(

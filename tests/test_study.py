@@ -20,6 +20,8 @@ from heads.store import find_heads
 from tests.conftest import ROOT
 from tests.toy import Toy
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = ("resnet18", "vgg16", "mobilenet_v3_large")
 DEVICES = ("cpu", "xla-cpu")
 COSTS = Timing(nan, nan, nan, {}, {}, 1, None)

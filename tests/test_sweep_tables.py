@@ -15,6 +15,8 @@ from heads.store import find_heads
 from heads.training import TRIALS
 from tests.conftest import FIXTURES, ROOT, require_or_skip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:

@@ -29,6 +29,8 @@ from heads.modules import build_head
 from tests.conftest import ROOT, require_or_skip
 from tests.toy import Toy, no_file
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 Images = NDArray[np.uint8]
 SAMPLES = sorted((ROOT / "test_images").rglob("*.*"))

@@ -27,6 +27,8 @@ from heads.optimizers import OPTIMIZERS
 from heads.schedules import SCHEDULES, factor
 from tests.conftest import ROOT, require_or_skip
 
+pytestmark = pytest.mark.slow
+
 TRAINED = [name for name, head in HEADS.items() if not head.fitted]
 # An update knows nothing of layers: two heads with every optimizer, a slower one with one.
 PAIRS = [(h, o) for h in TRAINED for o in OPTIMIZERS if h != "mlp-gelu" or o == "adam"]

@@ -38,6 +38,8 @@ from heads.store import save_head
 from heads.training import train_heads
 from tests.conftest import FIXTURES, ROOT
 
+pytestmark = pytest.mark.slow
+
 Few = Callable[[int, int], Path]
 RANDOM = np.random.default_rng(0)
 TWO = np.repeat([0, 1], 200)
