@@ -13,7 +13,7 @@ from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("in_brief")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_brief")]
 Few = Callable[[int, int], Path]
 HOW = ("--weights", "random", "--engine", "torch")
 ARCH = ("--arch", "resnet18")  # which here is the toy

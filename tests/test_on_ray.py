@@ -28,6 +28,7 @@ Few = Callable[[int, int], Path]
 
 # Ray deprecates what it does itself, and leaves sockets to be closed.
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
