@@ -1,4 +1,4 @@
-"""New images → labels, with calibrated probabilities and a mark where there is doubt.
+"""New images → labels, with calibrated probabilities and review flags.
 
 Embeddings go through the cache. Neither torch nor pandas is imported: one image answers soon.
 """
@@ -124,7 +124,7 @@ def load_row(workspace: Workspace, row: Row) -> tuple[str, TrainedHead]:
 
 
 def measured_doubt(saved: TrainedHead) -> tuple[Uncertainty, Arrays] | None:
-    """Read how the doubt of a head was measured; None if it never was.
+    """Read how the review flags of a head were fitted; None if they never were.
 
     Raises:
         HeadError: the head is damaged.

@@ -191,7 +191,7 @@ class TestModel:
         done = frostline("predict", GELS[0], "--workspace", out, "--model", other)
         assert done.exit_code == 0, done.output
         assert table(done.stdout)[0]["doubt"] == ""
-        assert f"Model {other}: its doubt was never measured" in done.stderr
+        assert f"No review flags for model {other}: they were never fitted" in done.stderr
 
     def test_one_that_is_not_there_names_those_that_are(self, out: Path) -> None:
         done = frostline("predict", GELS[0], "--workspace", out, "--model", "77")

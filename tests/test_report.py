@@ -206,7 +206,7 @@ class TestWhole:
             "What contributed to the prediction",
             "efficientnet_lite0, cpu and xla-cpu: embeddings of 22 images differ by at most",
             "how far the nearest training image is",
-            "It doubts 80% of the errors and 5% of the right ones",
+            "It flags 80% of the errors and 5% of the right answers",
             "Expected calibration error",
             "groups of training images that show the same",
             "114 images by openvino",

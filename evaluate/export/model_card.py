@@ -201,7 +201,7 @@ def _limits(info: HeadInfo, row: Row) -> Iterator[str]:
     yield (
         "- It always answers with one of its classes, also for an image that is of none of them. "
         "Its probabilities don't tell: they are of these classes against each other. Frostline's "
-        "own score of doubt is not in the file."
+        "review flags are not in the file."
     )
     yield (
         f"- What is known of it are {row['n_test']:,} test images of one folder. Images from other "

@@ -65,7 +65,7 @@ SECTIONS: dict[str, Section] = {
     "costs": Section("Time and size", costs),
     "training": Section("Training curves", courses),
     "devices": Section("Whether devices agree", device_parity),
-    "doubt": Section("When to doubt an answer", doubts),
+    "doubt": Section("Review flags", doubts),
     "published": Section("Beside published results", beside_ours),
     "provenance": Section("Provenance", provenance),
 }

@@ -1,4 +1,4 @@
-"""The table of corruptions: what can happen to an image that a model should then doubt."""
+"""The table of corruptions: what can happen to an image, so that a model should be uncertain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

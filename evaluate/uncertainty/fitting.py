@@ -1,4 +1,4 @@
-"""Errors provoked, to find out which score of doubt finds them: see `measure_doubt`."""
+"""Which uncertainty score finds errors, measured on corrupted images: see `measure_doubt`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ class _Answers:
         return np.asarray(self.chances.argmax(1) != self.labels)
 
     def score(self, name: str) -> NDArray[np.float64]:
-        """Return a score of doubt, float [n]."""
+        """Return an uncertainty score, float [n]."""
         return SCORES[name].score(self.known[name], self.chances, self.embeddings)
 
 

@@ -63,11 +63,11 @@ def predict(
     say(told, err=True)
     if answered[0].doubt is None and not remarks:
         why = (
-            "can't be measured, as it was not trained on cached embeddings"
+            "it was not trained on cached embeddings"
             if info.network
-            else "was never measured; `cli.py evaluate` does it for the best that it measures"
+            else "they were never fitted. Run `cli.py evaluate`: it fits those of its best model"
         )
-        warn(f"Model {model_id}: its doubt {why}")
+        warn(f"No review flags for model {model_id}: {why}.")
     if heatmap:
         from evaluate.explanation.heatmaps import write_heatmaps
 

@@ -363,7 +363,7 @@ def audit(
 def predict(
     ctx: click.Context, /, paths: tuple[Path, ...], model: str, workspace: Path, **choices: Any
 ) -> None:
-    """Classify files, folders, or the paths on standard input (-), and say where there is doubt."""
+    """Classify files, folders, or the paths on standard input (-), and flag those to review."""
     from evaluate.backbone_loader import ModelLoader
     from evaluate.workspace.layout import Workspace, writable
 

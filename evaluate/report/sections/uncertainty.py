@@ -1,4 +1,4 @@
-"""How it was measured what makes an answer doubtful."""
+"""How the review flags were fitted."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from evaluate.uncertainty.scores import SCORES, doubt_path, read_doubt
 
 
 def doubts(context: ReportContext) -> dict[str, Any] | None:
-    """Show how well each score of doubt finds the best model's errors; None if not measured."""
+    """Show how well each uncertainty score finds the best model's errors; None if not measured."""
     best = context.study.best
     path = doubt_path(context.workspace.heads, best["head_id"])
     measured = context.read(partial(read_doubt, path)) if path.exists() else None
