@@ -40,7 +40,7 @@ def test_every_combination_once() -> None:
     found = combinations(
         {"head": ["single"], "optimizer": ["adam", "sgd"], "momentum": [0.5, 0.9], "epochs": [1, 2]}
     )
-    assert len(found) == len(set(found)) == 2 + 4  # momentum means nothing to adam
+    assert len(found) == len(set(found)) == 2 + 4  # momentum has no effect with adam
 
 
 def test_a_gamma_acts() -> None:

@@ -73,7 +73,7 @@ class TestRank:
         assert ranked_candidates((first, second), [result(1, 0.05)] * 2) == [first, second]
 
     def test_equal_shares_are_equal_whatever_their_last_digit(self) -> None:
-        """Two seeds of 13 and 11 of 14 images are as good as twice 12: the loss decides."""
+        """Two seeds of 13 and 11 of 14 images equal twice 12: the loss decides."""
         sweep = SearchPlan(candidates()[:2], seeds=2)
         cv_fits = [judge for c in sweep.candidates for judge in sweep.cv_fits(c)]
         scores = (13 / 14, 11 / 14, 12 / 14, 12 / 14)

@@ -62,7 +62,7 @@ def build_network(
 
 
 def placed(network: WholeNetwork, device: str, precision: str) -> WholeNetwork:
-    """Move a network to a torch device, which then computes as precisely as it is told to."""
+    """Move a network to a torch device, which then computes at the given precision."""
     as_precisely_as(precision, device)
     network.to(device)
     if device != "xla":

@@ -84,7 +84,7 @@ def listed_rows(path: Path) -> Iterator[tuple[int, str, Row]]:
     """Yield of every image its line, its path as it is listed, and what `rows_of` yields.
 
     Raises:
-        DatasetError: it is no such list, with the line; or it can't be had from its URL.
+        DatasetError: it is no such list, with the line; or it cannot be fetched from its URL.
         OSError: it can't be read.
     """
     layout, number, line = _layout(path), 0, 1
