@@ -23,7 +23,7 @@ from benchmarks.measuring import machine, medians, table
 from cache.embedding_key import EmbeddingKey
 from cache.maintenance.compact import compact
 from cache.segment import Rows, write_segment
-from cache.store import Cache, index, open_cache, read, read_headers
+from cache.store import Cache, build_index, open_cache, read, read_headers
 from extract.dataset import scan
 
 SEGMENT_ROWS = 1024
@@ -144,7 +144,7 @@ def reading(folder: Path, cache: Cache) -> list[tuple[str, ...]]:
     whole = medians(
         {"ours": lambda: total(read(cache)), "memmap": lambda: total(memmap())},
     )
-    keys = [h.tobytes() for h in index(read_headers(cache)).hashes.view("V32")]
+    keys = [h.tobytes() for h in build_index(read_headers(cache)).hashes.view("V32")]
     places = np.sort(np.random.default_rng(1).choice(shape[0], min(PICKED, shape[0]), False))
     wanted = [keys[i] for i in places]
     picked = medians({"ours": lambda: read(cache, wanted), "memmap": lambda: memmap()[places]})

@@ -26,7 +26,7 @@ from benchmarks.pictures import gels, pixels  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backbones import BACKBONES  # noqa: E402
 from extract.backends.backend import build_backend  # noqa: E402
-from extract.backends.int8 import calibrated  # noqa: E402
+from extract.backends.int8 import calibrate  # noqa: E402
 from extract.backends.openvino import HINTS, convert, import_openvino  # noqa: E402
 from extract.devices import require_device  # noqa: E402
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone  # noqa: E402
@@ -99,7 +99,7 @@ def one_backbone(name: str, files: list[ImageFile], images: Images, folder: Path
     """Measure all contenders of one backbone in turns; images per second by contender."""
     backbone, artifacts = load_backbone(name, "auto"), ArtifactStore(folder / "engines")
     spec = EmbeddingSpec(backbone, "cpu", ("openvino",), "fp32")
-    int8 = calibrated(replace(spec, precision="int8"), files, artifacts)
+    int8 = calibrate(replace(spec, precision="int8"), files, artifacts)
     contenders = {
         "eager": eager(backbone, images),
         "fp32": ours(spec, artifacts, images),

@@ -22,11 +22,11 @@ from benchmarks.pictures import cifar, gels, photos, repeated  # noqa: E402
 from cache.store import read  # noqa: E402
 from extract.artifact_store import ArtifactStore  # noqa: E402
 from extract.backends.backend import build_backend, usable_engines  # noqa: E402
-from extract.backends.int8 import calibrated  # noqa: E402
+from extract.backends.int8 import calibrate  # noqa: E402
 from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
 from extract.embedding_spec import EmbeddingSpec, load_backbone  # noqa: E402
-from extract.loader import batches, decoded  # noqa: E402
+from extract.loader import decode_files, make_batches  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
 
 Row = tuple[str, ...]
@@ -81,8 +81,8 @@ def against_its_parts(folder: Path, images: Path, what: str, name: str) -> list[
     paths = [file.path for file in files]
 
     def decode() -> list[Any]:
-        source = decoded(paths, usable_cores(), 4 * wanted.batch_size)
-        return [batch.pixels for batch in batches(source, wanted.batch_size)]
+        source = decode_files(paths, usable_cores(), 4 * wanted.batch_size)
+        return [batch.pixels for batch in make_batches(source, wanted.batch_size)]
 
     pixels = decode()
     built = build_backend(wanted, wanted.batch_size, artifacts)
@@ -177,7 +177,7 @@ def accuracies(folder: Path, images: Path, what: str) -> list[Row]:
     for precision in ("fp32", "bf16", "int8"):
         wanted = spec("efficientnet_lite0", precision)
         if precision == "int8":
-            wanted = calibrated(wanted, files, artifacts)
+            wanted = calibrate(wanted, files, artifacts)
         (done,) = extract(
             [wanted], files, fresh(folder), options=RunnerOptions(artifacts=artifacts)
         )

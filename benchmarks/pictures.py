@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from extract.devices import usable_cores
-from extract.loader import batch, decoded
+from extract.loader import decode_files, make_batch
 from extract.sources.image_file import SUFFIXES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,4 +52,4 @@ def photos(folder: Path, count: int) -> Path:
 
 def pixels(paths: list[Path]) -> NDArray[np.uint8]:
     """Decode images: uint8 [n, 1, 224, 224]."""
-    return batch(decoded(paths, usable_cores(), len(paths))).pixels
+    return make_batch(decode_files(paths, usable_cores(), len(paths))).pixels

@@ -32,7 +32,7 @@ from extract.dataset import scan  # noqa: E402
 from extract.devices import usable_cores  # noqa: E402
 from extract.distributed.job import Job  # noqa: E402
 from extract.distributed.ray import extract_on_ray  # noqa: E402
-from extract.distributed.shards import shards  # noqa: E402
+from extract.distributed.shards import list_shards  # noqa: E402
 from extract.distributed.worker import Part  # noqa: E402
 from extract.embedding_spec import EmbeddingSpec, engine_artifacts, load_backbone  # noqa: E402
 from extract.pipeline import RunnerOptions, extract  # noqa: E402
@@ -85,7 +85,7 @@ def one_worker(folder: Path, images: Path, what: str, name: str) -> list[Row]:
         root = Path(tempfile.mkdtemp(dir=folder))
         engine_artifacts(root).folder.symlink_to(artifacts.folder)
         job = Job((spec,), str(root), RunnerOptions(), None)
-        parts = (Part("dataset", shard, 0, {}) for shard in shards(images, SHARD))
+        parts = (Part("dataset", shard, 0, {}) for shard in list_shards(images, SHARD))
         dones = list(extract_on_ray(parts, job, {"num_cpus": cores}, None, print_nothing))
         computed = sum(done.extractions[0].computed for done in dones)
         built = sum(done.extractions[0].spent.get("build", 0) for done in dones)
@@ -151,7 +151,7 @@ def files_and_hashes(folder: Path) -> list[Row]:
     for i in range(number):
         (place / f"{i:06}.jpg").touch()
     started = time.perf_counter()
-    names = [name for shard in shards(folder / "many", SHARD) for name in shard.paths]
+    names = [name for shard in list_shards(folder / "many", SHARD) for name in shard.paths]
     listed = time.perf_counter() - started
     noise = np.random.default_rng(0)
     known = [Hashed(name.encode(), 1, 1, noise.bytes(32)) for name in names]

@@ -55,9 +55,9 @@ class EmbeddingKey:
             RecordError: it is no key at all.
         """
         fields = parse_json(text, dict[str, Any])
-        if (found := fields.get("format_version")) != FORMAT_VERSION:
+        if (version := fields.get("format_version")) != FORMAT_VERSION:
             raise CacheError(
-                f"written in cache format {found}, this version of Frostline reads format "
+                f"written in cache format {version}, this version of Frostline reads format "
                 f"{FORMAT_VERSION}: use the version that wrote it, or another --workspace"
             )
         if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):

@@ -44,9 +44,9 @@ class KeySet(Set[bytes]):
         asked = list(set(keys) - self._recent)
         packed = _packed(asked)
         order = np.argsort(packed)
-        there = np.empty(len(asked), bool)
-        there[order] = self._holds(packed[order])
-        return {key for key, known in zip(asked, there.tolist(), strict=True) if not known}
+        present = np.empty(len(asked), bool)
+        present[order] = self._holds(packed[order])
+        return {key for key, known in zip(asked, present.tolist(), strict=True) if not known}
 
     def issuperset(self, keys: Iterable[bytes]) -> bool:
         """Say whether every one of these keys is here."""
@@ -76,10 +76,10 @@ class KeySet(Set[bytes]):
 
     def _holds(self, packed: NDArray[np.bytes_]) -> NDArray[np.bool_]:
         keys = self._sorted  # another thread may put a longer one in its place meanwhile
-        places = np.searchsorted(keys, packed)
-        there: NDArray[np.bool_] = places < len(keys)
-        there[there] = keys[places[there]] == packed[there]
-        return there
+        positions = np.searchsorted(keys, packed)
+        present: NDArray[np.bool_] = positions < len(keys)
+        present[present] = keys[positions[present]] == packed[present]
+        return present
 
 
 def _packed(keys: Iterable[bytes]) -> NDArray[np.bytes_]:

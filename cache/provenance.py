@@ -36,7 +36,7 @@ def read_note(text: str) -> Note:
     return known
 
 
-def merged(notes: Sequence[Note]) -> Note:
+def merge_notes(notes: Sequence[Note]) -> Note:
     """Sum up the notes of many segments: numbers are added, words listed once each, sorted.
 
     A word that is the same everywhere stays a word: `{"engine": "torch"}`.
@@ -54,7 +54,7 @@ def words(value: str | Sequence[str]) -> tuple[str, ...]:
 
 def _merged(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
-        return merged(values)
+        return merge_notes(values)
     if isinstance(values[0], int | float):
         return sum(values)
     distinct = sorted({word for value in values for word in words(value)})

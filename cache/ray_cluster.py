@@ -107,13 +107,13 @@ def workers_that_fit(options: Mapping[str, Any]) -> dict[str, int]:
     wanted |= options.get("resources", {})
     wanted = {name: amount for name, amount in wanted.items() if amount}
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    there = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    resources_of = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     fitting = {
         node: min(int(has.get(name, 0) // amount) for name, amount in wanted.items())
-        for node, has in there.items()
+        for node, has in resources_of.items()
     }
     if not any(fitting.values()):
-        most = {name: max(h.get(name, 0) for h in there.values()) for name in wanted}
+        most = {name: max(h.get(name, 0) for h in resources_of.values()) for name in wanted}
         raise DeviceError(
             f"--resources: no node of the cluster has {json.dumps(wanted)} "
             f"(the most on any: {json.dumps(most)}): ask for less"

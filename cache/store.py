@@ -13,7 +13,7 @@ from cache.embedding_key import EmbeddingKey
 from cache.errors import CacheError, Failure, SegmentGoneError
 from cache.key_set import KeySet
 from cache.progress import Progress, silent
-from cache.provenance import merged, words
+from cache.provenance import merge_notes, words
 from cache.segment import Header, Rows, read_each_header, read_embeddings, read_header
 from cache.storage import cache_folders, segment_files
 
@@ -94,25 +94,25 @@ def find_caches(root: Path) -> list[Cache]:
     Raises:
         CacheError: a segment there is damaged or foreign.
     """
-    attempts = [partial(_found, folder) for folder in cache_folders(root)]
-    return [cache for attempt in attempts if (cache := retried(attempt))]
+    attempts = [partial(_cache_in, folder) for folder in cache_folders(root)]
+    return [cache for attempt in attempts if (cache := with_retries(attempt))]
 
 
-def contents(cache: Cache) -> CacheSummary:
+def summarize(cache: Cache) -> CacheSummary:
     """Say what a cache holds. Raises CacheError on a damaged or foreign segment."""
-    return summed_up(read_headers(cache))
+    return summarize_headers(read_headers(cache))
 
 
-def summed_up(found: Sequence[tuple[Path, Header]]) -> CacheSummary:
+def summarize_headers(segments: Sequence[tuple[Path, Header]]) -> CacheSummary:
     """Say what the segments hold that `read_headers` gave."""
-    headers = [header for _, header in found]
+    headers = [header for _, header in segments]
     clean = [(header, header.views == 0) for header in headers]
     stored = KeySet((header.hashes[rows], header.views[rows]) for header, rows in clean)
-    failures = first_failures(found)
+    failures = first_failures(segments)
     return CacheSummary(
         stored=stored,
         failures={key: failures[key] for key in sorted(stored.missing(failures))},
-        provenance=merged([header.provenance for header in headers]),
+        provenance=merge_notes([header.provenance for header in headers]),
     )
 
 
@@ -127,7 +127,7 @@ def read(cache: Cache, hashes: Sequence[bytes] | None = None, view: int = 0) -> 
     Raises:
         CacheError: an image has no row, or a segment is damaged.
     """
-    return retried(lambda: _read(cache, hashes, view))
+    return with_retries(lambda: _read(cache, hashes, view))
 
 
 def read_all(cache: Cache) -> Rows:
@@ -136,9 +136,9 @@ def read_all(cache: Cache) -> Rows:
     Raises:
         CacheError: a segment is damaged.
     """
-    found = read_headers(cache)
-    views = views_of(found)
-    tables = [index(found, view) for view in views]
+    segments = read_headers(cache)
+    views = view_numbers(segments)
+    tables = [build_index(segments, view) for view in views]
     hashes = _concatenated([table.hashes for table in tables], "S32")
     numbers = np.repeat(np.array(views, np.uint16), [len(table.hashes) for table in tables])
     of_view = [
@@ -153,13 +153,13 @@ def read_all(cache: Cache) -> Rows:
     return Rows(hashes[order].view(np.uint8).reshape(-1, 32), numbers[order], embeddings)
 
 
-def index(found: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
+def build_index(segments: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
     """Find every row of a view in what `read_headers` gave."""
-    of_view = [np.flatnonzero(header.views == view) for _, header in found]
+    of_view = [np.flatnonzero(header.views == view) for _, header in segments]
     hashes = _concatenated(
-        [as_s32(h.hashes[rows]) for (_, h), rows in zip(found, of_view, strict=True)], "S32"
+        [as_s32(h.hashes[rows]) for (_, h), rows in zip(segments, of_view, strict=True)], "S32"
     )
-    segment = np.repeat(np.arange(len(found)), [len(rows) for rows in of_view])
+    segment = np.repeat(np.arange(len(segments)), [len(rows) for rows in of_view])
     row = _concatenated(of_view, np.int64)
     if not (hashes[1:] > hashes[:-1]).all():
         # Stable: of equal hashes, the one in the first segment by name comes first.
@@ -167,10 +167,10 @@ def index(found: Sequence[tuple[Path, Header]], view: int = 0) -> Index:
         in_order = hashes[order]
         order = order[np.r_[True, in_order[1:] != in_order[:-1]]]
         hashes, segment, row = hashes[order], segment[order], row[order]
-    return Index(tuple(path for path, _ in found), hashes, segment, row)
+    return Index(tuple(path for path, _ in segments), hashes, segment, row)
 
 
-def gather(
+def copy_rows(
     embeddings: NDArray[np.float32],
     paths: Sequence[Path],
     segment: NDArray[np.int64],
@@ -199,15 +199,15 @@ def gather(
             progress(start + len(here), len(row))
 
 
-def first_failures(found: Sequence[tuple[Path, Header]]) -> dict[bytes, Failure]:
+def first_failures(segments: Sequence[tuple[Path, Header]]) -> dict[bytes, Failure]:
     """Return one failure per image: of several reasons, the first segment's."""
-    headers = [header for _, header in reversed(found)]
+    headers = [header for _, header in reversed(segments)]
     return {failure.sha256: failure for h in headers for failure in reversed(h.failures)}
 
 
-def views_of(found: Sequence[tuple[Path, Header]]) -> list[int]:
+def view_numbers(segments: Sequence[tuple[Path, Header]]) -> list[int]:
     """Return the view numbers that occur, in order."""
-    return sorted({int(view) for _, header in found for view in np.unique(header.views)})
+    return sorted({int(view) for _, header in segments for view in np.unique(header.views)})
 
 
 def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
@@ -218,25 +218,25 @@ def read_headers(cache: Cache) -> list[tuple[Path, Header]]:
     """
 
     def attempt() -> list[tuple[Path, Header]]:
-        found = []
+        segments = []
         paths = cache.segments
         for path, header in zip(paths, read_each_header(paths), strict=True):
             if isinstance(header, CacheError):
                 raise header
-            found.append((path, header))
-        return found
+            segments.append((path, header))
+        return segments
 
-    found = retried(attempt)
-    for path, header in found:
+    segments = with_retries(attempt)
+    for path, header in segments:
         if differences := header.key.differences(cache.key):
             raise CacheError(
                 f"{path} belongs to another cache ({'; '.join(differences)}): "
                 f"move it to the folder {header.key.name}"
             )
-    return found
+    return segments
 
 
-def retried(attempt: Callable[[], Result]) -> Result:
+def with_retries(attempt: Callable[[], Result]) -> Result:
     """Start again when a segment vanishes while it is read: its rows now lie in a compacted one."""
     for _ in range(ATTEMPTS - 1):
         try:
@@ -257,7 +257,7 @@ def row_key(sha256: bytes, view: int) -> bytes:
     return sha256 + view.to_bytes(2, "big") if view else sha256
 
 
-def of_row_key(key: bytes) -> tuple[bytes, int]:
+def split_row_key(key: bytes) -> tuple[bytes, int]:
     """Return the image and view of a `row_key`."""
     return key[:32], int.from_bytes(key[32:], "big")
 
@@ -277,7 +277,7 @@ def as_keys(hashes: NDArray[np.uint8]) -> list[bytes]:
     return keys
 
 
-def _found(folder: Path) -> Cache | None:
+def _cache_in(folder: Path) -> Cache | None:
     """Take a folder's key from its first segment that belongs there; None if it is empty."""
     key = None
     for path in segment_files(folder):
@@ -293,29 +293,29 @@ def _found(folder: Path) -> Cache | None:
 
 
 def _read(cache: Cache, hashes: Sequence[bytes] | None, view: int) -> NDArray[np.float32]:
-    table = index(read_headers(cache), view)
-    places = np.arange(len(table.hashes)) if hashes is None else _places(cache, table, hashes)
-    segment, row = table.segment[places], table.row[places]
+    table = build_index(read_headers(cache), view)
+    positions = np.arange(len(table.hashes)) if hashes is None else _positions(cache, table, hashes)
+    segment, row = table.segment[positions], table.row[positions]
     if len(row) and (segment == segment[0]).all() and (np.diff(row) == 1).all():
         embeddings = read_embeddings(table.paths[segment[0]])[row[0] : row[0] + len(row)]
     else:
-        embeddings = np.empty((len(places), cache.key.embedding_dim), dtype=np.float32)
-        gather(embeddings, table.paths, segment, row)
+        embeddings = np.empty((len(positions), cache.key.embedding_dim), dtype=np.float32)
+        copy_rows(embeddings, table.paths, segment, row)
     embeddings.flags.writeable = False
     return embeddings
 
 
-def _places(cache: Cache, table: Index, hashes: Sequence[bytes]) -> NDArray[np.int64]:
+def _positions(cache: Cache, table: Index, hashes: Sequence[bytes]) -> NDArray[np.int64]:
     wanted = as_s32(np.frombuffer(b"".join(hashes), np.uint8))
-    places = np.searchsorted(table.hashes, wanted)
-    there = places < len(table.hashes)
-    there[there] = table.hashes[places[there]] == wanted[there]
-    if lacking := len(there) - np.count_nonzero(there):
+    positions = np.searchsorted(table.hashes, wanted)
+    present = positions < len(table.hashes)
+    present[present] = table.hashes[positions[present]] == wanted[present]
+    if lacking := len(present) - np.count_nonzero(present):
         raise CacheError(
             f"{cache.folder} lacks {lacking} of {len(hashes)} images: "
             "run extract on this folder of images first"
         )
-    return places
+    return positions
 
 
 def _concatenated(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from extract.devices import usable_cores
 from extract.embedder import Embedder
 from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.preprocessing import Preprocessing
-from extract.loader import BATCHES_AHEAD, NOTHING, Batch, batches, decoded
+from extract.loader import BATCHES_AHEAD, NOTHING, Batch, decode_files, make_batches
 from heads.store import TrainedHead
 
 WARM_UP = 4  # images, before anything is timed
@@ -131,5 +131,5 @@ def _batches(
     hashes: Mapping[Path, bytes],
 ) -> Iterator[Batch]:
     ahead = BATCHES_AHEAD * batch_size
-    images = decoded(paths, usable_cores(), ahead, preprocessing, expected=hashes)
-    return batches(images, batch_size)
+    images = decode_files(paths, usable_cores(), ahead, preprocessing, expected=hashes)
+    return make_batches(images, batch_size)

@@ -25,7 +25,7 @@ from extract.backbones import BACKBONES
 from extract.backends.backend import usable_engines
 from extract.devices import DEVICES, usable_cores
 from extract.embedding_spec import EmbeddingSpec, engine_artifacts
-from extract.loader import CHANGED, batch, decoded
+from extract.loader import CHANGED, decode_files, make_batch
 from heads.architectures import HEADS
 from heads.config import NO_OPTIMIZER, fingerprint
 from heads.optimizers import OPTIMIZERS
@@ -212,8 +212,10 @@ def _map_activation(
     probabilities = predictions.probabilities
     right = probabilities.argmax(1) == predictions.labels
     order = np.lexsort((probabilities.max(1), right))[:MAPPED]
-    some = batch(
-        decoded([predictions.paths[i] for i in order], usable_cores(), MAPPED, spec.preprocessing)
+    some = make_batch(
+        decode_files(
+            [predictions.paths[i] for i in order], usable_cores(), MAPPED, spec.preprocessing
+        )
     )
     maps = activation_maps(spec.backbone, saved.module(), some.pixels)
     write_maps(maps_path(workspace.heads, saved.info.id), Maps(some.hashes, maps))

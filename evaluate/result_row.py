@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.store import Cache, contents, read
+from cache.store import Cache, read, summarize
 from evaluate.benchmark.timing import Timing, size_of
 from evaluate.classifier import Answers, Measurement
 from evaluate.metrics import METRICS, confusion_matrix, cross_entropy
@@ -165,7 +165,7 @@ def costs(timing: Timing, backbone: str, head: nn.Module) -> dict[str, Any]:
 
 def cached_rows(measurement: Measurement, cache: Cache) -> NDArray[np.float32] | None:
     """Return the cached rows of what was measured, or None: the images were never extracted."""
-    if not contents(cache).stored.issuperset(measurement.hashes):
+    if not summarize(cache).stored.issuperset(measurement.hashes):
         return None
     return read(cache, measurement.hashes)
 

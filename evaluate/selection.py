@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cache.embedding_key import EmbeddingKey
 from cache.errors import CacheError, DeviceError, HeadError, WeightsError
-from cache.store import Cache, contents, find_caches
+from cache.store import Cache, find_caches, summarize
 from evaluate.text import TRAINED
 from evaluate.workspace.layout import Workspace
 from extract.backbones import find_backbone
@@ -39,7 +39,7 @@ def select_caches(
         if stale := outdated(cache.key):
             remarks.append(f"{cache.folder} is left out, being of another make: {stale}")
             continue
-        held = contents(cache)
+        held = summarize(cache)
         if held.weights.startswith(TRAINED):
             continue  # of a network that was trained on these images: no frozen backbone
         if missing := len(held.lacking(training.labels)):

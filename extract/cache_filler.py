@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cache.errors import Failure
 from cache.store import Cache, row_key
 from extract.embedder import Embedder
-from extract.loader import Decoded, batch
+from extract.loader import Decoded, make_batch
 from extract.writer import SEGMENT_SECONDS, SegmentWriter
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class CacheFiller:
         keys = ((number, row_key(image, number)) for number in self.numbers)
         return [n for n, key in keys if key in self.missing and key not in self.writer.stored]
 
-    def take(self, image: Decoded, key: bytes, waited: float, share: float) -> None:
+    def add(self, image: Decoded, key: bytes, waited: float, share: float) -> None:
         """Add the missing views of one file; compute if a batch is complete.
 
         Args:
@@ -118,33 +118,33 @@ class CacheFiller:
     def compute(self) -> None:
         """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
         images, self.pending = self.pending, []
-        gathered = batch(image for image, _ in images)
+        ready = make_batch(image for image, _ in images)
         keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
         embeddings = np.empty((0, self.writer.cache.key.embedding_dim), np.float32)
-        if gathered.hashes:
+        if ready.hashes:
             if self.embedder.backend is None:
                 started = time.perf_counter()
-                self._build(gathered.pixels)
+                self._build(ready.pixels)
                 self._spend(build=time.perf_counter() - started)
             started = time.perf_counter()
-            embeddings = self.embedder.embed(gathered.pixels)
+            embeddings = self.embedder.embed(ready.pixels)
             self._spend(compute=time.perf_counter() - started)
         finite = np.isfinite(embeddings).all(axis=1)
-        failed = list(gathered.failed)
+        failed = list(ready.failed)
         for i in np.flatnonzero(~finite):
             reason = f"{self.embedder.spec.backbone.name} gave NaN or infinity for it"
-            failed.append(Failure(gathered.hashes[i], str(gathered.paths[i]), reason))
+            failed.append(Failure(ready.hashes[i], str(ready.paths[i]), reason))
         self.lost += int((~finite).sum())
-        of_file = {(failure.sha256, failure.path): failure for failure in failed}
-        failed = [replace(f, path=self.names.get(f.path, f.path)) for f in of_file.values()]
-        kept = [keys[i] for i in np.flatnonzero(finite)]
-        self.writer.add(kept, embeddings[finite], failed)
+        by_file = {(failure.sha256, failure.path): failure for failure in failed}
+        failed = [replace(f, path=self.names.get(f.path, f.path)) for f in by_file.values()]
+        stored_keys = [keys[i] for i in np.flatnonzero(finite)]
+        self.writer.add(stored_keys, embeddings[finite], failed)
         self.failed += failed
-        several = (str(path) for path in gathered.several_pages)
+        several = (str(path) for path in ready.several_pages)
         self.several_pages += [self.names.get(path, path) for path in several]
-        self.computed += len(kept)
+        self.computed += len(stored_keys)
         self.done += len(images)
-        if len(embeddings) < len(gathered.hashes):
+        if len(embeddings) < len(ready.hashes):
             raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
 
     def _build(self, pixels: NDArray[np.uint8]) -> None:

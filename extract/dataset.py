@@ -225,64 +225,64 @@ def scan(
 
         if is_list(folder):
             return _scan_list(folder, progress, table, rehash)
-    found = _Scan(folder, rehash)
+    result = _Scan(folder, rehash)
     classes = {class_name(name) for name in class_folders(folder)}
-    files = list(_walk(folder, found.notes, found.unopened))
+    files = list(_walk(folder, result.notes, result.unopened))
     check_class_names(folder, classes, partial(_images_of, files))
-    for failure in found.unopened:  # folders that can't be listed
+    for failure in result.unopened:  # folders that can't be listed
         parts = Path(failure.path).relative_to(folder).parts
-        found.problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
-    trouble = _hash(found, files, len(files), progress, HashIndex(folder, table, rehash))
-    remarks = found.notes.remarks(folder)
-    found.check(classes, remarks)
-    return _image_set(found, trouble, remarks)
+        result.problems.setdefault(class_name(parts[0]) if parts else "", _problem(failure))
+    trouble = _hash(result, files, len(files), progress, HashIndex(folder, table, rehash))
+    remarks = result.notes.remarks(folder)
+    result.check(classes, remarks)
+    return _image_set(result, trouble, remarks)
 
 
 def _scan_list(path: Path, progress: Progress, table: Path | None, rehash: bool) -> ImageSet:
     from extract.sources import csv_manifest
 
     csv_manifest.check_listed_classes(path)
-    found, count, classes = _Scan(path, rehash), 0, set[str]()
+    result, count, classes = _Scan(path, rehash), 0, set[str]()
     for row in csv_manifest.rows_of(path):
         count += 1
         classes.add(class_name(row.label))
     files = (
         ListedFile(
-            row.label, row.path, found.notes.takes_listed(row.path, given), row.sha256, line, given
+            row.label, row.path, result.notes.takes_listed(row.path, given), row.sha256, line, given
         )
         for line, given, row in csv_manifest.listed_rows(path)
     )
-    trouble = _hash(found, files, count, progress, HashIndex(None, table, rehash))
-    if 2 * len(found.missing) > found.unhashed:
-        first = found.missing[0]
-        lost = f"{len(found.missing):,} of {found.unhashed:,} file(s) do not exist"
+    trouble = _hash(result, files, count, progress, HashIndex(None, table, rehash))
+    if 2 * len(result.missing) > result.unhashed:
+        first = result.missing[0]
+        lost = f"{len(result.missing):,} of {result.unhashed:,} file(s) do not exist"
         raise DatasetError(
             f"{path}: {lost}. The first is in line {first.line}: '{first.given}', looked for at "
             f"{os.path.abspath(first.path)}. {csv_manifest.path_hint(first.given)}"  # noqa: PTH100
         )
-    remarks = found.notes.remarks(path)
-    found.check(classes, remarks)
-    return _image_set(found, trouble, remarks + csv_manifest.list_remarks(path))
+    remarks = result.notes.remarks(path)
+    result.check(classes, remarks)
+    return _image_set(result, trouble, remarks + csv_manifest.list_remarks(path))
 
 
 def _hash(
-    found: _Scan, files: Iterable[ListedFile], count: int, progress: Progress, index: HashIndex
+    result: _Scan, files: Iterable[ListedFile], count: int, progress: Progress, index: HashIndex
 ) -> str | None:
     """Hash all files; return what is wrong with the table of hashes, if anything."""
     with index as hasher:
         for number, file in enumerate(files, start=1):
             if number % PROGRESS_FILES == 0 or number == count:
                 progress(number, count)
-            found.add(file, hasher)
+            result.add(file, hasher)
     return hasher.trouble
 
 
-def _image_set(found: _Scan, trouble: str | None, remarks: list[str]) -> ImageSet:
+def _image_set(result: _Scan, trouble: str | None, remarks: list[str]) -> ImageSet:
     return ImageSet(
-        found.folder,
-        tuple(found.files),
-        tuple(found.ignored),
-        tuple(found.unopened),
+        result.folder,
+        tuple(result.files),
+        tuple(result.ignored),
+        tuple(result.unopened),
         trouble,
         tuple(remarks),
     )

@@ -118,6 +118,6 @@ def present_devices() -> list[str]:
 
 def usable_cores() -> int:
     """Cores that this process may use; no more than OMP_NUM_THREADS, which Ray sets for workers."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(there or 1, int(limit) if limit.isdecimal() and int(limit) else there or 1)
+    return min(cores or 1, int(limit) if limit.isdecimal() and int(limit) else cores or 1)

@@ -80,7 +80,7 @@ class Batch:
     failed: tuple[Failure, ...]
 
 
-def decoded(
+def decode_files(
     paths: Iterable[Path],
     workers: int,
     ahead: int,
@@ -112,14 +112,14 @@ def decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def batches(images: Iterable[Decoded], batch_size: int) -> Generator[Batch]:
+def make_batches(images: Iterable[Decoded], batch_size: int) -> Generator[Batch]:
     """Put images together; every batch but the last has `batch_size` files."""
     remaining = iter(images)
     while some := list(islice(remaining, batch_size)):
-        yield batch(some)
+        yield make_batch(some)
 
 
-def batch(images: Iterable[Decoded]) -> Batch:
+def make_batch(images: Iterable[Decoded]) -> Batch:
     """Make one batch of these files."""
     good: list[tuple[Decoded, DecodedImage]] = []
     failed = []

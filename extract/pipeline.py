@@ -20,9 +20,9 @@ from cache.store import Cache, open_cache, row_key
 from extract.cache_filler import CacheFiller
 from extract.devices import usable_cores
 from extract.imaging.preprocessing import AS_USUAL
-from extract.loader import BATCHES_AHEAD, Decoded, decoded
+from extract.loader import BATCHES_AHEAD, Decoded, decode_files
 from extract.signals import stoppable
-from extract.timings import summed
+from extract.timings import sum_stages
 from extract.writer import SEGMENT_SECONDS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from extract.embedding_spec import EmbeddingSpec
     from extract.sources.image_file import ImageFile
 
-Watch = Callable[[Decoded], None]
+OnImage = Callable[[Decoded], None]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def extract(
     return run.summaries()
 
 
-def together(one: Extraction, other: Extraction) -> Extraction:
+def combine(one: Extraction, other: Extraction) -> Extraction:
     """Sum up what was done for the same spec."""
     engines = {each.engine for each in (one, other) if each.engine}
     deviations = [each.deviation for each in (one, other) if each.deviation is not None]
@@ -132,7 +132,7 @@ def together(one: Extraction, other: Extraction) -> Extraction:
         verified_earlier=one.verified_earlier and other.verified_earlier,
         trouble=tuple(dict.fromkeys(one.trouble + other.trouble)),
         views=max(one.views, other.views),
-        spent=summed([one.spent, other.spent]),
+        spent=sum_stages([one.spent, other.spent]),
     )
 
 
@@ -156,14 +156,19 @@ class Extractor:
     ) -> None:
         self.specs, self.root, self.options = specs, root, options
         self.segment_seconds = segment_seconds
-        self.stack, self.fillers, self.alone, self.rows = ExitStack(), list[CacheFiller](), True, 0
+        self.stack, self.fillers, self.exclusive, self.rows = (
+            ExitStack(),
+            list[CacheFiller](),
+            True,
+            0,
+        )
 
     def __enter__(self) -> Extractor:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write"))
             for spec in self.specs:
                 cache = open_cache(self.root, spec.key)
-                self.alone &= stack.enter_context(sharing(cache.folder))
+                self.exclusive &= stack.enter_context(sharing(cache.folder))
                 batch_size, artifacts = self.options.batch_size, self.options.artifacts
                 filler = CacheFiller(spec, cache, batch_size, artifacts, pool, self.segment_seconds)
                 self.fillers.append(stack.enter_context(filler))
@@ -183,7 +188,7 @@ class Extractor:
         images: Sequence[ImageFile],
         progress: Progress = silent,
         views: int = 0,
-        watch: Watch = lambda image: None,
+        on_image: OnImage = lambda image: None,
         names: Mapping[str, str] | None = None,
         asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -195,7 +200,7 @@ class Extractor:
         Args:
             progress: Counts rows.
             views: Augmented views of each image, besides the clean one.
-            watch: Receives each image that was decoded without padding.
+            on_image: Receives each image that was decoded without padding.
             names: By path, of files that users know by another name.
             asked_to_stop: Is asked after each batch.
 
@@ -216,10 +221,10 @@ class Extractor:
         ]
         # Two that go the same way would do the same work. Segments that are to be the same each
         # time have no order of their own.
-        if not self.alone and self.segment_seconds is not None:
+        if not self.exclusive and self.segment_seconds is not None:
             random.shuffle(files)
         total, shown = sum(len(filler.missing) for filler in self.fillers), 0
-        for _ in self._filled(files, views, watch):
+        for _ in self._filled(files, views, on_image):
             if (done := sum(filler.done for filler in self.fillers)) != shown:
                 progress(shown := done, total)
             failed = next((failure for filler in self.fillers for failure in filler.failed), None)
@@ -247,15 +252,15 @@ class Extractor:
         """Say what the last `fill` did for each spec; complete when it is committed."""
         return [_summary(filler, self.rows) for filler in self.fillers]
 
-    def _filled(self, files: Sequence[ImageFile], views: int, watch: Watch) -> Iterator[None]:
+    def _filled(self, files: Sequence[ImageFile], views: int, on_image: OnImage) -> Iterator[None]:
         """Decode the files and fill the fillers; yield after each step that dealt with some."""
-        under_way: deque[ImageFile] = deque()
+        decoding: deque[ImageFile] = deque()
 
         def paths() -> Iterator[Path]:
             """Leave out what others have committed by the time that its turn comes."""
             for file in files:
                 if any(filler.missing_views(file.sha256) for filler in self.fillers):
-                    under_way.append(file)
+                    decoding.append(file)
                     yield file.path
                 else:
                     _skip(self.fillers, file)
@@ -264,17 +269,19 @@ class Extractor:
         preprocessing, numbers = self.specs[0].preprocessing, range(1, views + 1)
         hashes = {file.path: file.sha256 for file in files}
         workers = self.options.workers or usable_cores()
-        with closing(decoded(paths(), workers, ahead, preprocessing, numbers, hashes)) as source:
+        with closing(
+            decode_files(paths(), workers, ahead, preprocessing, numbers, hashes)
+        ) as source:
             started = time.perf_counter()
             for image in source:
                 waited = time.perf_counter() - started
-                file = under_way.popleft()
+                file = decoding.popleft()
                 if preprocessing.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies
-                    watch(image)
-                takers = [filler for filler in self.fillers if filler.missing_views(file.sha256)]
-                for filler in takers:
-                    filler.take(image, file.sha256, waited, share=1 / len(takers))
-                _skip([filler for filler in self.fillers if filler not in takers], file)
+                    on_image(image)
+                receivers = [filler for filler in self.fillers if filler.missing_views(file.sha256)]
+                for filler in receivers:
+                    filler.add(image, file.sha256, waited, share=1 / len(receivers))
+                _skip([filler for filler in self.fillers if filler not in receivers], file)
                 yield
                 started = time.perf_counter()
         for filler in self.fillers:

@@ -6,13 +6,13 @@ STAGES = ("read", "decode", "build", "compute", "write", "waiting")
 BOUND = 0.2  # of the time: waiting any longer than this for pictures, decoding is the limit
 
 
-def summed(spent: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def sum_stages(spent: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Add up seconds by stage."""
     each = list(spent)
     return {stage: sum(seconds.get(stage, 0.0) for seconds in each) for stage in STAGES}
 
 
-def in_words(spent: Mapping[str, float]) -> str:
+def describe_stages(spent: Mapping[str, float]) -> str:
     """Say where the time went, and what would help."""
     times = ", ".join(f"{stage} {spent.get(stage, 0):.1f} s" for stage in STAGES)
     return f"{times}: {advice(spent)}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheError, Failure
 from cache.key_set import KeySet
 from cache.segment import Rows, read_each_header, write_segment
-from cache.store import Cache, first_failures, of_row_key, read_headers, row_keys
+from cache.store import Cache, first_failures, read_headers, row_keys, split_row_key
 
 SEGMENT_ROWS = 1024  # with the seconds below, what a kill can cost at most; 16 MiB of vgg16
 SEGMENT_SECONDS = 60.0
@@ -48,11 +48,11 @@ class SegmentWriter:
         self.cache, self.note, self.pool, self.seconds = cache, note, pool, seconds
         self.writing: Future[None] | None = None
         self.write_seconds = self.noted_write_seconds = 0.0
-        found = read_headers(cache)
-        self.seen = {path for path, _ in found}
-        self.stored = KeySet((header.hashes, header.views) for _, header in found)
-        self.known_failures = self.stored.missing(first_failures(found))
-        self._gather({}, {})
+        segments = read_headers(cache)
+        self.seen = {path for path, _ in segments}
+        self.stored = KeySet((header.hashes, header.views) for _, header in segments)
+        self.known_failures = self.stored.missing(first_failures(segments))
+        self._begin({}, {})
 
     def refresh(self) -> None:
         """Learn what other processes have committed meanwhile."""
@@ -107,7 +107,7 @@ class SegmentWriter:
     def _commit(self, count: int, failures: dict[bytes, Failure]) -> None:
         rows, spent = dict(islice(self.rows.items(), count)), self.spent
         rest = dict(islice(self.rows.items(), count, None))
-        self._gather(rest, {key: f for key, f in self.failures.items() if key not in failures})
+        self._begin(rest, {key: f for key, f in self.failures.items() if key not in failures})
         before = self.writing
         self.writing = self.pool.submit(self._write, rows, failures, spent)
         if before:
@@ -127,7 +127,7 @@ class SegmentWriter:
         new = [failure for key, failure in failures.items() if key not in self.known_failures]
         if not rows and not new:
             return
-        images, views = zip(*map(of_row_key, rows), strict=True) if rows else ((), ())
+        images, views = zip(*map(split_row_key, rows), strict=True) if rows else ((), ())
         hashes = np.frombuffer(b"".join(images), np.uint8).reshape(-1, 32)
         shape = (len(rows), self.cache.key.embedding_dim)
         embeddings = np.array(list(rows.values()), np.float32).reshape(shape)
@@ -146,7 +146,7 @@ class SegmentWriter:
         self.known_failures.update(failure.sha256 for failure in new)
         self.write_seconds += time.perf_counter() - started
 
-    def _gather(
+    def _begin(
         self, rows: dict[bytes, NDArray[np.float32]], failures: dict[bytes, Failure]
     ) -> None:
         """Begin the next segment with these."""

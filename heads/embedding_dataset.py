@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cache.errors import CacheError
 from cache.segment import read_embeddings
-from cache.store import Cache, as_keys, as_s32, index, read, read_headers, retried
+from cache.store import Cache, as_keys, as_s32, build_index, read, read_headers, with_retries
 
 ROWS_AT_ONCE = 4096  # of a pass over all embeddings
 
@@ -79,7 +79,7 @@ def labelled(
     Raises:
         CacheError: An image has no row, or it holds NaN or infinity.
     """
-    dataset = retried(partial(_mapped, cache, hashes, labels, classes, views))
+    dataset = with_retries(partial(_mapped, cache, hashes, labels, classes, views))
     if dataset is None:
         keys = as_keys(hashes)
         embeddings = torch.empty(views + 1, len(hashes), cache.key.embedding_dim)
@@ -106,7 +106,7 @@ def _mapped(
         return None
     keys, rows_of_views = as_s32(hashes), []
     for view in range(views + 1):
-        table = index(headers, view)
+        table = build_index(headers, view)
         positions = np.searchsorted(table.hashes, keys)
         if not len(table.hashes) or (table.hashes.take(positions, mode="clip") != keys).any():
             return None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache.errors import HeadError
 from cache.progress import Progress, silent
-from cache.store import Cache, contents
+from cache.store import Cache, summarize
 from heads.batched.fit import Results, Trainer, TrainingData, head_logits_of, train
 from heads.batched.trainer import TrainingResult
 from heads.config import HeadConfig, fingerprint, head_id
@@ -178,7 +178,7 @@ class _Run:
         settings: TrainingSettings,
     ) -> None:
         self.cache, self.dataset, self.root, self.settings = cache, dataset, root, settings
-        self.summary, self.dataset_fingerprint = contents(cache), fingerprint(labels)
+        self.summary, self.dataset_fingerprint = summarize(cache), fingerprint(labels)
         failed = self.summary.failures.keys() - self.summary.stored
         # Ordered by content: renamed or moved files give the same heads.
         self.labels = {key: labels[key] for key in sorted(labels.keys() - failed)}

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from cache.errors import CacheError
-from cache.store import contents, read
+from cache.store import read, summarize
 from extract.dataset import scan
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone, preprocessing_of
-from extract.imaging.augmentation import POLICIES, rendered
+from extract.imaging.augmentation import POLICIES, render_view
 from extract.imaging.decode import SIZE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
 from extract.pipeline import RunnerOptions, extract
@@ -49,7 +49,7 @@ def test_an_image_has_always_the_same_views_all_different() -> None:
 
 def test_another_image_has_other_views() -> None:
     keys = [sha256(bytes([number])).digest() for number in range(2)]
-    one, other = (rendered(picture(), key, 1, SIZE) for key in keys)
+    one, other = (render_view(picture(), key, 1, SIZE) for key in keys)
     assert not np.array_equal(one, other)
 
 
@@ -58,7 +58,7 @@ def test_every_kind_of_change_occurs_and_none_goes_too_far() -> None:
     key, inverted, seen = b"k" * 32, 0, []
     count = 200
     for number in range(1, count + 1):
-        view = rendered(picture(), key, number, 64)[0].astype(float)
+        view = render_view(picture(), key, number, 64)[0].astype(float)
         above, below = view[16:24, 20:44].mean(), view[44:52, 20:44].mean()
         inverted += bool(above < below)
         seen.append(view.std())
@@ -71,7 +71,7 @@ def test_every_kind_of_change_occurs_and_none_goes_too_far() -> None:
 def test_any_shape_can_be_rendered(size: tuple[int, int], policy: str) -> None:
     image = Image.new("L", size, 7)
     for number in range(1, 20):
-        assert rendered(image, b"x" * 32, number, SIZE, policy).shape == (1, SIZE, SIZE)
+        assert render_view(image, b"x" * 32, number, SIZE, policy).shape == (1, SIZE, SIZE)
 
 
 def test_a_strong_view_is_a_random_choice_of_changes() -> None:
@@ -80,7 +80,7 @@ def test_a_strong_view_is_a_random_choice_of_changes() -> None:
     image.paste(255, (30, 30, 90, 60))  # so that no flip leaves it as it is
     small = image.resize((192, 128), Image.Resampling.BILINEAR)  # twice 64 pixels high
     clean = np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
-    views = [rendered(image, b"k" * 32, n, 64, "strong")[0].astype(int) for n in range(1, 301)]
+    views = [render_view(image, b"k" * 32, n, 64, "strong")[0].astype(int) for n in range(1, 301)]
     same = sum(np.array_equal(view, clean) for view in views)
     assert same < 0.02 * len(views), "a turn or a blur may be next to none"
     for flipped in (clean[::-1], clean[:, ::-1]):
@@ -108,7 +108,7 @@ def test_views_are_rows_of_the_same_cache(toy: LoadedBackbone, few: Few, tmp_pat
     assert (again.computed, again.present) == (0, 18)
     third = extract_one(toy, files, tmp_path, views=3)
     assert (third.computed, third.present) == (6, 18)
-    assert {*contents(clean.cache).stored} == {file.sha256 for file in files}
+    assert {*summarize(clean.cache).stored} == {file.sha256 for file in files}
 
 
 def test_a_view_is_embedded_as_it_is_rendered(

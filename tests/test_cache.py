@@ -14,7 +14,7 @@ from cache.embedding_key import EmbeddingKey
 from cache.errors import CacheError, Failure
 from cache.files import replacing
 from cache.segment import Rows, read_embeddings, read_header, verify_segment, write_segment
-from cache.store import Cache, contents, find_caches, open_cache, read
+from cache.store import Cache, find_caches, open_cache, read, summarize
 from extract.writer import SegmentWriter
 from tests.toy import key
 
@@ -175,7 +175,7 @@ class TestStore:
         found = read(cache, [key(3), key(1), key(3)])
         assert found.dtype == np.float32
         assert found[:, 0].tolist() == [3, 1, 3]
-        assert set(contents(cache).stored) == {key(1), key(2), key(3)}
+        assert set(summarize(cache).stored) == {key(1), key(2), key(3)}
 
     def test_a_row_written_twice_is_read_from_the_first_segment_by_name(self, cache: Cache) -> None:
         values = {write(cache, 1, value=value).name: value for value in (1.0, 2.0, 3.0)}
@@ -188,7 +188,7 @@ class TestStore:
 
     def test_a_failure_is_no_lack(self, cache: Cache) -> None:
         write(cache, 1, failed=[Failure(key(2), "a.png", "empty")])
-        held = contents(cache)
+        held = summarize(cache)
         assert held.lacking([key(1), key(2), key(3)]) == {key(3)}
         assert held.failures[key(2)].reason == "empty"
 
@@ -210,11 +210,11 @@ class TestStore:
     def test_provenance_sums_up(self, cache: Cache) -> None:
         write(cache, 1, 2)
         write(cache, 3, 4)
-        assert contents(cache).seconds_per_image == 0.5
-        assert contents(cache).weights == "random:0"
+        assert summarize(cache).seconds_per_image == 0.5
+        assert summarize(cache).weights == "random:0"
 
     def test_an_empty_cache_holds_nothing(self, cache: Cache) -> None:
-        assert not contents(cache).stored
+        assert not summarize(cache).stored
         assert read(cache, []).shape == (0, 3)
 
 
@@ -230,7 +230,7 @@ def test_of_two_reasons_the_first_segments_stays(cache: Cache) -> None:
         write(cache, n, failed=[Failure(key(9), "a.png", reason)]): reason
         for n, reason in enumerate(("empty", "truncated", "refused"))
     }
-    assert contents(cache).failures[key(9)].reason == written[cache.segments[0]]
+    assert summarize(cache).failures[key(9)].reason == written[cache.segments[0]]
 
 
 def test_a_damaged_row_is_an_error_to_whoever_reads_it(cache: Cache) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cache.embedding_key import EmbeddingKey
 from cache.segment import write_segment
-from cache.store import Cache, contents, find_caches, open_cache, read_all
+from cache.store import Cache, find_caches, open_cache, read_all, summarize
 from extract.embedding_spec import LoadedBackbone
 from frostline.cli.main import cli
 from tests.conftest import ROOT
@@ -121,13 +121,13 @@ def test_prune_asks_first_and_drops_what_is_gone(place: list[object]) -> None:
     asked = CliRunner().invoke(cli, [str(a) for a in ("cache", "prune", *place)], input="n\n")
     assert "1 image(s) are gone" in asked.output
     assert asked.exit_code == 1
-    assert [len(contents(cache).stored) for cache in found(place)] == [8, 8]
+    assert [len(summarize(cache).stored) for cache in found(place)] == [8, 8]
     spoken("cache", "prune", "--yes", *place)
-    assert [len(contents(cache).stored) for cache in found(place)] == [7, 7]
+    assert [len(summarize(cache).stored) for cache in found(place)] == [7, 7]
 
 
 def rows_left(place: list[object]) -> list[int]:
-    return [len(contents(cache).stored) for cache in found(place)]
+    return [len(summarize(cache).stored) for cache in found(place)]
 
 
 @pytest.mark.parametrize("harm", ["future", "table deleted", "table damaged"])
@@ -299,7 +299,7 @@ class TestImages:
         bad.write_bytes(b"no image")
         text = refused("extract", *TOY, "--weights", "random", "--seed", 1, "--strict", *place)
         assert "zz.png: not an image of a known format (--strict)" in text
-        assert any(len(contents(cache).stored) == 8 for cache in found(place)[1:])
+        assert any(len(summarize(cache).stored) == 8 for cache in found(place)[1:])
 
     def test_further_pages_are_told(self, place: list[object]) -> None:
         pages = [Image.new("L", (9, 9), 3), Image.new("L", (9, 9), 4)]
@@ -333,5 +333,5 @@ def test_a_terminal_closed_and_a_kill_are_heard_like_ctrl_c(tmp_path: Path) -> N
             run.send_signal(getattr(signal, name))
             assert run.wait(60) == 130
         (cache,) = find_caches(out / "cache")
-        assert 0 < len(contents(cache).stored) <= 32  # of one batch
+        assert 0 < len(summarize(cache).stored) <= 32  # of one batch
         assert not list(out.rglob("*.tmp"))

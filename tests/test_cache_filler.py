@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DeviceError
-from cache.store import contents, read
+from cache.store import read, summarize
 from extract import loader as batches_module
 from extract.artifact_store import ArtifactStore, Note
 from extract.backends.backend import ENGINES, Engine
@@ -17,10 +17,10 @@ from extract.dataset import scan
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.decode import FAST_INTERPOLATION_RULE, decode_gray
 from extract.imaging.preprocessing import Preprocessing
-from extract.loader import decoded
+from extract.loader import decode_files
 from extract.pipeline import RunnerOptions, extract
 from extract.sources.image_file import ImageFile
-from extract.timings import advice, in_words, summed
+from extract.timings import advice, describe_stages, sum_stages
 
 Few = Callable[[int, int], Path]
 
@@ -84,7 +84,7 @@ def test_decoding_stays_a_bounded_number_of_images_ahead(few: Few) -> None:
             taken += 1
             yield file.path
 
-    source = decoded(paths(), workers=2, ahead=3)
+    source = decode_files(paths(), workers=2, ahead=3)
     for given, image in enumerate(source, start=1):
         assert image.picture
         assert taken <= given + 3
@@ -92,7 +92,7 @@ def test_decoding_stays_a_bounded_number_of_images_ahead(few: Few) -> None:
 
 
 def test_leaving_early_starts_nothing_more(few: Few, decodings: list[bytes]) -> None:
-    source = decoded((file.path for file in images(few(8, 1))), workers=1, ahead=8)
+    source = decode_files((file.path for file in images(few(8, 1))), workers=1, ahead=8)
     next(source)
     source.close()
     assert len(decodings) < 16
@@ -125,7 +125,7 @@ def test_an_error_of_one_backbone_keeps_what_the_others_did(
             tmp_path,
             options=RunnerOptions(batch_size=4),
         )
-    found = contents(next(iter([extract([on_torch(toy)], [], tmp_path)[0].cache])))
+    found = summarize(next(iter([extract([on_torch(toy)], [], tmp_path)[0].cache])))
     assert len(found.stored) == 4
 
 
@@ -142,7 +142,7 @@ def test_a_default_engine_that_cant_be_built_gives_way_aloud(
     )
     assert (done.engine, done.computed) == ("torch", 4)
     assert done.trouble == ("the engine openvino can't be built on cpu: no kernel for this",)
-    assert contents(done.cache).provenance["engine"] == "torch"
+    assert summarize(done.cache).provenance["engine"] == "torch"
     with pytest.raises(DeviceError, match="no kernel for this; choose another --engine"):
         extract([EmbeddingSpec(toy, "cpu", ("openvino",), "fp32")], files, tmp_path / "b")
 
@@ -174,7 +174,7 @@ def test_stages_are_noted_and_told(toy: LoadedBackbone, few: Few, tmp_path: Path
     elapsed = time.perf_counter() - started
     assert {"read", "decode", "build", "compute", "write", "waiting"} == done.spent.keys()
     assert 0 < done.spent["build"] + done.spent["compute"] + done.spent["waiting"] < elapsed
-    noted = contents(done.cache).provenance["stages"]
+    noted = summarize(done.cache).provenance["stages"]
     assert noted["compute"] == pytest.approx(done.spent["compute"])
 
 
@@ -187,5 +187,5 @@ def test_stages_are_noted_and_told(toy: LoadedBackbone, few: Few, tmp_path: Path
     ],
 )
 def test_the_advice_names_what_limited_the_run(spent: dict[str, float], said: str) -> None:
-    assert advice(summed([spent])).startswith(said)
-    assert f"compute {spent['compute']:.1f} s" in in_words(spent)
+    assert advice(sum_stages([spent])).startswith(said)
+    assert f"compute {spent['compute']:.1f} s" in describe_stages(spent)

@@ -25,7 +25,7 @@ from PIL import Image
 import extract.writer
 from cache.maintenance.compact import compact
 from cache.maintenance.verify import verify
-from cache.store import Cache, as_keys, contents, open_cache, read_all
+from cache.store import Cache, as_keys, open_cache, read_all, summarize
 from evaluate.workspace.known_datasets import record
 from evaluate.workspace.prune import gone_from, images_there
 from extract.backbones import BACKBONES
@@ -153,7 +153,7 @@ class Caches(RuleBasedStateMachine):
         self._extract(images)
         present = {file.sha256 for file in images.files}
         self.promised |= present & self.rows.keys()
-        assert contents(self.cache).lacking(present) == frozenset()
+        assert summarize(self.cache).lacking(present) == frozenset()
         assert list(self.cache.folder.glob(".*.tmp")) == []
 
     @rule(death=DEATHS)
@@ -190,7 +190,7 @@ class Caches(RuleBasedStateMachine):
         compact(self.cache, gone_from(self.cache, known, present).gone)
         self.promised &= present
         assert set(as_keys(read_all(self.cache).hashes)) <= present
-        assert contents(self.cache).failures.keys() <= present
+        assert summarize(self.cache).failures.keys() <= present
 
     @invariant()
     def every_row_is_the_right_one_and_none_is_lost(self) -> None:

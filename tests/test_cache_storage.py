@@ -27,7 +27,7 @@ from cache.segment import (
     write_segment,
 )
 from cache.storage import BEGINNING
-from cache.store import Cache, contents, find_caches, open_cache, read, read_all
+from cache.store import Cache, find_caches, open_cache, read, read_all, summarize
 from extract.writer import SegmentWriter
 from tests.test_cache import IDENTITY, NOTE, rows, write
 from tests.toy import key
@@ -101,7 +101,7 @@ class TestSegments:
 
         monkeypatch.setattr(S3FileSystem, "_call_s3", noted)
         assert np.array_equal(read_header(path).hashes, found.hashes)
-        assert contents(cache).stored.issuperset(map(key, range(300)))
+        assert summarize(cache).stored.issuperset(map(key, range(300)))
         assert fetched == [f"bytes=0-{BEGINNING - 1}"] * 2
         assert path.stat().st_size > 4 * BEGINNING
 
@@ -109,7 +109,7 @@ class TestSegments:
         failed = [Failure(key(n), f"{n}.png", "x" * 1000) for n in range(200)]
         path = write(cache, 1, failed=failed)
         assert read_header(path).failures == tuple(failed)
-        assert contents(cache).failures.keys() == {failure.sha256 for failure in failed} - {key(1)}
+        assert summarize(cache).failures.keys() == {failure.sha256 for failure in failed} - {key(1)}
 
     def test_a_truncated_file_is_named_with_the_remedy(self, cache: Cache) -> None:
         key, found = wide()
@@ -159,14 +159,14 @@ class TestStore:
         assert find_caches(root) == [cache]
         assert read(cache, [key(3), key(1)])[:, 0].tolist() == [3, 1]
         assert read_all(cache).embeddings[:, 0].tolist() == [1, 2, 3]
-        assert contents(cache).lacking([key(3), key(4), key(7)]) == {key(4)}
+        assert summarize(cache).lacking([key(3), key(4), key(7)]) == {key(4)}
         assert [error for _, error in verify(root)] == [None, None]
 
     def test_a_segment_of_another_cache_is_refused(self, cache: Cache, root: Path) -> None:
         other = dataclasses.replace(IDENTITY, precision="bf16")
         path = write_segment(cache.folder, other, rows(1), [], NOTE)
         with pytest.raises(CacheError, match=f"{path.name} belongs to another cache"):
-            contents(cache)
+            summarize(cache)
         assert next(str(error) for _, error in verify(root)).startswith(str(path))
 
     def test_nobody_is_alone(self, cache: Cache) -> None:
@@ -211,7 +211,7 @@ class TestFetch:
         paths = [write(cache, 1, 2), write(cache, 3), write(other, 1)]
         steps = list[tuple[int, int]]()
         done = fetch(root, tmp_path, lambda *step: steps.append(step))
-        assert [(f.folder.name, f.copied, f.rows, f.there, f.damaged) for f in done] == [
+        assert [(f.folder.name, f.copied, f.rows, f.present, f.damaged) for f in done] == [
             (cache.folder.name, 2, 3, 0, ()),
             (other.folder.name, 1, 1, 0, ()),
         ]
@@ -226,7 +226,7 @@ class TestFetch:
         fetch(cache.folder.parent, tmp_path)
         write(cache, 3)
         (again,) = fetch(cache.folder.parent, tmp_path)
-        assert (again.copied, again.rows, again.there) == (1, 1, 1)
+        assert (again.copied, again.rows, again.present) == (1, 1, 1)
 
     def test_what_was_compacted_here_counts_by_its_rows(self, cache: Cache, tmp_path: Path) -> None:
         here = open_cache(tmp_path, IDENTITY)
@@ -237,10 +237,10 @@ class TestFetch:
         write(cache, 4)
         write(cache, failed=[Failure(key(9), "9.png", "empty")])
         (again,) = fetch(cache.folder.parent, tmp_path)
-        assert (again.copied, again.rows, again.there) == (2, 1, 2)
+        assert (again.copied, again.rows, again.present) == (2, 1, 2)
         assert path in here.segments
         assert read_all(here).embeddings[:, 0].tolist() == [1, 2, 3, 4]
-        assert contents(here).failures.keys() == {key(8), key(9)}
+        assert summarize(here).failures.keys() == {key(8), key(9)}
 
     def test_a_row_counts_that_failed_here(self, cache: Cache, tmp_path: Path) -> None:
         write(open_cache(tmp_path, IDENTITY), failed=[Failure(key(1), "1.png", "no network")])

@@ -8,9 +8,9 @@ import pytest
 from cache.errors import DatasetError
 from evaluate.test_set import check_classes
 from extract.dataset import scan
-from extract.distributed.shards import shards
+from extract.distributed.shards import list_shards
 from extract.sources.class_names import class_name, look_alikes
-from extract.sources.local_copy import unpacked
+from extract.sources.local_copy import make_local
 from tests.killing import draw_images
 
 
@@ -77,7 +77,9 @@ def test_every_reader_stops_and_says_how_many_have_which(form: str, images: Path
         r"'a' \(2 image\(s\)\) and 'A' \(1 image\(s\), first: .*\) differ only by upper and low"
     )
     with pytest.raises(DatasetError, match=message):
-        next(shards(path, 4)) if "shards" in form else scan(unpacked(path, images.parent / "out"))
+        next(list_shards(path, 4)) if "shards" in form else scan(
+            make_local(path, images.parent / "out")
+        )
 
 
 def test_folders_that_differ_by_blanks_around_are_one_class_and_it_is_said(images: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from cache.store import contents, find_caches
+from cache.store import find_caches, summarize
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
@@ -321,7 +321,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in output
     assert not list(tmp_path.rglob("*.tmp"))
     assert "Stopping after this batch" in output
-    kept = len(contents(find_caches(tmp_path / "cache")[0]).stored)
+    kept = len(summarize(find_caches(tmp_path / "cache")[0]).stored)
     assert 0 < kept <= 32  # of one batch
     assert f"{114 - kept} image(s) computed, {kept} already" in subprocess.check_output(
         [*command, *folders(ROOT, tmp_path)], text=True

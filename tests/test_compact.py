@@ -9,9 +9,9 @@ import pytest
 
 from cache.errors import CacheError, Failure
 from cache.maintenance.compact import compact
-from cache.provenance import merged
+from cache.provenance import merge_notes
 from cache.segment import Rows, read_header, verify_segment, write_segment
-from cache.store import Cache, contents, open_cache, read, read_all
+from cache.store import Cache, open_cache, read, read_all, summarize
 from tests.test_cache import IDENTITY, NOTE, rows, write
 from tests.toy import key
 
@@ -40,7 +40,7 @@ def test_the_same_rows_in_order(cache: Cache) -> None:
     assert cache.segments == [path]
     found = read_all(cache)
     assert found.embeddings[:, 0].tolist() == [1, 2, 3, 5, 7, 9]
-    assert read_header(cache.segments[0]).provenance == merged([NOTE] * 3)
+    assert read_header(cache.segments[0]).provenance == merge_notes([NOTE] * 3)
 
 
 def test_reading_all_or_a_run_of_rows_copies_nothing(cache: Cache) -> None:
@@ -67,9 +67,9 @@ def test_equal_caches_become_equal_files(cache: Cache, tmp_path: Path) -> None:
 
 def test_a_failure_that_became_readable_is_dropped(cache: Cache) -> None:
     fill(cache)
-    before = contents(cache)
+    before = summarize(cache)
     compact(cache)
-    assert contents(cache).failures.keys() == before.failures.keys() == {key(8)}
+    assert summarize(cache).failures.keys() == before.failures.keys() == {key(8)}
     assert [f.sha256 for f in read_header(cache.segments[0]).failures] == [key(8)]
 
 
@@ -102,7 +102,7 @@ def test_pruning_drops_rows_and_failures(cache: Cache) -> None:
     fill(cache)
     compact(cache, {key(1), key(8), key(77)})
     assert read_all(cache).embeddings[:, 0].tolist() == [2, 3, 5, 7, 9]
-    assert contents(cache).failures == {}
+    assert summarize(cache).failures == {}
 
 
 def test_pruning_everything_leaves_an_empty_cache(cache: Cache) -> None:
@@ -116,7 +116,7 @@ def test_failures_alone_are_kept(cache: Cache) -> None:
     write(cache, 1, failed=[Failure(key(8), "8.png", "truncated")])
     path = compact(cache, {key(1)})
     assert path
-    assert contents(cache).failures.keys() == {key(8)}
+    assert summarize(cache).failures.keys() == {key(8)}
     assert compact(cache) == path
     assert cache.segments == [path]
 
@@ -168,10 +168,10 @@ def test_notes_add_numbers_and_list_words() -> None:
         {"engine": "torch", "rows": 2, "versions": {"h5py": "3.16"}},
         {"engine": "openvino", "rows": 3, "versions": {"h5py": "3.16", "openvino": "2026"}},
     ]
-    summed = merged(notes)
+    summed = merge_notes(notes)
     assert summed == {
         "engine": ["openvino", "torch"],
         "rows": 5,
         "versions": {"h5py": "3.16", "openvino": "2026"},
     }
-    assert merged([summed, notes[0]])["engine"] == ["openvino", "torch"]
+    assert merge_notes([summed, notes[0]])["engine"] == ["openvino", "torch"]

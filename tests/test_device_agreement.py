@@ -7,13 +7,13 @@ import pytest
 
 from cache.errors import CacheError
 from cache.segment import Rows, write_segment
-from cache.store import Cache, contents, open_cache, read
+from cache.store import Cache, open_cache, read, summarize
 from evaluate.statistics import device_agreement as module
 from evaluate.statistics.device_agreement import DeviceAgreement, in_words, parity
 
 
 def test_the_compilers_of_two_devices_agree_to_rounding(caches: dict[str, Cache]) -> None:
-    hashes = sorted(contents(caches["cpu"]).stored)
+    hashes = sorted(summarize(caches["cpu"]).stored)
     found = parity(caches["cpu"], caches["xla-cpu"], hashes)
     assert found.images == 114
     assert 0 < found.maximum < 1e-3
@@ -22,7 +22,7 @@ def test_the_compilers_of_two_devices_agree_to_rounding(caches: dict[str, Cache]
 
 
 def test_a_cache_agrees_with_itself(caches: dict[str, Cache]) -> None:
-    hashes = sorted(contents(caches["cpu"]).stored)
+    hashes = sorted(summarize(caches["cpu"]).stored)
     found = parity(caches["cpu"], caches["cpu"], hashes)
     assert (found.maximum, found.relative) == (0, 0)
     assert found.cosine == pytest.approx(1)
@@ -31,7 +31,7 @@ def test_a_cache_agrees_with_itself(caches: dict[str, Cache]) -> None:
 @pytest.fixture
 def moved(caches: dict[str, Cache], tmp_path: Path) -> Cache:
     """The CPU's cache with one embedding of another length and one pointing elsewhere."""
-    hashes = sorted(contents(caches["cpu"]).stored)
+    hashes = sorted(summarize(caches["cpu"]).stored)
     rows = np.array(read(caches["cpu"], hashes))
     rows[0] *= 1.5
     rows[1] = -rows[1]
@@ -45,7 +45,7 @@ def moved(caches: dict[str, Cache], tmp_path: Path) -> Cache:
 def test_what_differs_is_found_wherever_it_lies(
     caches: dict[str, Cache], moved: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashes = sorted(contents(moved).stored)
+    hashes = sorted(summarize(moved).stored)
     rows = read(caches["cpu"], hashes).astype(np.float64)
     whole = parity(caches["cpu"], moved, hashes)
     assert whole.relative == pytest.approx(2)

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import FrostlineError
 from cache.segment import read_header
-from cache.store import contents, find_caches, read
+from cache.store import find_caches, read, summarize
 from extract.backends.backend import ENGINES
 from extract.dataset import scan
 from extract.embedding_spec import LoadedBackbone, load_backbone
@@ -101,7 +101,7 @@ def test_a_bad_image_costs_one_row_and_is_remembered_once(
     again = go(toy, data, tmp_path)
     assert (again.computed, len(again.failed)) == (0, 2)
     assert len(again.cache.segments) == 1
-    assert {Path(f.path).name for f in contents(again.cache).failures.values()} == {
+    assert {Path(f.path).name for f in summarize(again.cache).failures.values()} == {
         "empty.png",
         "text.png",
     }
@@ -124,7 +124,7 @@ def test_nan_from_the_backbone_is_a_failure_of_that_image(
     done = go(toy, few(3, 1), tmp_path)
     assert (done.computed, len(done.failed)) == (7, 1)
     assert "NaN" in done.failed[0].reason
-    assert len(contents(done.cache).stored) == 7
+    assert len(summarize(done.cache).stored) == 7
 
 
 def test_an_error_in_the_middle_keeps_what_was_done(
@@ -138,7 +138,7 @@ def test_an_error_in_the_middle_keeps_what_was_done(
 
     with pytest.raises(FrostlineError):
         go(toy, few(8, 1), tmp_path, progress=stop, batch_size=4)
-    assert len(contents(find_caches(tmp_path)[0]).stored) == 12
+    assert len(summarize(find_caches(tmp_path)[0]).stored) == 12
     assert len(find_caches(tmp_path)[0].segments) == 3
 
 
@@ -159,7 +159,7 @@ def test_provenance_says_how_the_rows_were_made(
     note = read_header(cache.segments[0]).provenance
     assert (note["weights"], note["engine"], note["rows"]) == ("random:0", "torch", 6)
     assert {"torch", "h5py"} <= note["versions"].keys()
-    assert contents(cache).seconds_per_image > 0
+    assert summarize(cache).seconds_per_image > 0
 
 
 def test_progress_counts_every_missing_image(toy: LoadedBackbone, few: Few, tmp_path: Path) -> None:

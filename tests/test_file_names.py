@@ -12,9 +12,9 @@ import pytest
 from cache.errors import DatasetError
 from evaluate.predict import listed
 from extract.dataset import scan
-from extract.distributed.shards import fetched, shards
+from extract.distributed.shards import fetch_files, list_shards
 from extract.sources.file_names import ListingNotes, machine_made, why_no_image
-from extract.sources.local_copy import unpacked
+from extract.sources.local_copy import make_local
 from tests.killing import draw_images
 
 pytestmark = pytest.mark.slow
@@ -40,11 +40,11 @@ def litter(images: Path) -> None:
 
 
 def as_zip(images: Path) -> Path:
-    return unpacked(Path(shutil.make_archive(str(images), "zip", images)), images.parent / "out")
+    return make_local(Path(shutil.make_archive(str(images), "zip", images)), images.parent / "out")
 
 
 def as_tar(images: Path) -> Path:
-    return unpacked(Path(shutil.make_archive(str(images), "tar", images)), images.parent / "out")
+    return make_local(Path(shutil.make_archive(str(images), "tar", images)), images.parent / "out")
 
 
 @pytest.mark.parametrize("form", [lambda images: images, as_zip, as_tar])
@@ -57,7 +57,7 @@ def test_machine_made_files_are_left_out(form: Callable[[Path], Path], images: P
 def test_and_counted_in_one_remark_by_every_reader(images: Path) -> None:
     litter(images)
     notes = ListingNotes()
-    assert sum(len(shard.paths) for shard in shards(images, 4, notes)) == 6
+    assert sum(len(shard.paths) for shard in list_shards(images, 4, notes)) == 6
     made = f"{images}: {2 * len(MADE)} file(s) ignored because they are hidden or made by a system"
     paths, of_predict = listed([images])
     assert len(paths) == 6
@@ -83,9 +83,9 @@ class TestOtherFormats:
     def test_all_entry_points_skip_and_name_them(self, vendor: Path) -> None:
         told: list[str] = []
         whole = Path(shutil.make_archive(str(vendor), "zip", vendor))
-        unpacked(whole, vendor.parent / "out", tell=told.append)
+        make_local(whole, vendor.parent / "out", report=told.append)
         notes = ListingNotes()
-        list(shards(vendor, 100, notes))
+        list(list_shards(vendor, 100, notes))
         for remarks in (scan(vendor).remarks, told, notes.remarks(vendor), listed([vendor])[1]):
             assert "5 file(s) skipped: 3 .gel, 1 .dcm, 1 .tif.gz are not supp" in remarks[0]
 
@@ -129,8 +129,8 @@ class TestNoRegularFile:
         }
 
     def test_nor_on_a_cluster(self, odd: Path, tmp_path: Path) -> None:
-        (shard,) = shards(odd, 100)
-        lost = [file for file in fetched(shard, tmp_path / "scratch") if not file.path]
+        (shard,) = list_shards(odd, 100)
+        lost = [file for file in fetch_files(shard, tmp_path / "scratch") if not file.path]
         assert len(lost) == 5
 
     def test_nor_in_a_list(self, odd: Path) -> None:
@@ -156,4 +156,4 @@ def test_a_class_folder_of_an_archive_that_is_machine_made(tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr("__MACOSX/a/._1.png", b"x")
     with pytest.raises(DatasetError, match=r"(?s)has no images in it.*1 __MACOSX \(macOS\)"):
-        unpacked(tmp_path / "x.zip", tmp_path / "out")
+        make_local(tmp_path / "x.zip", tmp_path / "out")

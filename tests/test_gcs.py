@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from extract.sources.image_file import to_path
-from extract.sources.url import below
+from extract.sources.url import list_below
 
 NAMES = [f"train/a/{number}.png" for number in range(5)] + ["train/a/", "train/ab/0.png"]
 PAGE = 2  # objects
@@ -66,7 +66,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_all_pages_of_a_folder(bucket: str) -> None:
-    found = list(below(to_path(f"{bucket}/train"), "a"))
+    found = list(list_below(to_path(f"{bucket}/train"), "a"))
     assert [file.path for file in found] == [f"gs://gels/train/a/{n}.png" for n in range(5)]
     assert {file.size for file in found} == {len("train/a/0.png")}
     assert {file.mtime_ns // 10**9 for file in found} == {1_706_933_106}

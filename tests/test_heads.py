@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from cache.arrays import read_arrays, write_arrays
 from cache.errors import CacheError, Failure, HeadError
 from cache.segment import Rows, write_segment
-from cache.store import Cache, contents, open_cache, read
+from cache.store import Cache, open_cache, read, summarize
 from heads.architectures import HEADS, tensor_shapes
 from heads.config import HeadConfig, fingerprint, head_id
 from heads.modules import build_head
@@ -197,7 +197,7 @@ class TestRun:
     ) -> None:
         """A head trained without a failed image is not taken for one trained with it."""
         source, bad = caches["cpu"], next(iter(labels))
-        rest = [h for h in contents(source).stored if h != bad]
+        rest = [h for h in summarize(source).stored if h != bad]
         cache = open_cache(tmp_path / "cache", source.key)
         note = {"weights": "imagenet", "engine": "torch", "rows": 1, "seconds": 1.0}
 

@@ -13,7 +13,7 @@ from cache.store import read
 from extract.artifact_store import ArtifactStore, Note
 from extract.backends import int8
 from extract.backends.backend import usable_engines
-from extract.backends.int8 import calibrated
+from extract.backends.int8 import calibrate
 from extract.dataset import scan
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone
 from extract.pipeline import RunnerOptions, extract
@@ -40,7 +40,7 @@ def artifacts(tmp_path: Path) -> ArtifactStore:
 def test_rows_are_near_those_of_fp32(
     spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore, tmp_path: Path
 ) -> None:
-    ready = calibrated(spec, images, artifacts)
+    ready = calibrate(spec, images, artifacts)
     fp32 = replace(spec, precision="fp32")
     rows, exact = (
         read(each.cache)
@@ -55,9 +55,9 @@ def test_rows_are_near_those_of_fp32(
 def test_calibrated_once_whatever_images_come_later(
     spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore
 ) -> None:
-    first = calibrated(spec, images[:8], artifacts)
+    first = calibrate(spec, images[:8], artifacts)
     assert first.calibration.startswith("8 images, ")
-    assert calibrated(spec, images, artifacts) == first
+    assert calibrate(spec, images, artifacts) == first
 
 
 def test_other_images_are_another_cache(
@@ -65,22 +65,22 @@ def test_other_images_are_another_cache(
 ) -> None:
     monkeypatch.setattr(int8, "SAMPLE", 4)
     first, second = (
-        calibrated(spec, some, ArtifactStore(tmp_path / name))
+        calibrate(spec, some, ArtifactStore(tmp_path / name))
         for name, some in (("a", images[:6]), ("b", images[6:]))
     )
     assert first.key.name != second.key.name
-    shuffled = calibrated(spec, images[5::-1], ArtifactStore(tmp_path / "c"))
+    shuffled = calibrate(spec, images[5::-1], ArtifactStore(tmp_path / "c"))
     assert shuffled.key == first.key
 
 
 def test_a_lost_graph_is_made_again(
     spec: EmbeddingSpec, images: list[ImageFile], artifacts: ArtifactStore
 ) -> None:
-    first = calibrated(spec, images, artifacts)
+    first = calibrate(spec, images, artifacts)
     artifact = first.graph_artifact(artifacts)
     assert artifact
     shutil.rmtree(artifact.folder)
-    assert calibrated(spec, images, artifacts) == first
+    assert calibrate(spec, images, artifacts) == first
     assert artifact.read(Note)
 
 
@@ -91,7 +91,7 @@ def test_another_graph_than_the_calibrated_one_is_made_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Even if its note is right: within what int8 may deviate, no check would find it."""
-    first = calibrated(spec, images, artifacts)
+    first = calibrate(spec, images, artifacts)
     artifact = first.graph_artifact(artifacts)
     assert artifact and (right := artifact.read(Note))
     artifact.remove()
@@ -100,7 +100,7 @@ def test_another_graph_than_the_calibrated_one_is_made_again(
         (folder / "graph.bin").write_bytes(b"other")
 
     artifact.fill(write)
-    assert calibrated(spec, images, artifacts) == first
+    assert calibrate(spec, images, artifacts) == first
     assert (again := artifact.read(Note)) and again.files["graph.bin"] == right.files["graph.bin"]
     assert "is not the graph that was calibrated. It is made again." in caplog.text
 
@@ -119,7 +119,7 @@ def test_nothing_to_calibrate_on_is_an_error(
 ) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(DatasetError, match="none of the images can be read to calibrate with"):
-        calibrated(spec, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], artifacts)
+        calibrate(spec, [ImageFile(tmp_path / "a.png", "a", b"x" * 32)], artifacts)
 
 
 def test_without_nncf_it_says_what_to_install(
@@ -130,7 +130,7 @@ def test_without_nncf_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("extract.backends.int8.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install 'nncf"):
-        calibrated(spec, images, artifacts)
+        calibrate(spec, images, artifacts)
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "xla-cpu"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cache import key_set as module
 from cache.key_set import KeySet
-from cache.store import contents, open_cache, read_headers, row_key, row_keys
+from cache.store import open_cache, read_headers, row_key, row_keys, summarize
 from tests.test_cache import IDENTITY, rows, write
 from tests.toy import key
 
@@ -77,7 +77,7 @@ def test_of_a_cache_it_holds_every_row(tmp_path: Path) -> None:
     found = read_headers(cache)
     known = KeySet((header.hashes, header.views) for _, header in found)
     assert set(known) == {key for _, header in found for key in row_keys(header)}
-    assert set(contents(cache).stored) == set(known) == {key(1), key(2), key(5)}
+    assert set(summarize(cache).stored) == set(known) == {key(1), key(2), key(5)}
 
 
 def test_a_key_takes_34_bytes_and_no_more() -> None:

@@ -12,7 +12,7 @@ from cache.errors import DatasetError
 from cache.store import find_caches
 from extract.backbones import BACKBONES, find_backbone
 from extract.dataset import scan
-from extract.dataset_statistics.normalization import of_images
+from extract.dataset_statistics.normalization import fit_normalization
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone, normalization_of
 from extract.imaging.decode import decode_gray
 from extract.imaging.image_stats import ImageStats, compute_stats
@@ -27,7 +27,7 @@ GELS = sorted((ROOT / "dataset" / "gel").iterdir())[:6]
 
 def test_it_is_that_of_all_their_pixels() -> None:
     pictures = [decode_gray(path.read_bytes()) for path in GELS]
-    mean, std = of_images(map(compute_stats, pictures))
+    mean, std = fit_normalization(map(compute_stats, pictures))
     pixels = np.stack([picture.pixels for picture in pictures]) / 255
     assert mean == (round(float(pixels.mean()), 3),) * 3
     assert std == (round(float(pixels.std()), 3),) * 3
@@ -35,9 +35,9 @@ def test_it_is_that_of_all_their_pixels() -> None:
 
 def test_images_without_contrast_are_refused() -> None:
     with pytest.raises(DatasetError, match="one gray level"):
-        of_images([ImageStats(b"", 1, 1, "L", 100.0, 0.0)] * 3)
+        fit_normalization([ImageStats(b"", 1, 1, "L", 100.0, 0.0)] * 3)
     with pytest.raises(DatasetError, match="none of the images"):
-        of_images([])
+        fit_normalization([])
 
 
 def test_a_backbone_is_given_what_was_asked_for(toy: LoadedBackbone) -> None:
@@ -75,7 +75,7 @@ def test_training_images_alone_decide(
         compute_stats(decode_gray(f.path.read_bytes())) for f in scan(data / "dataset").unique
     ]
     (cache,) = find_caches(tmp_path / "ws" / "cache")
-    assert (cache.key.mean, cache.key.std) == of_images(image_stats)
+    assert (cache.key.mean, cache.key.std) == fit_normalization(image_stats)
     monkeypatch.chdir(tmp_path)
     alone = CliRunner().invoke(cli, given)
     assert alone.exit_code == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cache.errors import UnreadableImageError
-from cache.store import contents
+from cache.store import summarize
 from extract.dataset import scan
 from extract.embedding_spec import LoadedBackbone
 from extract.imaging.decode import decode_gray
@@ -49,8 +49,8 @@ def test_all_of_them_in_one_run(
     done = extract_one(toy, images.files, tmp_path / "cache")
     good = {file.sha256 for file in images.files if file.label == "good"}
     broken = {file.sha256 for file in images.files if file.label == "broken"}
-    assert {*contents(done.cache).stored} == good
-    assert contents(done.cache).failures.keys() == broken == {f.sha256 for f in done.failed}
+    assert {*summarize(done.cache).stored} == good
+    assert summarize(done.cache).failures.keys() == broken == {f.sha256 for f in done.failed}
     assert len(done.several_pages) == len(paged())
     figure(
         f"odd files: {len(ODD)} handled, {len(good)} read to the exact pixel, "

@@ -16,7 +16,7 @@ from cache.store import find_caches, read_all, read_headers
 from extract.dataset import scan
 from extract.dataset_statistics.image_index import stats_of
 from extract.sources.hash_index import known_files
-from extract.sources.local_copy import unpacked
+from extract.sources.local_copy import make_local
 from frostline.cli.main import cli
 from tests.conftest import ROOT
 
@@ -126,7 +126,7 @@ def test_a_node_that_dies_costs_time_only(
     """10,000 images in the long run, else the samples."""
     data, size = ROOT / "dataset", 6
     if soak:
-        data, size = unpacked(CIFAR / "test", tmp_path / "unpacked"), 256
+        data, size = make_local(CIFAR / "test", tmp_path / "unpacked"), 256
     extract(tmp_path / "here", dataset=data, arch="resnet18")
     victim, died = cluster.add_node(num_cpus=1), list[int]()
     others = cluster.worker_nodes - {victim}  # a set: its first may be any of them

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.store import Cache, contents, read
+from cache.store import Cache, read, summarize
 from evaluate.predictions import Predictions
 from evaluate.report.sections.comparison import bar, on_the_same_images
 from evaluate.report.sections.embedding_map import (
@@ -84,7 +84,7 @@ class TestChoice:
 
 class TestLayouts:
     def test_the_same_rows_give_the_same_places(self, caches: dict[str, Cache]) -> None:
-        rows = read(caches["cpu"], sorted(contents(caches["cpu"]).stored)[:60])
+        rows = read(caches["cpu"], sorted(summarize(caches["cpu"]).stored)[:60])
         first, second = layouts(rows), layouts(rows.copy())
         assert first[1] == second[1]
         for one, other in zip((first[0], first[2]), (second[0], second[2]), strict=True):

@@ -14,7 +14,7 @@ import pytest
 
 from cache.errors import DatasetError
 from extract.dataset import scan
-from extract.distributed.shards import Fetched, Shard, fetched, shards
+from extract.distributed.shards import Fetched, Shard, fetch_files, list_shards
 from extract.sources.csv_manifest import write_list
 from extract.sources.file_names import ListingNotes
 from extract.sources.image_file import to_path
@@ -67,8 +67,8 @@ FORMS: dict[str, Callable[[Path], Path]] = {
 def everything(source: Path, size: int, scratch: Path) -> list[Fetched]:
     return [
         file
-        for shard in shards(source, size)
-        for file in fetched(shard, scratch / str(shard.number))
+        for shard in list_shards(source, size)
+        for file in fetch_files(shard, scratch / str(shard.number))
     ]
 
 
@@ -83,7 +83,7 @@ def those_of(images: Path) -> set[tuple[str, bytes]]:
 @pytest.mark.parametrize("form", FORMS)
 def test_all_images_of_a_source_with_their_classes(form: str, images: Path, scratch: Path) -> None:
     source = FORMS[form](images)
-    some = list(shards(source, 4))
+    some = list(list_shards(source, 4))
     assert [shard.number for shard in some] == list(range(len(some)))
     if form != "tar":
         assert [len(shard.paths) for shard in some] == [4, 4, 2]
@@ -121,10 +121,10 @@ def test_names_are_those_that_users_know(images: Path, scratch: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_known_is_left_out(form: str, images: Path, scratch: Path) -> None:
-    (shard,) = shards(FORMS[form](images), 100)
-    first, *others = fetched(shard, scratch / "all")
+    (shard,) = list_shards(FORMS[form](images), 100)
+    first, *others = fetch_files(shard, scratch / "all")
     known = [file.name for file in others]
-    (left,) = fetched(shard, scratch / "one", known)
+    (left,) = fetch_files(shard, scratch / "one", known)
     assert (left.name, left.label, left.size) == (first.name, first.label, first.size)
     if form != "list" and form != "folder":
         assert len(list((scratch / "one").iterdir())) == 1
@@ -141,7 +141,7 @@ class TestFolders:
             (images / name).parent.mkdir(exist_ok=True)
             (images / name).write_bytes(b"x")
         notes = ListingNotes()
-        some = list(shards(images, 3, notes))
+        some = list(list_shards(images, 3, notes))
         (images / "c").unlink()
         assert notes.machine_made == {"hidden": 1, ".thumb* (thumbnails)": 1}
         assert (notes.others, notes.unclassed) == ({".txt": 1}, 1)
@@ -152,22 +152,22 @@ class TestFolders:
     def test_accents_are_the_same_however_they_are_written(self, tmp_path: Path) -> None:
         folder = tmp_path / unicodedata.normalize("NFD", "gelé")
         shutil.copytree(ROOT / "test_images" / "gel", folder)
-        (shard,) = shards(tmp_path, 100)
+        (shard,) = list_shards(tmp_path, 100)
         assert set(shard.labels) == {unicodedata.normalize("NFC", "gelé")}
 
     def test_a_file_that_is_gone_costs_itself(self, images: Path, scratch: Path) -> None:
-        (shard,) = shards(images, 100)
+        (shard,) = list_shards(images, 100)
         Path(shard.paths[3]).unlink()
-        files = fetched(shard, scratch)
+        files = fetch_files(shard, scratch)
         assert [file.name for file in files] == list(shard.paths)
         assert (files[3].path, files[3].reason) == (None, "No such file or directory")
         assert all(file.path and not file.reason for file in files if file is not files[3])
 
     def test_what_is_behind_a_url_too(self, images: Path, scratch: Path, memory: Any) -> None:
         put(memory, images, "/bucket")
-        (shard,) = shards(to_path("memory://bucket"), 100)
+        (shard,) = list_shards(to_path("memory://bucket"), 100)
         memory.rm("/bucket/a/0.png")
-        lost = [file for file in fetched(shard, scratch) if not file.path]
+        lost = [file for file in fetch_files(shard, scratch) if not file.path]
         assert [(f.name, f.reason) for f in lost] == [
             ("memory://bucket/a/0.png", "is not there: check its name")
         ]
@@ -186,43 +186,43 @@ class TestFolders:
     ) -> None:
         make(tmp_path / "x")
         with pytest.raises(DatasetError, match=message):
-            next(shards(tmp_path / "x", 4))
+            next(list_shards(tmp_path / "x", 4))
 
     def test_none_behind_a_url(self, memory: Any) -> None:
         with pytest.raises(DatasetError, match="memory://gone is not there"):
-            next(shards(to_path("memory://gone"), 4))
+            next(list_shards(to_path("memory://gone"), 4))
         memory.pipe("/bucket/a/notes.txt", b"x")
         with pytest.raises(DatasetError, match="memory://bucket: no image in it"):
-            next(shards(to_path("memory://bucket"), 4))
+            next(list_shards(to_path("memory://bucket"), 4))
 
 
 class TestArchives:
     def test_of_a_folder_of_tars_each_is_a_shard_and_not_opened(self, tmp_path: Path) -> None:
         for name in ("2.tar", "1.tar", "3.tgz", ".4.tar", "index.json"):
             (tmp_path / name).write_bytes(b"no tar archive")
-        some = list(shards(tmp_path, 4))
+        some = list(list_shards(tmp_path, 4))
         assert [(s.number, s.archive, s.paths) for s in some] == [
             (n, str(tmp_path / name), ()) for n, name in enumerate(("1.tar", "2.tar", "3.tgz"))
         ]
         with pytest.raises(DatasetError, match=r"1\.tar is no tar archive or is damaged"):
-            fetched(some[0], tmp_path / "scratch")
+            fetch_files(some[0], tmp_path / "scratch")
 
     def test_a_member_that_is_damaged_costs_itself(self, images: Path, scratch: Path) -> None:
         path = as_zip(images)
-        (shard,) = shards(path, 100)
+        (shard,) = list_shards(path, 100)
         content = bytearray(path.read_bytes())
         content[content.index(b"a/0.png") + 60] ^= 1  # in what follows its name
         path.write_bytes(content)
-        bad = [file for file in fetched(shard, scratch) if not file.path]
+        bad = [file for file in fetch_files(shard, scratch) if not file.path]
         assert [file.name for file in bad] == [f"{path}/a/0.png"]
         assert bad[0].reason.startswith("is damaged (")
 
     def test_an_archive_that_changes_meanwhile(self, images: Path, scratch: Path) -> None:
         path = as_zip(images)
-        (shard,) = shards(path, 100)
+        (shard,) = list_shards(path, 100)
         with zipfile.ZipFile(path, "w") as file:
             file.writestr(shard.paths[0], b"another")
-        reasons = [file.reason for file in fetched(shard, scratch)]
+        reasons = [file.reason for file in fetch_files(shard, scratch)]
         assert reasons[0] == "has changed since it was listed"
         assert set(reasons[1:]) == {"is gone since it was listed"}
 
@@ -230,9 +230,9 @@ class TestArchives:
         with zipfile.ZipFile(as_zip(images), "a") as file:
             file.writestr("a/../../../evil.png", b"x")
         with pytest.raises(DatasetError, match="would be unpacked elsewhere"):
-            list(shards(images.parent / "gels.zip", 4))
+            list(list_shards(images.parent / "gels.zip", 4))
         shard = Shard(0, f"{images.parent}/gels.zip", ("a/../../../evil.png",), ("a",), (1,), (1,))
-        (file_,) = fetched(shard, scratch)
+        (file_,) = fetch_files(shard, scratch)
         assert (file_.path, "would be unpacked elsewhere" in file_.reason) == (None, True)
 
 
@@ -255,7 +255,7 @@ def peak(source: Path, count: int) -> int:
     """Return how many bytes a listing needs at most."""
     found = 0
     tracemalloc.start()
-    for shard in shards(source, 256):
+    for shard in list_shards(source, 256):
         found += len(shard.paths)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

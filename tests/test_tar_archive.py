@@ -14,8 +14,8 @@ from cache.errors import DatasetError
 from extract.dataset import scan
 from extract.sources import zip_archive
 from extract.sources.image_file import to_path
-from extract.sources.local_copy import unpacked
-from extract.sources.tar_archive import images_of
+from extract.sources.local_copy import make_local
+from extract.sources.tar_archive import unpack_images
 from tests.conftest import ROOT
 from tests.killing import draw_images
 
@@ -71,7 +71,9 @@ def samples(images: Path, label: Callable[[str], tuple[str, bytes]]) -> list[tup
 
 
 def labels_of(tar: Path, into: Path) -> dict[str, str]:
-    return {image.name: image.label or image.reason for image in images_of(tar, into.joinpath)[0]}
+    return {
+        image.name: image.label or image.reason for image in unpack_images(tar, into.joinpath)[0]
+    }
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_samples_with_their_classes(
     images: Path, packed: Packed, root: Path, label: Callable[[str], tuple[str, bytes]]
 ) -> None:
     told: list[str] = []
-    found = scan(unpacked(packed(samples(images, label)), root, tell=told.append))
+    found = scan(make_local(packed(samples(images, label)), root, report=told.append))
     assert found.labels == scan(images).labels
     assert (found.name, found.remarks, told) == ("gels", [], [])
 
@@ -98,7 +100,7 @@ def test_folders_of_classes_compressed_or_not(
     images: Path, packed: Packed, root: Path, name: str, mode: str
 ) -> None:
     members = [(f"./train/{at}", content) for at, content in of_folder(images)]
-    found = scan(unpacked(packed(members, name, mode), root))
+    found = scan(make_local(packed(members, name, mode), root))
     assert found.labels == scan(images).labels
     assert found.name == "gels"
 
@@ -108,7 +110,7 @@ def test_real_images_in_a_folder_of_archives(packed: Packed, root: Path) -> None
     for number in range(3):
         path = packed(members[number::3], f"shards/test-{number:03}.tar")
     seen: list[tuple[int, int]] = []
-    found = scan(unpacked(path.parent, root, lambda *at: seen.append(at)))
+    found = scan(make_local(path.parent, root, lambda *at: seen.append(at)))
     assert found.labels == scan(ROOT / "test_images").labels
     assert found.name == "shards"
     assert seen[-1] == (22, 22)
@@ -120,7 +122,7 @@ def test_a_folder_of_archives_behind_a_url(images: Path, packed: Packed, root: P
     for number in range(2):
         tar = packed(members[number::2], "gels.tgz", "w:gz")
         files.pipe(f"/of-tars/gels/{number}.tgz", tar.read_bytes())
-    found = scan(unpacked(to_path("memory://of-tars/gels"), root))
+    found = scan(make_local(to_path("memory://of-tars/gels"), root))
     assert found.labels == scan(images).labels
     assert found.name == "gels"
     files.rm("/of-tars", recursive=True)
@@ -130,10 +132,10 @@ def test_it_is_unpacked_once_and_anew_when_it_changes(
     images: Path, packed: Packed, root: Path
 ) -> None:
     members = of_folder(images)
-    first = unpacked(packed(members), root)
+    first = make_local(packed(members), root)
     before = first.stat().st_ino
-    assert unpacked(root.parents[1] / "gels.tar", root).stat().st_ino == before
-    assert unpacked(packed(members[:-1]), root) != first
+    assert make_local(root.parents[1] / "gels.tar", root).stat().st_ino == before
+    assert make_local(packed(members[:-1]), root) != first
 
 
 def test_which_class_comes_first(tmp_path: Path, packed: Packed) -> None:
@@ -161,7 +163,7 @@ def test_an_image_without_a_class_costs_itself_and_is_told(
     ]  # fmt: skip
     told: list[str] = []
     tar = packed(members)
-    found = scan(unpacked(tar, root, tell=told.append))
+    found = scan(make_local(tar, root, report=told.append))
     assert found.labels == scan(images).labels
     assert told[0] == f"{tar}: 4 image(s) left out"
     assert f"{tar}/loose.png: no class: add a .cls" in told[1]
@@ -181,7 +183,7 @@ def test_no_image_with_a_class(
     packed: Packed, root: Path, members: list[tuple[str, bytes]]
 ) -> None:
     with pytest.raises(DatasetError, match=r"gels\.tar has no image with a class in it"):
-        unpacked(packed(members), root)
+        make_local(packed(members), root)
     assert {path.name for path in root.iterdir()} == {".lock"}
 
 
@@ -209,7 +211,7 @@ def test_what_is_dangerous_or_twice_is_refused_and_nothing_is_left(
     images: Path, packed: Packed, root: Path, member: str | tarfile.TarInfo, message: str
 ) -> None:
     with pytest.raises(DatasetError, match=rf"gels\.tar: .*{message}"):
-        unpacked(packed([*of_folder(images), (member, b"")]), root)
+        make_local(packed([*of_folder(images), (member, b"")]), root)
     assert {path.name for path in root.iterdir()} == {".lock"}
     assert list(root.parents[1].rglob("evil.png")) == []
 
@@ -220,7 +222,7 @@ def test_a_bomb_is_refused_before_it_grows(
     path = packed([("a/b.png", bytes(2_000_000))], "gels.tar.gz", "w:gz")
     monkeypatch.setattr(zip_archive, "HARMLESS_BYTES", 10**6)
     with pytest.raises(DatasetError, match="would become 2,000,000"):
-        unpacked(path, root)
+        make_local(path, root)
     assert {path.name for path in root.iterdir()} == {".lock"}
 
 
@@ -245,7 +247,7 @@ def test_damage_anywhere_is_an_error_and_loses_no_image_quietly(
             content[pick.randrange(last)] ^= 1 << pick.randrange(8)
         path.write_bytes(content)
         try:
-            found = images_of(path, (tmp_path / f"{trial}").joinpath)[0]
+            found = unpack_images(path, (tmp_path / f"{trial}").joinpath)[0]
         except DatasetError as error:
             refused += name in str(error)
         else:
@@ -263,4 +265,4 @@ def test_archives_joined_or_cut_between_members_are_refused(
     for content in (whole + whole, whole[: 4 * tarfile.BLOCKSIZE]):
         path.write_bytes(content)
         with pytest.raises(DatasetError, match="is no tar archive or is damaged"):
-            images_of(path, (tmp_path / f"{len(content)}").joinpath)
+            unpack_images(path, (tmp_path / f"{len(content)}").joinpath)

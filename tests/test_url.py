@@ -14,8 +14,8 @@ from cache.errors import DatasetError
 from extract.dataset import scan
 from extract.sources.csv_manifest import Row, read_list, write_rows
 from extract.sources.image_file import is_remote, to_path
-from extract.sources.local_copy import unpacked
-from extract.sources.url import _time, about, below, get_all, opened, top
+from extract.sources.local_copy import make_local
+from extract.sources.url import _time, describe_file, fetch_all, list_below, list_top, open_file
 from tests.conftest import ROOT
 from tests.killing import draw_images
 
@@ -62,7 +62,7 @@ class TestS3:
     ) -> None:
         put(s3, images, "gels/train")
         seen: list[tuple[int, int]] = []
-        found = scan(unpacked(to_path("s3://gels/train/"), root, lambda *at: seen.append(at)))
+        found = scan(make_local(to_path("s3://gels/train/"), root, lambda *at: seen.append(at)))
         assert found.labels == scan(images).labels
         assert found.name == "gels/train"
         assert seen == [(6, 6)]
@@ -71,12 +71,12 @@ class TestS3:
         for label in ("gel", "not_gel"):
             put(s3, ROOT / "test_images" / label, f"gels/{label}")
         assert (
-            scan(unpacked(to_path("s3://gels"), root)).labels == scan(ROOT / "test_images").labels
+            scan(make_local(to_path("s3://gels"), root)).labels == scan(ROOT / "test_images").labels
         )
 
     def test_only_what_changed_is_fetched_again(self, s3: Any, images: Path, root: Path) -> None:
         put(s3, images, "gels/train")
-        first = unpacked(to_path("s3://gels/train"), root)
+        first = make_local(to_path("s3://gels/train"), root)
         kept, gone = first / "a" / "2.png", first / "a" / "0.png"
         now = kept.stat()
         kept.write_bytes(bytes(now.st_size))  # a change that does not show
@@ -85,7 +85,7 @@ class TestS3:
         s3.pipe_file("gels/train/b/1.png", (images / "a" / "0.png").read_bytes() + b"x")
         s3.rm("gels/train/b/3.png")
         s3.pipe_file("gels/train/b/new.png", (images / "b" / "3.png").read_bytes())
-        assert unpacked(to_path("s3://gels/train"), root) == first
+        assert make_local(to_path("s3://gels/train"), root) == first
         assert not any(kept.read_bytes())
         assert gone.read_bytes() == (images / "a" / "0.png").read_bytes()
         assert (first / "b" / "1.png").read_bytes().endswith(b"x")
@@ -100,25 +100,25 @@ class TestS3:
         folder = to_path("s3://gels/train")
         files: Any = folder
         monkeypatch.setitem(files.fs.req_kw, "MaxKeys", 3)
-        found = list(below(folder, "a"))
+        found = list(list_below(folder, "a"))
         assert [file.path for file in found] == [
             f"s3://gels/train/a/deep/{number}.png" for number in range(7)
         ]
         assert [file.size for file in found] == list(range(7))
         assert all(file.mtime_ns > OLD for file in found)
-        assert found[3] == about(to_path(found[3].path))
+        assert found[3] == describe_file(to_path(found[3].path))
 
     def test_a_file_that_is_gone_costs_itself(self, s3: Any, tmp_path: Path) -> None:
         s3.pipe_file("gels/a/1.png", b"x")
         targets = [tmp_path / "0", tmp_path / "1"]
-        gone, there = get_all(["s3://gels/a/gone.png", "s3://gels/a/1.png"], targets)
+        gone, there = fetch_all(["s3://gels/a/gone.png", "s3://gels/a/1.png"], targets)
         assert gone == "is not there: check its name"
         assert there == ""
         assert [path.exists() for path in targets] == [False, True]
 
     def test_no_bucket(self, s3: Any, root: Path) -> None:
         with pytest.raises(DatasetError, match="s3://nowhere/train is not there"):
-            unpacked(to_path("s3://nowhere/train"), root)
+            make_local(to_path("s3://nowhere/train"), root)
 
     def test_no_credentials(
         self, s3: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,7 +129,7 @@ class TestS3:
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
         fsspec.filesystem("s3").clear_instance_cache()
         with pytest.raises(DatasetError, match=r"may not be read .* give credentials"):
-            unpacked(to_path("s3://gels/train"), root)
+            make_local(to_path("s3://gels/train"), root)
         fsspec.filesystem("s3").clear_instance_cache()
 
     def test_archives_and_lists(self, s3: Any, images: Path, root: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ class TestS3:
         write_rows(tmp_path / "l.csv", rows)
         s3.pipe_file("gels/packed/l.csv", (tmp_path / "l.csv").read_bytes())
         for name, called in (("gels.zip", "gels"), ("gels.tar", "gels"), ("l.csv", "packed/l")):
-            found = scan(unpacked(to_path(f"s3://gels/packed/{name}"), root))
+            found = scan(make_local(to_path(f"s3://gels/packed/{name}"), root))
             assert found.labels == scan(images).labels, name
             assert found.name == called
             assert found.remarks == []
@@ -155,7 +155,7 @@ class TestLists:
         put(memory, images, "/bucket")
         rows = [Row("a", "memory://bucket/a/0.png", None), Row("b", "images/b/1.png", None)]
         write_rows(tmp_path / "l.csv", rows)
-        found = scan(unpacked(tmp_path / "l.csv", root))
+        found = scan(make_local(tmp_path / "l.csv", root))
         assert [file.label for file in found.files] == ["a", "b"]
         assert [file.sha256 for file in found.files] == [
             sha256((images / name).read_bytes()).digest() for name in ("a/0.png", "b/1.png")
@@ -166,14 +166,14 @@ class TestLists:
         self, memory: Any, images: Path, root: Path, tmp_path: Path
     ) -> None:
         write_rows(tmp_path / "l.csv", [Row("a", "memory://gone/0.png", bytes(32))])
-        assert unpacked(tmp_path / "l.csv", root, opened=False) == tmp_path / "l.csv"
+        assert make_local(tmp_path / "l.csv", root, opened=False) == tmp_path / "l.csv"
         (file,) = scan(tmp_path / "l.csv").files
         assert (str(file.path), file.sha256) == ("memory://gone/0.png", bytes(32))
         assert is_remote(file.path)
         assert not root.exists()
         put(memory, images, "/bucket")
         write_rows(tmp_path / "l.csv", [Row("a", "memory://bucket/a/0.png", bytes(32))])
-        (file,) = scan(unpacked(tmp_path / "l.csv", root)).files
+        (file,) = scan(make_local(tmp_path / "l.csv", root)).files
         assert file.path.read_bytes() == (images / "a" / "0.png").read_bytes()
 
     def test_one_that_is_gone_costs_itself_and_is_told(
@@ -183,7 +183,7 @@ class TestLists:
         rows = [Row("a", f"memory://bucket/a/{name}.png", None) for name in ("0", "2", "gone")]
         write_rows(tmp_path / "l.csv", rows)
         told: list[str] = []
-        found = scan(unpacked(tmp_path / "l.csv", root, tell=told.append))
+        found = scan(make_local(tmp_path / "l.csv", root, report=told.append))
         assert len(found.files) == 2
         assert "gone.png can't be opened" in found.remarks[0]
         assert told == [
@@ -194,7 +194,7 @@ class TestLists:
     def test_no_name_leads_out(self, root: Path, tmp_path: Path) -> None:
         write_rows(tmp_path / "l.csv", [Row("a", "memory://b/../../../../evil.png", None)])
         with pytest.raises(DatasetError, match="can't be the name of a file on this machine"):
-            unpacked(tmp_path / "l.csv", root)
+            make_local(tmp_path / "l.csv", root)
 
     def test_a_remote_list_of_what_lies_beside_it(self, memory: Any, images: Path) -> None:
         memory.pipe("/bucket/lists/l.csv", b"path,label\n../a/0.png,a\nb/1.png,b\n/tmp/x.png,b\n")
@@ -207,17 +207,17 @@ class TestAnyFileSystem:
         for name in ("a/1.png", "a/deep/2.png", "a/.hidden/3.png", "a/.4.png", "b/5.png"):
             memory.pipe(f"/bucket/{name}", name.encode())
         memory.pipe("/bucket/loose.png", b"")
-        classes, loose = top(to_path("memory://bucket"))
+        classes, loose = list_top(to_path("memory://bucket"))
         assert classes == ["a", "b"]
         assert [file.path for file in loose] == ["memory://bucket/loose.png"]
-        assert [file.path for file in below(to_path("memory://bucket"), "a")] == [
+        assert [file.path for file in list_below(to_path("memory://bucket"), "a")] == [
             "memory://bucket/a/1.png", "memory://bucket/a/deep/2.png"
         ]  # fmt: skip
 
     def test_what_is_new_is_seen(self, memory: Any) -> None:
         for number in range(2):
             memory.pipe(f"/bucket/a/{number}.png", b"x")
-            assert len(list(below(to_path("memory://bucket"), "a"))) == number + 1
+            assert len(list(list_below(to_path("memory://bucket"), "a"))) == number + 1
 
     def test_a_lost_file_stops_a_folder_and_the_rest_stays(
         self, memory: Any, images: Path, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -232,24 +232,24 @@ class TestAnyFileSystem:
 
         monkeypatch.setattr(type(memory), "get_file", breaking)
         with pytest.raises(DatasetError, match=r"1 of 6 .*0.png can't be read \(TimeoutError: no"):
-            unpacked(to_path("memory://bucket/train"), root)
+            make_local(to_path("memory://bucket/train"), root)
         monkeypatch.setattr(type(memory), "get_file", whole)
         (there,) = root.glob("*/bucket/train/a/2.png")
         before = there.stat().st_ino
-        found = scan(unpacked(to_path("memory://bucket/train"), root))
+        found = scan(make_local(to_path("memory://bucket/train"), root))
         assert found.labels == scan(images).labels
         assert there.stat().st_ino == before
 
     def test_a_folder_without_classes(self, memory: Any, root: Path) -> None:
         memory.pipe("/bucket/loose.png", b"")
         with pytest.raises(DatasetError, match="memory://bucket has no folders"):
-            unpacked(to_path("memory://bucket"), root)
+            make_local(to_path("memory://bucket"), root)
 
     def test_an_empty_class_is_an_error_as_in_folders(self, memory: Any, root: Path) -> None:
         memory.pipe("/bucket/a/0.png", b"x")
         memory.pipe("/bucket/b/notes.txt", b"x")
         with pytest.raises(DatasetError, match=r"no readable image file in class\(es\) b"):
-            scan(unpacked(to_path("memory://bucket"), root))
+            scan(make_local(to_path("memory://bucket"), root))
 
     def test_a_time_of_its_version_where_there_is_no_other(self) -> None:
         first, second = (_time({"name": "x", "ETag": tag}) for tag in ("one", "two"))
@@ -292,10 +292,10 @@ class TestPlaces:
     ) -> None:
         monkeypatch.setitem(sys.modules, "adlfs", None)
         with pytest.raises(DatasetError, match=r"adlfs.*pip install universal-pathlib"):
-            unpacked(to_path("abfs://container/train"), root)
+            make_local(to_path("abfs://container/train"), root)
 
     def test_any_place_of_a_file_can_be_read(self, memory: Any) -> None:
         memory.pipe("/bucket/x", b"0123456789")
-        with opened(to_path("memory://bucket/x")) as file:
+        with open_file(to_path("memory://bucket/x")) as file:
             file.seek(-3, os.SEEK_END)
             assert file.read() == b"789"

@@ -15,14 +15,14 @@ import pytest
 from safetensors.torch import save_file
 
 from cache.errors import DeviceError, Failure, WeightsError
-from cache.store import Cache, contents, find_caches, read_headers
+from cache.store import Cache, find_caches, read_headers, summarize
 from extract.dataset import scan
 from extract.distributed.job import Job, from_json, to_json
-from extract.distributed.shards import Shard, shards
+from extract.distributed.shards import Shard, list_shards
 from extract.distributed.worker import JobResult, Member, Part, Worker
 from extract.embedding_spec import EmbeddingSpec, LoadedBackbone, load_backbone
 from extract.imaging.image_stats import ImageStats
-from extract.pipeline import RunnerOptions, together
+from extract.pipeline import RunnerOptions, combine
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, key_of, known_among, remember
 from extract.state_dict import tensors_sha256
@@ -48,7 +48,7 @@ def worker(spec: EmbeddingSpec, tmp_path: Path) -> Iterator[Worker]:
 
 
 def parts(source: Path, size: int = 5) -> list[Part]:
-    return [Part("dataset", shard, 0, {}) for shard in shards(source, size)]
+    return [Part("dataset", shard, 0, {}) for shard in list_shards(source, size)]
 
 
 def cache_of(worker: Worker) -> Cache:
@@ -113,7 +113,7 @@ def test_what_lies_elsewhere_and_is_there_is_not_fetched(
     assert len(done.files) == 7 and done.extractions[0].computed == 6
     (failed,) = done.extractions[0].failed
     assert failed.path == f"{archive}/gel/broken.png"  # not where it lay for a moment
-    (kept,) = contents(cache_of(worker)).failures.values()
+    (kept,) = summarize(cache_of(worker)).failures.values()
     assert kept.path == failed.path
     known = {member.name: member.hashed for member in done.files}
     good = {name: it for name, it in known.items() if "broken" not in name}
@@ -250,7 +250,7 @@ def test_what_was_done_arrives_as_it_was_told(worker: Worker, few: Few) -> None:
 
 def test_sums_over_shards_are_those_of_all_images(worker: Worker, few: Few) -> None:
     first, second, third = (worker.do(p).extractions[0] for p in parts(few(6, 1) / "dataset"))
-    whole = together(together(first, second), third)
+    whole = combine(combine(first, second), third)
     assert (whole.computed, whole.present, whole.failed) == (12, 0, ())
     assert whole.engine == "torch"
     each = (first.spent["decode"], second.spent["decode"], third.spent["decode"])

@@ -14,7 +14,7 @@ from cache.errors import CacheError, Failure
 from cache.files import commit, temporary_file
 from cache.locks import sharing
 from cache.progress import Progress, silent
-from cache.provenance import merged
+from cache.provenance import merge_notes
 from cache.segment import (
     LIBVER,
     TYPES,
@@ -32,18 +32,18 @@ from cache.store import (
     Index,
     as_keys,
     as_s32,
+    build_index,
+    copy_rows,
     first_failures,
-    gather,
-    index,
     read_headers,
-    retried,
-    views_of,
+    view_numbers,
+    with_retries,
 )
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector registers
 METADATA_BYTES = 1 << 20  # what HDF5 may need around the rows, generously
 
-Found = Sequence[tuple[Path, Header]]
+Segments = Sequence[tuple[Path, Header]]
 
 
 def compact(
@@ -66,32 +66,32 @@ def compact(
             f"(cache fetch {cache.folder.parent}) and compact it here"
         )
     with sharing(cache.folder):
-        return retried(partial(_compact, cache, drop, progress))
+        return with_retries(partial(_compact, cache, drop, progress))
 
 
 def _compact(cache: Cache, drop: Collection[bytes], progress: Progress) -> Path | None:
-    found = read_headers(cache)
-    if len(found) == 1 and found[0][1].compacted and not _holds(found[0][1], drop):
-        return found[0][0]
-    rows = sum(len(header.hashes) for _, header in found)
+    segments = read_headers(cache)
+    if len(segments) == 1 and segments[0][1].compacted and not _contains(segments[0][1], drop):
+        return segments[0][0]
+    rows = sum(len(header.hashes) for _, header in segments)
     done = 0
-    for old, header in found:
+    for old, header in segments:
         verify_segment(old)
         progress(done := done + len(header.hashes), 2 * rows)
-    tables = {view: _without(index(found, view), drop) for view in views_of(found)}
-    failures = _failures(found, tables, drop)
+    tables = {view: _without(build_index(segments, view), drop) for view in view_numbers(segments)}
+    failures = _failures(segments, tables, drop)
     path: Path | None = None
     if any(len(table.hashes) for table in tables.values()):
-        copied = partial(_within, progress, rows, 2 * rows)
-        path = _write(cache, found, tables, failures, copied)
+        copied = partial(_report_copied, progress, rows, 2 * rows)
+        path = _write(cache, segments, tables, failures, copied)
     elif failures:
         empty = Rows(
             np.empty((0, 32), np.uint8),
             np.empty(0, np.uint16),
             np.empty((0, cache.key.embedding_dim), np.float32),
         )
-        path = write_segment(cache.folder, cache.key, empty, failures, _provenance(found))
-    for old, _ in found:
+        path = write_segment(cache.folder, cache.key, empty, failures, _provenance(segments))
+    for old, _ in segments:
         if old != path:
             old.unlink(missing_ok=True)
     return path
@@ -99,7 +99,7 @@ def _compact(cache: Cache, drop: Collection[bytes], progress: Progress) -> Path 
 
 def _write(
     cache: Cache,
-    found: Found,
+    segments: Segments,
     tables: dict[int, Index],
     failures: Sequence[Failure],
     progress: Progress,
@@ -111,19 +111,19 @@ def _write(
     shape = (len(hashes), cache.key.embedding_dim)
     words = sum(len(f.path) + len(f.reason) + 200 for f in failures)
     size = len(hashes) * (4 * shape[1] + 34) + 4 * words + METADATA_BYTES
-    _check_room(cache.folder, size)
+    _check_space(cache.folder, size)
     keys = hashes.view(np.uint8).reshape(-1, 32)
     with temporary_file(cache.folder) as temporary:
         alignment = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
         with h5py.File(temporary, "w", libver=LIBVER, **alignment) as file:
             _reserve(temporary, size)
             # The checksum's room; its value comes last.
-            write_header(file, cache.key, failures, _provenance(found), sha256="0" * 64)
+            write_header(file, cache.key, failures, _provenance(segments), sha256="0" * 64)
             file.create_dataset("hash", data=keys, dtype=TYPES["hash"])
             file.create_dataset("view", data=views, dtype=TYPES["view"])
             offset = _allocate(file, shape)
         embeddings = np.memmap(temporary, TYPES["embedding"], "r+", offset, shape)
-        _fill(embeddings, [path for path, _ in found], tables, progress)
+        _fill(embeddings, [path for path, _ in segments], tables, progress)
         sha256 = payload_sha256(Rows(keys, views, embeddings), failures)
         with h5py.File(temporary, "r+", libver=LIBVER) as file:
             file.attrs.modify("sha256", np.bytes_(sha256))
@@ -152,15 +152,15 @@ def _fill(
     """Copy the rows of every view to their places."""
     segment = np.concatenate([table.segment for table in tables.values()])
     row = np.concatenate([table.row for table in tables.values()])
-    gather(embeddings, paths, segment, row, progress)
+    copy_rows(embeddings, paths, segment, row, progress)
 
 
-def _within(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+def _report_copied(progress: Progress, before: int, total: int, done: int, _: int) -> None:
     """Tell the progress of copying as a part of the whole."""
     progress(before + done, total)
 
 
-def _holds(header: Header, keys: Collection[bytes]) -> bool:
+def _contains(header: Header, keys: Collection[bytes]) -> bool:
     failed = {failure.sha256 for failure in header.failures}
     return bool(keys) and not failed.union(as_keys(header.hashes)).isdisjoint(keys)
 
@@ -169,15 +169,15 @@ def _without(table: Index, drop: Collection[bytes]) -> Index:
     if not drop:
         return table
     dropped = as_s32(np.frombuffer(b"".join(drop), np.uint8))
-    kept = ~np.isin(table.hashes, dropped)
-    return Index(table.paths, table.hashes[kept], table.segment[kept], table.row[kept])
+    rest = ~np.isin(table.hashes, dropped)
+    return Index(table.paths, table.hashes[rest], table.segment[rest], table.row[rest])
 
 
 def _failures(
-    found: Found, tables: dict[int, Index], drop: Collection[bytes]
+    segments: Segments, tables: dict[int, Index], drop: Collection[bytes]
 ) -> tuple[Failure, ...]:
     """Keep one failure per image, the first segment's, and none of an image that has a row now."""
-    first = first_failures(found)
+    first = first_failures(segments)
     keys = sorted(first.keys() - set(drop))
     hashes = as_s32(np.frombuffer(b"".join(keys), np.uint8))
     stored = np.zeros(len(keys), bool)
@@ -186,8 +186,8 @@ def _failures(
     return tuple(first[key] for key, has_row in zip(keys, stored, strict=True) if not has_row)
 
 
-def _provenance(found: Found) -> dict[str, object]:
-    return merged([header.provenance for _, header in found])
+def _provenance(segments: Segments) -> dict[str, object]:
+    return merge_notes([header.provenance for _, header in segments])
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -201,7 +201,7 @@ def _reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_space(folder: Path, needed: int) -> None:
     if (free := disk_usage(folder).free) < needed:
         raise CacheError(
             f"{folder}: compacting needs {needed / 2**20:,.0f} MiB beside the old segments, "

@@ -14,7 +14,7 @@ from cache.locks import sharing
 from cache.progress import Progress, silent
 from cache.segment import Header, read_each_header, verify_segment
 from cache.storage import cache_folders, copy, segment_files
-from cache.store import retried, row_keys
+from cache.store import row_keys, with_retries
 
 CONNECTIONS = 8  # segments on their way at once
 
@@ -34,7 +34,7 @@ class Fetched:
     folder: Path
     copied: int
     rows: int
-    there: int
+    present: int
     damaged: tuple[CacheError, ...]
 
 
@@ -64,9 +64,9 @@ def fetch(source: Path, root: Path, progress: Progress = silent) -> list[Fetched
 def _fetch_one(paths: Sequence[Path], folder: Path, tick: Callable[[], None]) -> Fetched:
     """Copy the segments of one cache, some at once."""
     with sharing(folder):
-        lacking = retried(partial(_lacking, paths, folder))
-        there = len(paths) - len(lacking)
-        for _ in range(there):
+        lacking = with_retries(partial(_lacking, paths, folder))
+        present = len(paths) - len(lacking)
+        for _ in range(present):
             tick()
         rows, damaged = list[int](), list[CacheError]()
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as pool:
@@ -79,7 +79,7 @@ def _fetch_one(paths: Sequence[Path], folder: Path, tick: Callable[[], None]) ->
                     tick()
             finally:
                 pool.shutdown(cancel_futures=True)
-    return Fetched(folder, len(rows), sum(rows), there, tuple(damaged))
+    return Fetched(folder, len(rows), sum(rows), present, tuple(damaged))
 
 
 def _lacking(paths: Sequence[Path], folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, Cach
     A segment of another cache than its folder's is wrong, too. progress counts segments.
     """
     paths = [path for folder in cache_folders(root) for path in segment_files(folder)]
-    for done, path in enumerate(paths, start=1):
+    for number, path in enumerate(paths, start=1):
         try:
             if (name := verify_segment(path).key.name) != path.parent.name:
                 raise CacheError(f"{path} belongs to another cache: move it to the folder {name}")
@@ -24,4 +24,4 @@ def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, Cach
             pass
         except CacheError as error:
             yield path, error
-        progress(done, len(paths))
+        progress(number, len(paths))

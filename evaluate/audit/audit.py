@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.progress import Progress, silent
-from cache.store import Cache, contents, find_caches, read
+from cache.store import Cache, find_caches, read, summarize
 from evaluate.audit.findings import (
     TEST,
     TRAINING,
@@ -30,9 +30,9 @@ from evaluate.workspace.layout import Workspace
 from extract.dataset import ImageSet
 from extract.dataset_statistics.image_index import AHEAD, stats_of
 from extract.devices import usable_cores
-from extract.imaging.image_stats import SMALL, reduced
+from extract.imaging.image_stats import SMALL, shrink
 from extract.imaging.preprocessing import FULL_SCALE, Preprocessing
-from extract.loader import decoded
+from extract.loader import decode_files
 from heads.config import fingerprint
 
 
@@ -155,7 +155,7 @@ def _trained(
     keys = frozenset(training.labels) - frozenset(unreadable)
     able = {}
     for cache in find_caches(workspace.cache):
-        held = contents(cache)
+        held = summarize(cache)
         if not held.weights.startswith(("random", TRAINED)) and held.stored.issuperset(keys):
             able[cache.key.name] = cache
     for path in sorted(workspace.audits.glob(f"{fingerprint(training.labels)}*.json")):
@@ -173,7 +173,7 @@ def _rows_of(
     cache: Cache, keys: Sequence[bytes]
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
     """Return what gives embeddings by place; zeros where there is none."""
-    stored = contents(cache).stored
+    stored = summarize(cache).stored
 
     def rows(places: NDArray[np.int64]) -> NDArray[np.float32]:
         found = np.zeros((len(places), cache.key.embedding_dim), np.float32)
@@ -188,11 +188,11 @@ def _pictures(
     paths: Sequence[Path], full_scale: int, places: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     preprocessing = Preprocessing(full_scale=full_scale)
-    images = decoded([paths[index] for index in places], usable_cores(), AHEAD, preprocessing)
+    images = decode_files([paths[index] for index in places], usable_cores(), AHEAD, preprocessing)
     # One that has become unreadable meanwhile is blank, which is like nothing.
     blank = np.zeros((SMALL, SMALL), np.float32)
     pictures = (image.picture for image in images)
-    return np.stack([blank if isinstance(p, str) else reduced(p.pixels[0]) for p in pictures])
+    return np.stack([blank if isinstance(p, str) else shrink(p.pixels[0]) for p in pictures])
 
 
 def _telling(pairs: Sequence[Pair], parts: Sequence[str]) -> list[Pair]:

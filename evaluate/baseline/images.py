@@ -12,7 +12,7 @@ from extract.dataset import ImageSet
 from extract.devices import usable_cores
 from extract.imaging.decode import DecodedImage
 from extract.imaging.preprocessing import Preprocessing
-from extract.loader import CHANGED, Decoded, decoded
+from extract.loader import CHANGED, Decoded, decode_files
 from extract.sources.image_file import ImageFile
 
 AHEAD = 64  # images that are decoded, or being decoded, before they are needed: 3 MB
@@ -38,7 +38,7 @@ def readable(
     """
     files = sorted(images.unique, key=lambda file: file.sha256)
     good, failures = list[ImageFile](), list[Failure]()
-    stream = decoded([file.path for file in files], usable_cores(), AHEAD, preprocessing)
+    stream = decode_files([file.path for file in files], usable_cores(), AHEAD, preprocessing)
     for file, image in zip(files, stream, strict=True):
         if isinstance(image.picture, str):
             failures.append(image.failure)
@@ -69,7 +69,7 @@ def batches_of_pixels(
         for view in sorted({view for _, view in wanted}):
             paths = [files[file].path for file, of in wanted if of == view]
             views = (view,) if view else ()
-            stream = decoded(paths, usable_cores(), AHEAD, preprocessing, views)
+            stream = decode_files(paths, usable_cores(), AHEAD, preprocessing, views)
             streams[view] = stack.enter_context(closing(stream))
         for batch in batches:
             yield np.stack([_pixels(next(streams[v]), files[f], v) for f, v in batch])

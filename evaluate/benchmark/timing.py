@@ -22,7 +22,7 @@ from extract.devices import usable_cores
 from extract.embedder import Embedder
 from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.decode import SIZE, decode_gray
-from extract.loader import batch, decoded
+from extract.loader import decode_files, make_batch
 from extract.model_zoo.families import skeleton
 
 STAGES = ("read", "decode", "backbone", "head")
@@ -107,7 +107,9 @@ def time_models(
         DatasetError: none of the files can be decoded.
     """
     step = ceil(len(paths) / max(BATCHES)) or 1
-    sample = batch(decoded(paths[::step], usable_cores(), max(BATCHES), spec.preprocessing))
+    sample = make_batch(
+        decode_files(paths[::step], usable_cores(), max(BATCHES), spec.preprocessing)
+    )
     if not sample.paths:
         raise DatasetError(f"none of the {len(paths)} test images can be read: see extract's list")
     backend = Embedder(spec, 1, artifacts).build(sample.pixels)

@@ -10,7 +10,7 @@ from cache.progress import Progress, silent
 from evaluate.explanation.gradcam import activation_maps, overlay
 from extract.devices import usable_cores
 from extract.embedding_spec import EmbeddingSpec
-from extract.loader import batches, decoded
+from extract.loader import decode_files, make_batches
 from heads.store import TrainedHead
 
 AT_ONCE = 16
@@ -39,8 +39,8 @@ def write_heatmaps(
         check_replaceable(target_file, MARK.encode(), what="--heatmap")
     head, note, done = saved.module(), PngInfo(), 0
     note.add_text("Software", MARK)
-    images = decoded(paths, usable_cores(), 2 * AT_ONCE, spec.preprocessing)
-    for batch in batches(images, AT_ONCE):
+    images = decode_files(paths, usable_cores(), 2 * AT_ONCE, spec.preprocessing)
+    for batch in make_batches(images, AT_ONCE):
         maps = activation_maps(spec.backbone, head, batch.pixels)
         for path, pixels, heat in zip(batch.paths, batch.pixels, maps, strict=True):
             with replacing(targets[path]) as temporary:

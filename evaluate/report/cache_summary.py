@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from cache.provenance import words
-from cache.store import Cache, read_headers, summed_up
-from extract.timings import in_words
+from cache.store import Cache, read_headers, summarize_headers
+from extract.timings import describe_stages
 
 SHOWN_APART = {"backbone", "device", "precision", "embedding_dim", "format_version"}
 
@@ -18,7 +18,7 @@ def describe(cache: Cache) -> list[str]:
         CacheError: a segment is damaged.
     """
     found = read_headers(cache)
-    held = summed_up(found)
+    held = summarize_headers(found)
     rows = sum(len(header.hashes) for _, header in found)
     size = sum(path.stat().st_size for path, _ in found) / 2**20
     written = datetime.fromtimestamp(max(path.stat().st_mtime for path, _ in found))
@@ -34,7 +34,7 @@ def describe(cache: Cache) -> list[str]:
     if held.seconds_per_image:
         lines.append(f"  speed: {1 / held.seconds_per_image:,.1f} images per second")
     if spent := held.provenance.get("stages"):
-        lines.append(f"  stages: {in_words(spent)}")
+        lines.append(f"  stages: {describe_stages(spent)}")
     return lines
 
 
@@ -44,14 +44,14 @@ def costs(cache: Cache) -> str:
     Raises:
         CacheError: a segment is damaged.
     """
-    held = summed_up(read_headers(cache))
+    held = summarize_headers(read_headers(cache))
     note, rate = held.provenance, held.seconds_per_image
     line = f"{cache.key.name}: {len(held.stored):,} images"
     if engine := note.get("engine"):
         line += f" by {' and '.join(words(engine))}"
     if rate:
         line += f", {1 / rate:,.1f} per second"
-    return f"{line}: {in_words(note['stages'])}" if "stages" in note else line
+    return f"{line}: {describe_stages(note['stages'])}" if "stages" in note else line
 
 
 def _identity(cache: Cache) -> dict[str, str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cache.arrays import Arrays
 from cache.errors import HeadError
 from cache.progress import Progress, silent
-from cache.store import contents, open_cache, read
+from cache.store import open_cache, read, summarize
 from evaluate.uncertainty.corruptions import CORRUPTIONS
 from evaluate.uncertainty.scores import (
     SCORES,
@@ -27,7 +27,7 @@ from extract.dataset import ImageSet
 from extract.devices import usable_cores
 from extract.embedder import Embedder
 from extract.embedding_spec import EmbeddingSpec, engine_artifacts
-from extract.loader import batch, decoded
+from extract.loader import decode_files, make_batch
 from heads.batched.fit import TrainingData, train
 from heads.config import HeadConfig, fingerprint
 from heads.embedding_dataset import EmbeddingDataset
@@ -77,7 +77,7 @@ class _Trial:
     ) -> None:
         self.saved, self.info = saved, saved.info
         self.cache = open_cache(workspace.cache, saved.info.identity)
-        stored = contents(self.cache).stored
+        stored = summarize(self.cache).stored
         self.usable = {k: training.labels[k] for k in sorted(training.labels) if k in stored}
         self.groups = groups if self.info.n_groups else {}
         if fingerprint(self.usable, self.groups) != self.info.images_fingerprint:
@@ -167,8 +167,8 @@ def _asked(
     paths = {file.sha256: file.path for file in training.unique}
     wanted = [paths[trial.parts.validation[i]] for i in _evenly(len(validation), CORRUPTED)]
     hashes = {file.path: file.sha256 for file in training.unique}
-    stream = decoded(wanted, usable_cores(), CORRUPTED, spec.preprocessing, expected=hashes)
-    images = batch(stream)
+    stream = decode_files(wanted, usable_cores(), CORRUPTED, spec.preprocessing, expected=hashes)
+    images = make_batch(stream)
     random = np.random.default_rng(0)
     pixels = np.stack(
         [c.apply(image[0], random)[None] for c in CORRUPTIONS.values() for image in images.pixels]

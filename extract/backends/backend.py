@@ -176,26 +176,26 @@ def usable_engines(device: str, engine: str | None, precision: str) -> tuple[str
     Raises:
         DeviceError: it doesn't run on this device or at this precision, or isn't installed.
     """
-    fit = tuple(DEVICES[device].engines) if engine is None else (engine,)
+    suitable = tuple(DEVICES[device].engines) if engine is None else (engine,)
     if engine and engine not in DEVICES[device].engines:
         raise DeviceError(
             f"--engine {engine} does not run on {device}: "
             f"choose {' or '.join(DEVICES[device].engines)}"
         )
-    fit = tuple(name for name in fit if precision in ENGINES[name].precisions)
-    if not fit:
-        able = [f"--engine {name}" for name, e in ENGINES.items() if precision in e.precisions]
+    suitable = tuple(name for name in suitable if precision in ENGINES[name].precisions)
+    if not suitable:
+        others = [f"--engine {name}" for name, e in ENGINES.items() if precision in e.precisions]
         raise DeviceError(
             f"--precision {precision} is not supported by {engine or 'any engine'} on {device}: "
-            f"{' or '.join(able)} can"
+            f"{' or '.join(others)} can"
         )
-    there = tuple(name for name in fit if find_spec(ENGINES[name].package) is not None)
-    if not there:
+    installed = tuple(name for name in suitable if find_spec(ENGINES[name].package) is not None)
+    if not installed:
         raise DeviceError(
-            f"--engine {fit[0]}: {ENGINES[fit[0]].package} is not installed: "
+            f"--engine {suitable[0]}: {ENGINES[suitable[0]].package} is not installed: "
             "pip install -r requirements.lock"
         )
-    return there
+    return installed
 
 
 def build_backend(

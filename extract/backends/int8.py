@@ -19,7 +19,7 @@ from cache.errors import DatasetError, DeviceError
 from extract.artifact_store import ArtifactStore, Note
 from extract.backends.openvino import convert, import_openvino, save, stored_graph
 from extract.devices import usable_cores
-from extract.loader import batch, decoded
+from extract.loader import decode_files, make_batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SAMPLE = 128  # images that the ranges are taken from
 
 
-def calibrated(
+def calibrate(
     spec: EmbeddingSpec, images: Sequence[ImageFile], artifacts: ArtifactStore
 ) -> EmbeddingSpec:
     """Return the spec with its calibration, after Jacob et al. 2018, by NNCF.
@@ -92,10 +92,10 @@ def _sample(
     paths = (files[key] for key in sorted(files))
     readable = (
         image
-        for image in decoded(paths, usable_cores(), SAMPLE, preprocessing)
+        for image in decode_files(paths, usable_cores(), SAMPLE, preprocessing)
         if not isinstance(image.picture, str)
     )
-    chosen = batch(islice(readable, SAMPLE))
+    chosen = make_batch(islice(readable, SAMPLE))
     if not chosen.hashes:
         raise DatasetError("--precision int8: none of the images can be read to calibrate with")
     digest = sha256(b"".join(chosen.hashes)).hexdigest()

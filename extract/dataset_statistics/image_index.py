@@ -14,7 +14,7 @@ from cache.progress import Progress, silent
 from extract.devices import usable_cores
 from extract.imaging.image_stats import ImageStats
 from extract.imaging.preprocessing import FULL_SCALE, Preprocessing
-from extract.loader import Decoded, decoded
+from extract.loader import Decoded, decode_files
 from extract.sources.image_file import ImageFile
 
 BUSY_TIMEOUT_S = 30
@@ -104,13 +104,13 @@ def stats_of(
     known = known_stats({file.sha256 for file in files}, table, full_scale)
     missing = {file.sha256: file.path for file in files if file.sha256 not in known}
     reasons = dict[bytes, str]()
-    with ImageIndex(table) as kept:
+    with ImageIndex(table) as index:
         preprocessing = Preprocessing(full_scale=full_scale or FULL_SCALE)
-        images = decoded(missing.values(), usable_cores(), AHEAD, preprocessing)
+        images = decode_files(missing.values(), usable_cores(), AHEAD, preprocessing)
         for done, (key, image) in enumerate(zip(missing, images, strict=True), start=1):
             if image.stats and image.sha256 == key:
                 known[key] = image.stats
-                kept.add(image)
+                index.add(image)
             else:
                 reasons[key] = (
                     "it changes while it is read" if image.stats else image.failure.reason
@@ -143,25 +143,25 @@ def known_stats(
 
 
 def _known(table: Path, keys: Collection[bytes], full_scale: int | None) -> dict[bytes, ImageStats]:
-    found = dict[bytes, ImageStats]()
+    stats_by_key = dict[bytes, ImageStats]()
     if not table.exists():
-        return found
+        return stats_by_key
     check_file(table)  # SQLite does not say why it can't open a file
     uri = f"{table.absolute().as_uri()}?mode=ro"  # a workspace may be read-only
     with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as database:
         if not database.execute(
             "SELECT * FROM sqlite_master WHERE name = 'image_stats'"
         ).fetchall():
-            return found
+            return stats_by_key
         remaining = iter(keys)
         while some := list(islice(remaining, ASKED_AT_ONCE)):
-            places = ",".join("?" * len(some))
-            query = f"SELECT * FROM image_stats WHERE sha256 IN ({places})"  # noqa: S608 - ?
+            question_marks = ",".join("?" * len(some))
+            query = f"SELECT * FROM image_stats WHERE sha256 IN ({question_marks})"  # noqa: S608 - ?
             for key, *values in database.execute(query, some):
                 stats = ImageStats(*values)
                 if full_scale is None or stats.white == min(stats.full_scale, full_scale):
-                    found[key] = stats
-    return found
+                    stats_by_key[key] = stats
+    return stats_by_key
 
 
 @contextmanager

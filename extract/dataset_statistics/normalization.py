@@ -19,7 +19,7 @@ NORMALIZATIONS: dict[str, str] = {
 DIGITS = 3  # of full scale, to which both are rounded: a few more images shall change nothing
 
 
-def of_images(image_stats: Iterable[ImageStats]) -> Normalization:
+def fit_normalization(image_stats: Iterable[ImageStats]) -> Normalization:
     """Return mean and standard deviation of all pixels of gray images, for each of three channels.
 
     Every image counts alike, however large its file; full scale = 1.

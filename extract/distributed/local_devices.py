@@ -22,12 +22,12 @@ from extract.dataset_statistics.image_index import ImageIndex
 from extract.devices import DEVICES, usable_cores
 from extract.distributed.job import Job
 from extract.embedding_spec import EmbeddingSpec
-from extract.pipeline import DEFAULT, Extraction, Extractor, RunnerOptions, together
+from extract.pipeline import DEFAULT, Extraction, Extractor, RunnerOptions, combine
 from extract.signals import SIGNALS, stoppable
 from extract.sources.image_file import ImageFile
 
 POLL_SECONDS = 0.2  # between two looks at whether the user asked to stop
-TOLD_SECONDS = 0.1  # between two words of a child about its progress
+PROGRESS_SECONDS = 0.1  # between two words of a child about its progress
 MESH_PORT = 8476  # of the first chip, as in torch_xla._internal.tpu
 
 
@@ -82,12 +82,12 @@ def extract_on_local_devices(
         )
         shares = _shares(list(todo.values()), used)
         with _working(device, job, shares) as children:
-            heard = _listen(list(children), progress, asked_to_stop)
-        if heard.errors:
-            raise next(iter(heard.errors.values()))
-        _raise_for_killed(device, [p for c, p in children.items() if c not in heard.done])
-        parts = [run.summaries(), *heard.done.values()]
-        return [reduce(together, of_target) for of_target in zip(*parts, strict=True)]
+            status = _follow(list(children), progress, asked_to_stop)
+        if status.errors:
+            raise next(iter(status.errors.values()))
+        _raise_for_killed(device, [p for c, p in children.items() if c not in status.done])
+        parts = [run.summaries(), *status.done.values()]
+        return [reduce(combine, of_target) for of_target in zip(*parts, strict=True)]
 
 
 def _local_devices(device: str) -> list[str]:
@@ -171,11 +171,11 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _listen(
+def _follow(
     connections: Sequence[Connection], progress: Progress, asked_to_stop: Callable[[], bool]
 ) -> WorkerStatus:
     """Hear the children until the last has ended, and stop them if need be."""
-    heard, open_, told = WorkerStatus(), set(connections), False
+    status, open_, stopping = WorkerStatus(), set(connections), False
     while open_:
         for ready in cast(list[Connection], wait(list(open_), POLL_SECONDS)):
             try:
@@ -184,19 +184,19 @@ def _listen(
                 open_.discard(ready)
                 continue
             if isinstance(message, tuple):
-                heard.counts[ready] = message
-                done, total = map(sum, zip(*heard.counts.values(), strict=True))
+                status.counts[ready] = message
+                done, total = map(sum, zip(*status.counts.values(), strict=True))
                 progress(done, total)
             elif isinstance(message, Exception):
-                heard.errors[ready] = message
+                status.errors[ready] = message
             else:
-                heard.done[ready] = message
-        if (asked_to_stop() or heard.errors) and not told:
-            told = True
+                status.done[ready] = message
+        if (asked_to_stop() or status.errors) and not stopping:
+            stopping = True
             for connection in open_:
                 with suppress(OSError):  # it has just ended
                     connection.send("stop")
-    return heard
+    return status
 
 
 def _raise_for_killed(device: str, processes: Sequence[SpawnProcess]) -> None:
@@ -220,7 +220,7 @@ def _work(parent: Connection, device: str, chip: str, job: Job, images: list[Ima
         # finds several devices (the CPU's, or two cores of a chip), and tracing is not for threads.
         torch_xla.launch(_fill, (parent, job, images), debug_single_process=True)
     except (RuntimeError, OSError) as error:  # XLA's, and its plugins'
-        _tell(parent, DeviceError(f"--device {device}: chip {chip} can't be used: {error}"))
+        _send(parent, DeviceError(f"--device {device}: chip {chip} can't be used: {error}"))
 
 
 def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -> None:
@@ -228,9 +228,9 @@ def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last >= TOLD_SECONDS:
+        if done == total or time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
-            _tell(parent, (done, total))
+            _send(parent, (done, total))
 
     try:
         options = job.options
@@ -242,12 +242,12 @@ def _fill(ordinal: int, parent: Connection, job: Job, images: list[ImageFile]) -
             # Whatever the parent sends, or its end, means to stop.
             run.fill(images, progress, options.views, index.add, asked_to_stop=parent.poll)
     except (FrostlineError, OSError) as error:
-        _tell(parent, error)
+        _send(parent, error)
     else:
-        _tell(parent, run.summaries())
+        _send(parent, run.summaries())
 
 
-def _tell(
+def _send(
     parent: Connection, message: tuple[int, int] | list[Extraction] | FrostlineError | OSError
 ) -> None:
     with suppress(OSError):  # it was killed: nobody listens

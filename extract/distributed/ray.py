@@ -75,8 +75,8 @@ def _overseer(job: Job, resources: Mapping[str, Any]) -> Callable[..., Any]:
         return lambda method, *given: getattr(overseer, method)(*given)
     at_head = {"node:__internal_head__": 0.001}
     actor = ray.remote(num_cpus=0, resources=at_head)(_Overseer)
-    there: Any = actor.remote(job, resources, fitting)
-    return lambda method, *given: ray.get(getattr(there, method).remote(*given))
+    remote: Any = actor.remote(job, resources, fitting)
+    return lambda method, *given: ray.get(getattr(remote, method).remote(*given))
 
 
 class _Overseer:
@@ -108,7 +108,7 @@ class _Overseer:
 
         if not self.rows:
             return
-        _settle(ray.data.DataContext.get_current())
+        _configure(ray.data.DataContext.get_current())
         pool = ray.data.ActorPoolStrategy(
             min_size=1,
             initial_size=min(self.fitting, len(self.rows)),
@@ -151,7 +151,7 @@ def unpack(packed: bytes, kind: type[T]) -> T:
     return from_json(zlib.decompress(packed).decode(), kind)
 
 
-def _settle(context: Any) -> None:
+def _configure(context: Any) -> None:
     context.enable_progress_bars = False  # ours tells images, and those of the whole cluster
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # A shard is minutes of work, of a slow backbone more than the half hour that Ray allows.

@@ -18,24 +18,24 @@ from extract.sources.csv_manifest import check_listed_classes, is_list, listed_r
 from extract.sources.file_names import ListingNotes, machine_made
 from extract.sources.hash_index import stamp_of
 from extract.sources.image_file import is_remote, is_url, to_path
-from extract.sources.tar_archive import images_of, tars_of
+from extract.sources.tar_archive import find_tars, unpack_images
 from extract.sources.url import (
     UNKNOWN,
-    about,
-    below,
     check_remote_classes,
-    get_all,
+    describe_file,
+    fetch_all,
+    list_below,
+    list_top,
     parts_below,
     stamped,
-    top,
 )
 from extract.sources.zip_archive import (
     check_member_classes,
     check_size,
-    in_zip,
     members_of,
-    opened_zip,
-    taken,
+    open_zip,
+    split_zip_path,
+    unpack_member,
 )
 
 
@@ -105,7 +105,7 @@ class _Found(NamedTuple):
     mtime_ns: int = UNKNOWN
 
 
-def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterator[Shard]:
+def list_shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterator[Shard]:
     """Yield the files of a source in shards of `size` images, in the order of its own listing.
 
     Args:
@@ -124,9 +124,9 @@ def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterat
     archive = ""
     if is_list(source):
         files = _in_list(source, notes)
-    elif found := in_zip(source):
+    elif found := split_zip_path(source):
         archive, files = str(found[0]), _in_zip(source, *found, notes)
-    elif tars := tars_of(source):
+    elif tars := find_tars(source):
         for number, tar in enumerate(tars):
             yield Shard(number, str(tar), (), (), (), ())
         return
@@ -134,10 +134,10 @@ def shards(source: Path, size: int, notes: ListingNotes | None = None) -> Iterat
         files = _remote(source, notes)
     else:
         files = _local(source, notes)
-    yield from _cut(source, archive, files, size, notes)
+    yield from _into_shards(source, archive, files, size, notes)
 
 
-def fetched(
+def fetch_files(
     shard: Shard, scratch: Path, known: Collection[str] = (), notes: ListingNotes | None = None
 ) -> list[Fetched]:
     """Return the files of a shard, in its order; fetch what is not local into `scratch`.
@@ -163,7 +163,7 @@ def fetched(
     return _from_zip(shard, scratch, known)
 
 
-def _cut(
+def _into_shards(
     source: Path, archive: str, files: Iterable[_Found], size: int, notes: ListingNotes
 ) -> Iterator[Shard]:
     number, some = 0, list[_Found]()
@@ -194,9 +194,9 @@ def _local(source: Path, notes: ListingNotes) -> Iterator[_Found]:
     names = class_folders(source)
 
     def images_of(label: str) -> tuple[int, str]:
-        mine = [name for name in names if class_name(name) == label]
-        found = [file for name in mine for file in _below(source, name, set(), ListingNotes())]
-        return len(found), found[0].path if found else "no image"
+        folders = [name for name in names if class_name(name) == label]
+        files = [file for name in folders for file in _below(source, name, set(), ListingNotes())]
+        return len(files), files[0].path if files else "no image"
 
     check_class_names(source, {class_name(name) for name in names}, images_of)
     empty, why = list[str](), ListingNotes()
@@ -253,7 +253,7 @@ def _below(source: Path, name: str, entered: set[str], notes: ListingNotes) -> I
 
 
 def _remote(source: Path, notes: ListingNotes) -> Iterator[_Found]:
-    names, loose = top(source, notes)
+    names, loose = list_top(source, notes)
     if not names:
         raise DatasetError(
             f"{source} has no folders: give a URL with a folder of images per class, of a .csv "
@@ -263,7 +263,7 @@ def _remote(source: Path, notes: ListingNotes) -> Iterator[_Found]:
     for file in loose:
         notes.takes(file.path, (file.path.rpartition("/")[2],))
     for name in names:
-        for file in below(source, name, notes):
+        for file in list_below(source, name, notes):
             if notes.takes(file.path, parts_below(source, file.path)):
                 yield _Found(file.path, notes.class_of(name), file.size, file.mtime_ns)
 
@@ -271,8 +271,8 @@ def _remote(source: Path, notes: ListingNotes) -> Iterator[_Found]:
 def _in_zip(
     source: Path, archive: Path, inner: tuple[str, ...], notes: ListingNotes
 ) -> Iterator[_Found]:
-    _, size, changed = about(archive)
-    with opened_zip(archive) as file:
+    _, size, changed = describe_file(archive)
+    with open_zip(archive) as file:
         members = members_of(file, archive, inner, notes)
         check_size(archive, sum(member.file_size for member in members.values()), size)
     check_member_classes(source, members, inner)
@@ -290,13 +290,13 @@ def _files(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetched]
     wanted = [number for number, path in enumerate(shard.paths) if path not in known]
     urls = [number for number in wanted if is_url(shard.paths[number])]
     targets = [scratch / _name(number, shard.paths[number]) for number in urls]
-    reasons = get_all([shard.paths[number] for number in urls], targets)
+    reasons = fetch_all([shard.paths[number] for number in urls], targets)
     for number, target, reason in zip(urls, targets, reasons, strict=True):
         size = UNKNOWN if reason else target.stat().st_size
         path = None if reason else target
         found[number] = _fetched(shard, number, path, size, shard.mtimes_ns[number], reason)
     for number in set(wanted) - found.keys():
-        found[number] = _looked_at(shard, number)
+        found[number] = _local_file(shard, number)
     return [found[number] for number in wanted]
 
 
@@ -307,7 +307,7 @@ def _fetched(
     return Fetched(name, shard.labels[number], path, size, mtime_ns, reason)
 
 
-def _looked_at(shard: Shard, number: int) -> Fetched:
+def _local_file(shard: Shard, number: int) -> Fetched:
     path = to_path(shard.paths[number])
     try:
         now = path.stat()
@@ -324,11 +324,11 @@ def _from_zip(shard: Shard, scratch: Path, known: Collection[str]) -> list[Fetch
     if not wanted:  # then the archive need not be opened
         return []
     found = []
-    with opened_zip(to_path(shard.archive)) as file:
+    with open_zip(to_path(shard.archive)) as file:
         for number in wanted:
             member, size = shard.paths[number], shard.sizes[number]
             target = scratch / _name(number, member)
-            reason = taken(file, member, size, target)
+            reason = unpack_member(file, member, size, target)
             path = None if reason else target
             found.append(_fetched(shard, number, path, size, shard.mtimes_ns[number], reason))
     return found
@@ -338,14 +338,14 @@ def _from_tar(
     shard: Shard, scratch: Path, known: Collection[str], notes: ListingNotes
 ) -> list[Fetched]:
     tar, numbers = to_path(shard.archive), count()
-    changed = about(tar).mtime_ns
+    changed = describe_file(tar).mtime_ns
 
     def put(*parts: str) -> Path | None:
         if f"{shard.archive}/{'/'.join(parts)}" in known:
             return None
         return scratch / _name(next(numbers), parts[-1])
 
-    images, others = images_of(tar, put)
+    images, others = unpack_images(tar, put)
     notes.add(others)
     return [
         Fetched(

@@ -16,7 +16,7 @@ from PIL import Image
 from cache.errors import Failure, FrostlineError, UnreadableImageError
 from extract.artifact_store import ArtifactStore
 from extract.distributed.job import Job
-from extract.distributed.shards import Shard, fetched
+from extract.distributed.shards import Shard, fetch_files
 from extract.embedding_spec import engine_artifacts
 from extract.imaging.image_stats import ImageStats
 from extract.loader import Decoded
@@ -27,7 +27,7 @@ from extract.sources.image_file import ImageFile, is_remote, to_path
 from extract.sources.url import UNKNOWN
 
 # RuntimeError: what torch and OpenVINO raise where a device has too little memory, or is gone.
-MENDABLE = (FrostlineError, OSError, RuntimeError)
+RECOVERABLE = (FrostlineError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Worker:
         What went wrong is returned, not raised, where users can fix it: other shards continue.
         """
         started = perf_counter()
-        told = partial(JobResult, part.source, part.shard.number, self.name)
+        result = partial(JobResult, part.source, part.shard.number, self.name)
         Image.MAX_IMAGE_PIXELS = self.job.max_pixels
         try:
             with TemporaryDirectory(prefix="frostline-") as scratch:
@@ -113,13 +113,13 @@ class Worker:
                 extractor.refresh()
                 files, unopened, notes = self._files(part, extractor, Path(scratch))
                 image_stats, extractions = self._fill(part, extractor, files)
-        except MENDABLE as error:
-            with suppress(*MENDABLE):  # the same again: what could not be written
+        except RECOVERABLE as error:
+            with suppress(*RECOVERABLE):  # the same again: what could not be written
                 self.close()  # the next shard begins with the caches as they are then
-            return told(perf_counter() - started, error=str(error) or repr(error))
+            return result(perf_counter() - started, error=str(error) or repr(error))
         members = tuple(member for member, _ in files)
         seconds = perf_counter() - started
-        return told(seconds, members, image_stats, unopened, extractions, notes=notes)
+        return result(seconds, members, image_stats, unopened, extractions, notes=notes)
 
     def close(self) -> None:
         """Commit, and let go of engines and locks. Raises OSError."""
@@ -134,16 +134,16 @@ class Worker:
 
         What lies elsewhere, and has all its rows already, is not fetched: its path leads nowhere.
         """
-        there = self._there(part, extractor)
-        files = [(member, Path(member.name)) for member in there.values()]
+        complete = self._complete_files(part, extractor)
+        files = [(member, Path(member.name)) for member in complete.values()]
         unopened, notes = [], ListingNotes()
-        for file in fetched(part.shard, scratch, there, notes):
+        for file in fetch_files(part.shard, scratch, complete, notes):
             try:
                 if file.path is None:
                     raise OSError(file.reason)
                 hashed = part.known.get(file.name)
                 stamp = (file.size, file.mtime_ns, file.ctime_ns, file.inode)
-                if not hashed or not _is_as(hashed, stamp):
+                if not hashed or not _unchanged(hashed, stamp):
                     with file.path.open("rb") as opened:
                         sha256 = file_digest(opened, "sha256").digest()
                     hashed = Hashed(key_of(file.name), *stamp[:2], sha256, *stamp[2:])
@@ -155,32 +155,32 @@ class Worker:
             raise UnreadableImageError(f"{unopened[0].path} can't be opened: {unopened[0].reason}")
         return files, tuple(unopened), notes
 
-    def _there(self, part: Part, extractor: Extractor) -> dict[str, Member]:
+    def _complete_files(self, part: Part, extractor: Extractor) -> dict[str, Member]:
         """Return the files, by name, that are as they were hashed, and lack no row.
 
         Only a listing that says size and time can tell, of files that lie elsewhere.
         """
-        shard, found = part.shard, dict[str, Member]()
+        shard, complete_files = part.shard, dict[str, Member]()
         listed = zip(shard.names, shard.labels, shard.sizes, shard.mtimes_ns, strict=True)
         for name, label, size, mtime_ns in listed:
             hashed = part.known.get(name)
-            same = hashed and _is_as(hashed, (size, mtime_ns, 0, 0))
+            same = hashed and _unchanged(hashed, (size, mtime_ns, 0, 0))
             if hashed and same and not extractor.lacks(hashed.sha256, part.views):
-                found[name] = Member(name, label, hashed)
-        return found
+                complete_files[name] = Member(name, label, hashed)
+        return complete_files
 
     def _fill(
         self, part: Part, extractor: Extractor, files: Sequence[tuple[Member, Path]]
     ) -> tuple[dict[bytes, ImageStats], tuple[Extraction, ...]]:
         image_stats = dict[bytes, ImageStats]()
 
-        def watch(image: Decoded) -> None:
+        def on_image(image: Decoded) -> None:
             if image.stats:
                 image_stats[image.sha256] = image.stats
 
         images = [ImageFile(path, member.label, member.hashed.sha256) for member, path in files]
         names = {str(path): member.name for member, path in files}
-        extractor.fill(images, views=part.views, watch=watch, names=names)
+        extractor.fill(images, views=part.views, on_image=on_image, names=names)
         extractor.commit()
         return image_stats, tuple(extractor.summaries())
 
@@ -200,6 +200,6 @@ class Worker:
         return ArtifactStore(Path(folder))
 
 
-def _is_as(hashed: Hashed, stamp: tuple[int, int, int, int]) -> bool:
+def _unchanged(hashed: Hashed, stamp: tuple[int, int, int, int]) -> bool:
     """Tell whether a file is as it was hashed; of one without a time nobody knows."""
     return stamp[1] != UNKNOWN and hashed.stamp == stamp

@@ -40,7 +40,7 @@ MOST = 2  # times the final size, to which an image is reduced before it is turn
 LARGEST_NUMBER = 2**16 - 1  # of a view: a row's key has two bytes for it
 
 
-def rendered(
+def render_view(
     gray: Image.Image, key: bytes, number: int, size: int, policy: str = "gentle"
 ) -> NDArray[np.uint8]:
     """Return a view of an image; the same for the same image, number and policy.

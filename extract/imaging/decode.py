@@ -145,16 +145,16 @@ def _check_jpeg(data: bytes) -> None:
         return
     # Or something else follows, a film for example, and only looks like this.
     scans, position = 0, len(JPEG_START)
-    while found := MARKER.search(data, position):
-        if found[0] == END_OF_IMAGE:
+    while marker := MARKER.search(data, position):
+        if marker[0] == END_OF_IMAGE:
             return
-        scans += found[0] == tiff.START_OF_SCAN
+        scans += marker[0] == tiff.START_OF_SCAN
         if scans > tiff.MOST_SCANS:
             raise UnreadableImageError(
                 f"refused undecoded: a JPEG of more than {tiff.MOST_SCANS} scans takes minutes. "
                 "Save it again"
             )
-        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     raise UnreadableImageError("a truncated JPEG: its end is missing")
 
 
@@ -276,10 +276,10 @@ def _in_bands(
 def _views(
     gray: Image.Image, data: bytes, preprocessing: Preprocessing, numbers: Sequence[int]
 ) -> tuple[NDArray[np.uint8], ...]:
-    from extract.imaging.augmentation import rendered
+    from extract.imaging.augmentation import render_view
 
     key, policy = sha256(data).digest(), preprocessing.augmentation
-    return tuple(rendered(gray, key, number, SIZE, policy) for number in numbers)
+    return tuple(render_view(gray, key, number, SIZE, policy) for number in numbers)
 
 
 def _padded(gray: Image.Image) -> Image.Image:

@@ -69,11 +69,11 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> bytes:
     median (Zauner 2010). Another size or format, a little more light or contrast leave it nearly as
     it is; a mirrored, turned or cropped image has another.
     """
-    lowest = (WAVES @ reduced(pixels) @ WAVES.T).ravel()[1:]
+    lowest = (WAVES @ shrink(pixels) @ WAVES.T).ravel()[1:]
     return np.packbits(lowest > np.median(lowest)).tobytes()
 
 
-def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return a small picture of a gray image uint8 [H, W]: float32 [32, 32], 0 to 255."""
     small = Image.fromarray(pixels).resize((SMALL, SMALL), Image.Resampling.BOX)
     return np.asarray(small, np.float32)

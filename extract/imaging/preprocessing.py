@@ -50,8 +50,8 @@ def rule_of(white: int) -> str:
 
 def white_of(rule: str) -> int:
     """Return what `rule_of` named; FULL_SCALE for every other rule."""
-    found = re.match(r"9\.\.16 bits: 0\.\.(\d+),", rule)
-    return int(found[1]) if found and rule == rule_of(int(found[1])) else FULL_SCALE
+    match = re.match(r"9\.\.16 bits: 0\.\.(\d+),", rule)
+    return int(match[1]) if match and rule == rule_of(int(match[1])) else FULL_SCALE
 
 
 @dataclass(frozen=True)

@@ -281,8 +281,8 @@ def _check_whole(tags: Any, data: bytes) -> None:
     wanted = -(-width // across) * -(-length // down) * planes
     found = _tuple(offsets or ())
     if len(found) < wanted or not all(found) or not all(_tuple(sizes or ())):
-        there = sum(map(bool, found))
-        raise UnreadableImageError(f"a damaged TIFF: it has {there} of {wanted} strips or tiles")
+        present = sum(map(bool, found))
+        raise UnreadableImageError(f"a damaged TIFF: it has {present} of {wanted} strips or tiles")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and across * down > max(limit, width * length):
         raise UnreadableImageError(f"a damaged TIFF: one tile has {across} x {down} pixels")

@@ -27,7 +27,7 @@ from cache.tables import open_table, path_cell, table_text, writer
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import is_image
 from extract.sources.image_file import is_remote, is_url, plain
-from extract.sources.url import is_file, opened
+from extract.sources.url import is_file, open_file
 
 if TYPE_CHECKING:
     from extract.sources.image_file import ImageFile
@@ -89,7 +89,7 @@ def listed_rows(path: Path) -> Iterator[tuple[int, str, Row]]:
     """
     layout, number, line = _layout(path), 0, 1
     at = _folder(path)
-    with opened(path) as content:
+    with open_file(path) as content:
         # Names of files need not be UTF-8.
         errors = "surrogateescape" if layout.encoding == UTF8 else "strict"
         file = TextIOWrapper(content, newline="", encoding=layout.encoding, errors=errors)
@@ -211,7 +211,7 @@ def _reader(file: Iterable[str], separator: str, spaced: bool) -> Any:
 
 def _layout(path: Path) -> _Layout:
     """Find out how a list is written. Raises DatasetError, OSError."""
-    with opened(path) as content:
+    with open_file(path) as content:
         head = content.read(HEAD_BYTES)
     encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), UTF8)
     errors = "surrogateescape" if encoding == UTF8 else "strict"

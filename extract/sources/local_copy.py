@@ -7,16 +7,16 @@ from pathlib import Path
 from cache.progress import Progress, silent
 from extract.sources.csv_manifest import is_list
 from extract.sources.image_file import UNPACKED, is_remote
-from extract.sources.mirror import folder_of, is_of_urls, mirrored, with_files_here
-from extract.sources.tar_archive import tars_of, unpacked_tars
-from extract.sources.zip_archive import in_zip, unpacked_zip, version
+from extract.sources.mirror import folder_of, mirror_folder, mirror_list, needs_fetching
+from extract.sources.tar_archive import find_tars, unpack_tars
+from extract.sources.zip_archive import split_zip_path, unpack_zip, version
 
 
-def unpacked(
+def make_local(
     path: Path,
     root: Path,
     progress: Progress = silent,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
     opened: bool = True,
     rehash: bool = False,
 ) -> Path:
@@ -43,22 +43,22 @@ def unpacked(
             a URL names cannot be fetched.
         OSError: it cannot be read, or the disk is full.
     """
-    if found := in_zip(path):
+    if found := split_zip_path(path):
         whole = root / (version([found[0]], found[1]) + UNPACKED)
         _remove_if(rehash, whole)
-        return unpacked_zip(path, *found, whole, progress, tell)
+        return unpack_zip(path, *found, whole, progress, report)
     if is_list(path):
-        if not is_of_urls(path, opened):
+        if not needs_fetching(path, opened):
             return path
         _remove_if(rehash, folder_of(path, root))
-        return with_files_here(path, root, progress, tell, opened)
-    if tars := tars_of(path):
+        return mirror_list(path, root, progress, report, opened)
+    if tars := find_tars(path):
         _remove_if(rehash, root / (version(tars, ()) + UNPACKED))
-        return unpacked_tars(path, tars, root, progress, tell)
+        return unpack_tars(path, tars, root, progress, report)
     if not is_remote(path):
         return path
     _remove_if(rehash, folder_of(path, root))
-    return mirrored(path, root, progress, tell)
+    return mirror_folder(path, root, progress, report)
 
 
 def _remove_if(rehash: bool, whole: Path) -> None:

@@ -24,14 +24,14 @@ from extract.sources.image_file import UNPACKED, is_remote, is_url
 from extract.sources.url import (
     UNKNOWN,
     Listed,
-    about_all,
-    below,
     check_remote_classes,
-    get_all,
+    describe_files,
+    fetch_all,
+    list_below,
+    list_top,
     parts_below,
-    top,
 )
-from extract.sources.zip_archive import SHOWN, check_room, naming
+from extract.sources.zip_archive import SHOWN, check_room, checking_names
 
 AT_ONCE = 512  # files between two words about progress
 FILES = "files"  # the folder beside a list
@@ -39,8 +39,8 @@ FILES = "files"  # the folder beside a list
 T = TypeVar("T")
 
 
-def mirrored(
-    path: Path, root: Path, progress: Progress, tell: Callable[[str], None] | None
+def mirror_folder(
+    path: Path, root: Path, progress: Progress, report: Callable[[str], None] | None
 ) -> Path:
     """Return a local folder with the images of a remote folder of classes, kept below `root`.
 
@@ -54,7 +54,7 @@ def mirrored(
     whole = folder_of(path, root)
     folder = whole / _end_of(path)
     notes = ListingNotes()
-    classes, loose = top(path, notes)
+    classes, loose = list_top(path, notes)
     if not classes:
         raise DatasetError(
             f"{path} has no folders: give a URL with a folder of images per class, of a .csv list, "
@@ -65,7 +65,7 @@ def mirrored(
     for file in loose:
         notes.takes(file.path, parts_below(path, file.path))
     for name in classes:
-        for file in below(path, name, notes):
+        for file in list_below(path, name, notes):
             if notes.takes_name(file.path):  # the scan of the copy says what is in subfolders
                 files[_local(folder, file.path.removeprefix(str(path)))] = file
     missing = sum(max(f.size, 0) for target, f in files.items() if not _is_here(target, f))
@@ -81,13 +81,13 @@ def mirrored(
             f"{path}: {len(lost)} of {len(files)} file(s) could not be fetched: {shown}. The same "
             "command goes on from here; to do without them, give a .csv list of the others"
         )
-    if tell:
+    if report:
         for remark in notes.remarks(path):
-            tell(remark)
+            report(remark)
     return folder
 
 
-def is_of_urls(path: Path, opened: bool = True) -> bool:
+def needs_fetching(path: Path, opened: bool = True) -> bool:
     """Return whether a list is behind a URL, or names images there that must be fetched.
 
     Args:
@@ -101,11 +101,11 @@ def is_of_urls(path: Path, opened: bool = True) -> bool:
     return is_remote(path) or any(_is_wanted(row, opened) for row in rows_of(path))
 
 
-def with_files_here(
+def mirror_list(
     path: Path,
     root: Path,
     progress: Progress,
-    tell: Callable[[str], None] | None,
+    report: Callable[[str], None] | None,
     opened: bool = True,
 ) -> Path:
     """Return a local list for one with URLs, whose images are fetched into a folder below `root`.
@@ -118,7 +118,7 @@ def with_files_here(
         root: Where fetched images are kept.
         progress: Counts files.
         tell: Receives remarks.
-        opened: See `is_of_urls`.
+        opened: See `needs_fetching`.
 
     Raises:
         DatasetError: it is no list, or a name in it cannot be one here.
@@ -133,7 +133,7 @@ def with_files_here(
     with sharing(whole):
         done = 0
         for some in _batched(here):
-            known = dict(zip(some, about_all(some), strict=True))
+            known = dict(zip(some, describe_files(some), strict=True))
             lost |= {url: reason for url, reason in known.items() if isinstance(reason, str)}
             files = {here[url]: file for url, file in known.items() if isinstance(file, Listed)}
             lost |= _fetch(whole, files, progress, len(here), done)
@@ -143,13 +143,13 @@ def with_files_here(
         if 2 * len(lost) > len(here):
             raise DatasetError(_mostly_lost(path, lost, len(here)))
         write_rows(target, (_moved(row, here.get(row.path)) for row in rows_of(path)))
-    if tell:
+    if report:
         for remark in list_remarks(path):
-            tell(remark)
-    if tell and lost:
-        tell(f"{path}: {len(lost)} of {len(here)} file(s) could not be fetched")
+            report(remark)
+    if report and lost:
+        report(f"{path}: {len(lost)} of {len(here)} file(s) could not be fetched")
         for url, reason in list(lost.items())[:SHOWN]:
-            tell(f"{url} {reason}")
+            report(f"{url} {reason}")
     return target
 
 
@@ -169,7 +169,7 @@ def _fetch(
     for some in _batched(files):
         missing = [target for target in some if not _is_here(target, files[target])]
         parts = [whole / f".{uuid4().hex}.tmp" for _ in missing]
-        reasons = get_all([files[target].path for target in missing], parts)
+        reasons = fetch_all([files[target].path for target in missing], parts)
         for target, part, reason in zip(missing, parts, reasons, strict=True):
             if reason:
                 lost[files[target].path] = reason
@@ -185,7 +185,7 @@ def _keep(part: Path, target: Path, file: Listed) -> None:
     """Give a fetched file its place, and the time that it is known by."""
     if file.mtime_ns != UNKNOWN:
         os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
-    with naming(file.path, target.name):
+    with checking_names(file.path, target.name):
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
 

@@ -23,18 +23,18 @@ from cache.records import parse_json
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import ListingNotes, is_image, machine_made, maker_among
 from extract.sources.image_file import UNPACKED, is_remote
-from extract.sources.url import about, is_file, opened, top
+from extract.sources.url import describe_file, is_file, list_top, open_file
 from extract.sources.zip_archive import (
     LINK,
     PROGRESS_FILES,
     SHOWN,
-    appearing,
     check_room,
     check_size,
+    checking_names,
+    creating_folder,
     leads_out,
-    naming,
     parts_of,
-    tell_notes,
+    report_notes,
     version,
     write_notes,
 )
@@ -68,7 +68,7 @@ class TarImage:
     reason: str = ""
 
 
-def tars_of(path: Path) -> list[Path]:
+def find_tars(path: Path) -> list[Path]:
     """Return the tar archives that a path means: itself, or all in a folder of them, sorted.
 
     A folder with folders in it is one of classes. Raises DatasetError, OSError: it can't be listed.
@@ -79,12 +79,12 @@ def tars_of(path: Path) -> list[Path]:
     return [] if folders else sorted(f for f in files if f.name.lower().endswith(SUFFIXES))
 
 
-def unpacked_tars(
+def unpack_tars(
     path: Path,
     tars: Sequence[Path],
     root: Path,
     progress: Progress,
-    tell: Callable[[str], None] | None,
+    report: Callable[[str], None] | None,
 ) -> Path:
     """Return a list of the images in tar archives, which are unpacked below `root`, once.
 
@@ -93,19 +93,19 @@ def unpacked_tars(
     """
     from extract.sources.csv_manifest import SUFFIX, Row, write_rows
 
-    known = [about(tar).size for tar in tars]
+    known = [describe_file(tar).size for tar in tars]
     whole, name = root / (version(tars, ()) + UNPACKED), _stem(path)
     listed = name + SUFFIX
     if (whole / listed).is_file():
-        tell_notes(whole, tell)
+        report_notes(whole, report)
         return whole / listed
     check_room(path, sum(known), root)
     images, notes = list[TarImage](), ListingNotes()
-    with appearing(whole) as temporary:
+    with creating_folder(whole) as temporary:
         for number, tar in enumerate(tars):
             folder = Path(temporary, name, *([_stem(tar)] if tar != path else []))
-            told = _estimating(progress, len(images), sum(known[:number]), sum(known))
-            found, more = images_of(tar, folder.joinpath, told)
+            of_one = _estimating(progress, len(images), sum(known[:number]), sum(known))
+            found, more = unpack_images(tar, folder.joinpath, of_one)
             images += [replace(image, name=f"{tar}/{image.name}") for image in found]
             notes.add(more)
         check_class_names(path, {i.label for i in images if i.path}, partial(_images_of, images))
@@ -118,7 +118,7 @@ def unpacked_tars(
         progress(len(images), len(images))
         write_rows(temporary / listed, (Row(label, at.as_posix(), None) for label, at in usable))
         write_notes(temporary, remarks)
-    tell_notes(whole, tell)
+    report_notes(whole, report)
     return whole / listed
 
 
@@ -138,14 +138,14 @@ def _estimating(progress: Progress, done: int, read: int, total: int) -> Progres
         total: Bytes of all.
     """
 
-    def told(more: int, more_read: int) -> None:
+    def of_one(more: int, more_read: int) -> None:
         seen = done + more
         progress(seen, max(seen, round(seen * total / max(read + more_read, 1))))
 
-    return told
+    return of_one
 
 
-def images_of(
+def unpack_images(
     tar: Path,
     put: Callable[..., Path | None],
     progress: Progress = silent,
@@ -170,7 +170,7 @@ def images_of(
     images: dict[tuple[str, ...], TarImage] = {}
     texts: dict[str, dict[str, bytes]] = defaultdict(dict)
     notes = ListingNotes()
-    with opened(tar) as file, _members(tar, file, notes) as members:
+    with open_file(tar) as file, _members(tar, file, notes) as members:
         for archive, member, parts in members:
             if is_image(member.name):
                 if parts in images:
@@ -205,7 +205,7 @@ def _members(
     Raises:
         DatasetError: it is damaged or dangerous, which may show while it is used.
     """
-    packed = about(tar).size
+    packed = describe_file(tar).size
 
     def safe(
         archive: tarfile.TarFile,
@@ -269,7 +269,7 @@ def _fault(member: tarfile.TarInfo, name: str, parts: tuple[str, ...]) -> str | 
 
 
 def _put(tar: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    with naming(tar, member.name):
+    with checking_names(tar, member.name):
         target.parent.mkdir(parents=True, exist_ok=True)
         source = archive.extractfile(member)
         if source is None:
@@ -323,7 +323,7 @@ def _said(texts: dict[str, bytes]) -> str | None:
 def _top(path: Path) -> tuple[list[str], list[Path]]:
     """Return what is visible at the top of a folder: its folders' names, and its files."""
     if is_remote(path):
-        folders, listed = top(path)
+        folders, listed = list_top(path)
         return folders, [path / file.path.rpartition("/")[2] for file in listed]
     if not path.is_dir():
         return [], []

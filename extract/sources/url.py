@@ -45,7 +45,7 @@ class Listed(NamedTuple):
 
 
 @contextmanager
-def told(url: object) -> Iterator[None]:
+def clear_errors(url: object) -> Iterator[None]:
     """Make an error of ours of whatever a file system raises. A full disk here stays what it is."""
     try:
         yield
@@ -73,13 +73,13 @@ def fault(error: Exception) -> str:
     return f"can't be read ({what}): check the URL and the network"
 
 
-def about(path: Path) -> Listed:
+def describe_file(path: Path) -> Listed:
     """Return what is known of one file, here or behind a URL. Raises DatasetError, OSError."""
     if not is_remote(path):
         now = path.stat()
         changed = stamped(now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
         return Listed(str(path), now.st_size, changed)
-    with told(path):
+    with clear_errors(path):
         files, name = _system(path)
         info = files.info(name)
     return Listed(str(path), _size(info), _time(info))
@@ -89,25 +89,25 @@ def is_file(path: Path) -> bool:
     """Tell whether a file lies there, here or behind a URL. Raises DatasetError."""
     if not is_remote(path):
         return path.is_file()
-    with told(path):
+    with clear_errors(path):
         files, name = _system(path)
         return bool(files.isfile(name))
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read it at any place, here or behind a URL. Raises DatasetError, OSError."""
     if not is_remote(path):
         with path.open("rb") as file:
             yield file
         return
-    with told(path):
+    with clear_errors(path):
         files, name = _system(path)
         with files.open(name, "rb", block_size=BLOCK_BYTES, cache_type="readahead") as file:
             yield file
 
 
-def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], list[Listed]]:
+def list_top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], list[Listed]]:
     """Return what users put at the top of a remote folder: the folders' names, and the files.
 
     Args:
@@ -117,7 +117,7 @@ def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], lis
     Raises:
         DatasetError: it does not exist, or cannot be listed.
     """
-    with told(folder):
+    with clear_errors(folder):
         entries = []
         for path, info in _entries(folder, ""):
             maker = machine_made(path)
@@ -130,7 +130,7 @@ def top(folder: Path, notes: ListingNotes | None = None) -> tuple[list[str], lis
     return folders, [_listed(folder, entry) for entry in entries if entry[1]["type"] != "directory"]
 
 
-def below(folder: Path, inner: str, notes: ListingNotes | None = None) -> Iterator[Listed]:
+def list_below(folder: Path, inner: str, notes: ListingNotes | None = None) -> Iterator[Listed]:
     """Yield every file that users put into the folder `inner` of a remote folder, at any depth.
 
     Of S3 and Google Cloud Storage one page is in memory at a time, of others one folder.
@@ -143,7 +143,7 @@ def below(folder: Path, inner: str, notes: ListingNotes | None = None) -> Iterat
     Raises:
         DatasetError: it cannot be listed.
     """
-    with told(folder):
+    with clear_errors(folder):
         for path, info in _all_below(folder, inner):
             if maker := maker_among(path.split("/")):
                 if notes:
@@ -161,14 +161,15 @@ def check_remote_classes(folder: Path, names: Sequence[str]) -> None:
     """Make sure of the names of classes of a remote folder. Raises DatasetError."""
 
     def images_of(label: str) -> tuple[int, str]:
-        mine = [name for name in names if class_name(name) == label]
-        found = [f.path for name in mine for f in below(folder, name) if is_image(f.path)]
-        return len(found), found[0] if found else "no image"
+        folders = [name for name in names if class_name(name) == label]
+        listed = [file.path for name in folders for file in list_below(folder, name)]
+        images = [path for path in listed if is_image(path)]
+        return len(images), images[0] if images else "no image"
 
     check_class_names(folder, {class_name(name) for name in names}, images_of)
 
 
-def get_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
+def fetch_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
     """Fetch files, many at once, and return why each could not be had; "" where it is there.
 
     Raises:
@@ -189,7 +190,7 @@ def get_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
         return list(pool.map(get, urls, targets))
 
 
-def about_all(urls: Sequence[str]) -> list[Listed | str]:
+def describe_files(urls: Sequence[str]) -> list[Listed | str]:
     """Ask for many files at once; return what is known of each, or why it could not be had.
 
     Raises DatasetError: a package for these URLs is missing.

@@ -19,7 +19,7 @@ from cache.progress import Progress
 from extract.sources.class_names import check_class_names, class_name
 from extract.sources.file_names import ListingNotes, is_image, maker_among, unsupported_suffix
 from extract.sources.image_file import is_remote
-from extract.sources.url import about, is_file, opened
+from extract.sources.url import describe_file, is_file, open_file
 
 SUFFIX = ".zip"
 SHOWN = 10  # names in an error
@@ -35,7 +35,7 @@ LINK = "is a link, which is not followed: pack what it leads to"
 NOTES = "remarks.txt"  # beside what was unpacked: what was left out, a line each
 
 
-def in_zip(path: Path) -> tuple[Path, tuple[str, ...]] | None:
+def split_zip_path(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     """Return the zip archive that a path goes through, and the path inside it; None if none.
 
     A folder may be called `x.zip` too. Raises DatasetError: a URL can't be asked.
@@ -46,35 +46,35 @@ def in_zip(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     return None
 
 
-def unpacked_zip(
+def unpack_zip(
     path: Path,
     archive: Path,
     inner: tuple[str, ...],
     whole: Path,
     progress: Progress,
-    tell: Callable[[str], None] | None,
+    report: Callable[[str], None] | None,
 ) -> Path:
     """Return `inner`, a folder of an archive, unpacked into `whole` unless it is there already."""
     folder = Path(whole, archive.stem, *inner)
     if whole.is_dir():
-        tell_notes(whole, tell)
+        report_notes(whole, report)
         return folder
-    with opened_zip(archive) as file:
+    with open_zip(archive) as file:
         notes = ListingNotes()
         members = members_of(file, archive, inner, notes)
         images = {p: m for p, m in members.items() if m.is_dir() or notes.takes_name(m.filename)}
         # A class of which nothing can be read is an error, as in folders, not a class less.
         unread = {p[:-1] for p, m in members.items() if unsupported_suffix(m.filename)}
         size = sum(member.file_size for member in images.values())
-        check_size(archive, size, about(archive).size)
+        check_size(archive, size, describe_file(archive).size)
         check_room(archive, size, whole.parent)
         check_member_classes(path, members, inner)
-        with appearing(whole) as temporary:
+        with creating_folder(whole) as temporary:
             _unpack(file, archive, images, temporary, progress)
             for parts in unread:
                 Path(temporary, archive.stem, *parts).mkdir(parents=True, exist_ok=True)
             write_notes(temporary, notes.remarks(path))
-    tell_notes(whole, tell)
+    report_notes(whole, report)
     return folder
 
 
@@ -85,24 +85,24 @@ def write_notes(whole: Path, remarks: Sequence[str]) -> None:
         (whole / NOTES).write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
-def tell_notes(whole: Path, tell: Callable[[str], None] | None) -> None:
+def report_notes(whole: Path, report: Callable[[str], None] | None) -> None:
     """Say what was left out, each time that it is used. Raises OSError."""
     path = whole / NOTES
-    if tell and path.is_file():
+    if report and path.is_file():
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         for remark in text.splitlines():
-            tell(remark)
+            report(remark)
 
 
 @contextmanager
-def opened_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive, here or behind a URL.
 
     Raises:
         DatasetError: it is none or is damaged, which may show while it is used.
         OSError: it can't be read.
     """
-    with opened(archive) as content:
+    with open_file(archive) as content:
         try:
             with zipfile.ZipFile(content) as file:
                 yield file
@@ -125,13 +125,13 @@ def version(archives: Sequence[Path], inner: tuple[str, ...]) -> str:
 
 
 def _identity(archive: Path) -> tuple[str | int, ...]:
-    place, size, mtime_ns = about(archive)
+    place, size, mtime_ns = describe_file(archive)
     if is_remote(archive):
         return place, size, mtime_ns
     place = str(archive.resolve())
     if archive.suffix.lower() != SUFFIX:
         return place, size, mtime_ns
-    with opened_zip(archive) as file:
+    with open_zip(archive) as file:
         members = [(member.filename, member.file_size, member.CRC) for member in file.infolist()]
     return (
         place,
@@ -175,11 +175,11 @@ def members_of(
         found[parts] = member
     if not any(is_image(member.filename) for member in found.values()):
         inside = f"folder {'/'.join(inner)} with images" if inner else "images"
-        there = ", ".join(sorted(top)[:SHOWN]) or "nothing"
+        at_top = ", ".join(sorted(top)[:SHOWN]) or "nothing"
         left_out = [member.filename for member in found.values() if not member.is_dir()]
         for filename in left_out:
             notes.takes_name(filename)
-        text = f"{archive} has no {inside} in it: at its top there is {there}"
+        text = f"{archive} has no {inside} in it: at its top there is {at_top}"
         raise DatasetError(text, *notes.remarks(archive))
     return found
 
@@ -241,7 +241,7 @@ def check_room(what: Path, size: int, root: Path) -> None:
 
 
 @contextmanager
-def appearing(whole: Path) -> Iterator[Path]:
+def creating_folder(whole: Path) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `whole` when all is there; else it is removed."""
     with sharing(whole.parent):
         temporary = whole.parent / f".{uuid4().hex}.tmp"
@@ -271,7 +271,7 @@ def _put(
     file: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path, made: set[Path]
 ) -> None:
     """Unpack one member. made: folders that exist already."""
-    with naming(archive, member.filename):
+    with checking_names(archive, member.filename):
         folder = target if member.is_dir() else target.parent
         if folder not in made:
             folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,7 @@ def _put(
                 shutil.copyfileobj(source, copy)
 
 
-def taken(file: zipfile.ZipFile, name: str, size: int, target: Path) -> str:
+def unpack_member(file: zipfile.ZipFile, name: str, size: int, target: Path) -> str:
     """Unpack one member of so many bytes to a file, and return why that can't be; "" if it is done.
 
     Raises OSError: the disk is full, or the archive can't be read.
@@ -303,7 +303,7 @@ def taken(file: zipfile.ZipFile, name: str, size: int, target: Path) -> str:
 
 
 @contextmanager
-def naming(archive: object, name: str) -> Iterator[None]:
+def checking_names(archive: object, name: str) -> Iterator[None]:
     """Make a DatasetError of two names that are one in this machine's file system."""
     try:
         yield

@@ -67,7 +67,9 @@ def fetch(source: Path, workspace: Path) -> None:
     with bar(f"Fetching {source}", "segments") as progress:
         done = fetch(source, place.cache, progress)
     for each in done:
-        say(f"{each.folder}: {each.copied} segment(s) copied, {each.there} whose rows are there")
+        say(
+            f"{each.folder}: {each.copied} segment(s) copied, {each.present} whose rows are present"
+        )
     if damaged := [str(error) for each in done for error in each.damaged]:
         raise CacheError(*damaged, "all others are there")
 

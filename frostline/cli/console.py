@@ -173,11 +173,11 @@ def print_workers(workers: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _print_stages(done: Sequence[Extraction]) -> None:
-    from extract.timings import in_words, summed
+    from extract.timings import describe_stages, sum_stages
 
-    spent = summed(each.spent for each in done)
+    spent = sum_stages(each.spent for each in done)
     if any(each.computed for each in done):
-        say(in_words(spent))
+        say(describe_stages(spent))
 
 
 def _print_failures(failed: Sequence[Failure], total: int, table: Path) -> None:

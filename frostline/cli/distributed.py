@@ -18,14 +18,14 @@ from cache.ray_cluster import connected, resources
 from evaluate.workspace.known_datasets import record
 from extract.dataset_statistics.image_index import ImageIndex
 from extract.imaging.preprocessing import AUTO
-from extract.pipeline import together
+from extract.pipeline import combine
 from extract.signals import interruptible
 from extract.sources.class_names import between_sets, check_class_names
 from extract.sources.csv_manifest import SUFFIX, Row, adding_to, is_list, list_remarks
 from extract.sources.file_names import ListingNotes
 from extract.sources.hash_index import Hashed, known_among, remember
 from extract.sources.image_file import is_remote
-from extract.timings import summed
+from extract.timings import sum_stages
 from frostline.cli.console import bar, print_extractions, print_workers, say, warn
 from frostline.cli.option_groups import EmbeddingOptions, TrainingOptions, group
 
@@ -122,10 +122,10 @@ class Sums:
         mine = self.workers.setdefault(done.worker, defaultdict(float))
         mine["images"] += len(done.files)
         mine["seconds"] += done.seconds
-        for stage, seconds in summed(each.spent for each in done.extractions).items():
+        for stage, seconds in sum_stages(each.spent for each in done.extractions).items():
             mine[stage] += seconds
         pairs = zip(self.extractions, done.extractions, strict=False)
-        self.extractions = [together(*pair) for pair in pairs] or list(done.extractions)
+        self.extractions = [combine(*pair) for pair in pairs] or list(done.extractions)
 
 
 class Kept:
@@ -304,7 +304,7 @@ def _parts(
     sources: Mapping[str, Path], workspace: Workspace, size: int, views: int
 ) -> Iterator[Part]:
     """List the sources, a shard at a time, with what is known of its files."""
-    from extract.distributed.shards import shards
+    from extract.distributed.shards import list_shards
     from extract.distributed.worker import Part
     from frostline.cli.steps import rehash_asked
 
@@ -312,7 +312,7 @@ def _parts(
         notes = ListingNotes()
         for remark in list_remarks(path) if is_list(path) else ():
             warn(remark)
-        for shard in shards(path, size, notes):
+        for shard in list_shards(path, size, notes):
             known = dict[str, Hashed]()
             if not rehash_asked():
                 with _usable(workspace.scan_table):

@@ -167,11 +167,11 @@ def scan(
             fetched.
     """
     from extract.dataset import scan
-    from extract.sources.local_copy import unpacked
+    from extract.sources.local_copy import make_local
 
     rehash, source = rehash_asked(), folder
     with bar(f"Unpacking {folder}", "files") as progress:
-        folder = unpacked(folder, workspace.images, progress, warn, opened, rehash)
+        folder = make_local(folder, workspace.images, progress, warn, opened, rehash)
     with bar(f"Reading {folder}", "files") as progress:
         images = replace(scan(folder, progress, workspace.scan_table, rehash), source=source)
     for remark in images.remarks:
@@ -213,10 +213,10 @@ def extract(
     mean_and_std = normalization(options, sets[0], workspace)
     specs = targets_of(options, engines, workspace, mean_and_std)
     if options.precision == "int8":
-        from extract.backends.int8 import calibrated
+        from extract.backends.int8 import calibrate
 
         first = sets[0].files  # not the test images, which take no part in any choice
-        specs = [calibrated(spec, first, artifacts) for spec in specs]
+        specs = [calibrate(spec, first, artifacts) for spec in specs]
     runner = RunnerOptions(
         options.strict, options.workers, options.images_at_once, artifacts, options.augmented,
         workspace.image_index,
@@ -321,7 +321,7 @@ def normalization(
 ) -> Normalization | None:
     """Return mean and standard deviation of the training images, or None for the weights' own."""
     from extract.dataset_statistics.image_index import stats_of
-    from extract.dataset_statistics.normalization import of_images
+    from extract.dataset_statistics.normalization import fit_normalization
 
     if options.normalize != "dataset":
         return None
@@ -329,7 +329,7 @@ def normalization(
         image_stats, _ = stats_of(
             training.unique, workspace.image_index, progress, options.preprocessing.full_scale
         )
-    found = of_images(image_stats.values())
+    found = fit_normalization(image_stats.values())
     say(f"{training.name}: mean {found[0][0]:g}, standard deviation {found[1][0]:g} of full scale")
     return found
 

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
-from cache.store import Cache, contents, open_cache
+from cache.store import Cache, open_cache, summarize
 from evaluate.leaderboard import SETTINGS, first_of_each
 from evaluate.predictions import Predictions
 from evaluate.report.context import ReportContext, read_answers
@@ -36,7 +36,7 @@ def device_parity(context: ReportContext) -> list[dict[str, Any]]:
     for (of_first, first), (of_second, second) in combinations(_caches(context), 2):
         if replace(first.key, device="") != replace(second.key, device=""):
             continue
-        shared = contents(first).stored & contents(second).stored
+        shared = summarize(first).stored & summarize(second).stored
         common = [key for key in hashes if key in shared]
         if common:
             found = parity(first, second, common)

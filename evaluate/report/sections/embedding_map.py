@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.store import contents, open_cache, read
+from cache.store import open_cache, read, summarize
 from evaluate.audit.findings import TRAINING
 from evaluate.report.context import ReportContext
 from evaluate.report.thumbnails import ACROSS, sheet
@@ -58,7 +58,7 @@ def embedding_map(material: ReportContext) -> dict[str, Any] | None:
     if info is None or best["model_id"] not in material.answers or best["mode"] not in NOT_TRAINED:
         return None
     cache = open_cache(material.workspace.cache, info.identity)
-    stored, every = contents(cache).stored, _places(material)
+    stored, every = summarize(cache).stored, _places(material)
     places = chosen([place for place in every if place.key in stored])
     if len(places) < FEWEST:
         return None

@@ -3,7 +3,7 @@
 from functools import partial
 
 from cache.provenance import words
-from cache.store import Cache, contents, find_caches, open_cache
+from cache.store import Cache, find_caches, open_cache, summarize
 from evaluate.report.cache_summary import costs
 from evaluate.report.context import ReportContext
 from evaluate.results import Row
@@ -60,7 +60,7 @@ def _folds(row: Row) -> str:
 
 def _of_cache(cache: Cache) -> list[tuple[str, str]]:
     """Return what the best model's cache says of itself, its host left out."""
-    key, note = cache.key, contents(cache).provenance
+    key, note = cache.key, summarize(cache).provenance
     versions = [f"{name} {' and '.join(words(v))}" for name, v in note.get("versions", {}).items()]
     channels = [f"{mean:.3f}/{std:.3f}" for mean, std in zip(key.mean, key.std, strict=True)]
     facts = [
