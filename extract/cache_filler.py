@@ -116,36 +116,48 @@ class CacheFiller:
                 self.compute()
 
     def compute(self) -> None:
-        """Compute and keep what has gathered; a NaN from the backbone is a failure of its image."""
-        images, self.pending = self.pending, []
-        ready = make_batch(image for image, _ in images)
-        keys = [row_key(i.sha256, n) for i, n in images if not isinstance(i.picture, str)]
-        embeddings = np.empty((0, self.writer.cache.key.embedding_dim), np.float32)
-        if ready.hashes:
-            if self.embedder.backend is None:
-                started = time.perf_counter()
-                self._build(ready.pixels)
-                self._spend(build=time.perf_counter() - started)
-            started = time.perf_counter()
-            embeddings = self.embedder.embed(ready.pixels)
-            self._spend(compute=time.perf_counter() - started)
+        """Compute the pending rows, and hand them to the writer.
+
+        NaN or infinity from the backbone is a failure of its image.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop. The rows computed by then are stored.
+        """
+        views, self.pending = self.pending, []
+        batch = make_batch(image for image, _ in views)
+        keys = [row_key(i.sha256, n) for i, n in views if not isinstance(i.picture, str)]
+        embeddings = self._embed(batch.pixels)
         finite = np.isfinite(embeddings).all(axis=1)
-        failed = list(ready.failed)
-        for i in np.flatnonzero(~finite):
-            reason = f"{self.embedder.spec.backbone.name} gave NaN or infinity for it"
-            failed.append(Failure(ready.hashes[i], str(ready.paths[i]), reason))
-        self.lost += int((~finite).sum())
-        by_file = {(failure.sha256, failure.path): failure for failure in failed}
-        failed = [replace(f, path=self.names.get(f.path, f.path)) for f in by_file.values()]
-        stored_keys = [keys[i] for i in np.flatnonzero(finite)]
-        self.writer.add(stored_keys, embeddings[finite], failed)
+        good, bad = np.flatnonzero(finite), np.flatnonzero(~finite)
+        reason = f"{self.embedder.spec.backbone.name} gave NaN or infinity for it"
+        failures = [Failure(batch.hashes[i], str(batch.paths[i]), reason) for i in bad]
+        distinct = {(f.sha256, f.path): f for f in (*batch.failed, *failures)}
+        failed = [replace(f, path=self._name(f.path)) for f in distinct.values()]
+        self.writer.add([keys[i] for i in good], embeddings[good], failed)
         self.failed += failed
-        several = (str(path) for path in ready.several_pages)
-        self.several_pages += [self.names.get(path, path) for path in several]
-        self.computed += len(stored_keys)
-        self.done += len(images)
-        if len(embeddings) < len(ready.hashes):
-            raise KeyboardInterrupt  # the user asked to stop; what was computed is kept
+        self.several_pages += [self._name(str(path)) for path in batch.several_pages]
+        self.lost += len(bad)
+        self.computed += len(good)
+        self.done += len(views)
+        if len(embeddings) < len(keys):
+            raise KeyboardInterrupt
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embeddings of a batch, and measure building and computing apart."""
+        if not len(pixels):
+            return np.empty((0, self.writer.cache.key.embedding_dim), np.float32)
+        if self.embedder.backend is None:
+            started = time.perf_counter()
+            self._build(pixels)
+            self._spend(build=time.perf_counter() - started)
+        started = time.perf_counter()
+        embeddings = self.embedder.embed(pixels)
+        self._spend(compute=time.perf_counter() - started)
+        return embeddings
+
+    def _name(self, path: str) -> str:
+        """Return what the user knows a file by."""
+        return self.names.get(path, path)
 
     def _build(self, pixels: NDArray[np.uint8]) -> None:
         """Build the engine, and note what computes in every segment."""

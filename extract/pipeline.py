@@ -139,12 +139,16 @@ def combine(one: Extraction, other: Extraction) -> Extraction:
 class Extractor:
     """Fills the caches of some specs below `root`; engines stay built from one call to the next.
 
-    All specs decode alike. Other processes may fill the same caches meanwhile. Engines are built
-    only if a row is missing. Whatever was computed is committed on leaving, however that comes.
+    - All specs have the same preprocessing.
+    - Other processes may fill the same caches meanwhile.
+    - Engines are built only if a row is missing.
+    - On leaving, computed rows are committed, also after an error.
 
     Args:
+        specs: One for each cache.
+        root: The folder or URL that holds the caches.
         options: Of these, `views` and `index` are for `extract`; here `fill` is given both.
-        segment_seconds: After how long few rows are committed, too; None: never.
+        segment_seconds: See `SegmentWriter`.
     """
 
     def __init__(
@@ -156,12 +160,8 @@ class Extractor:
     ) -> None:
         self.specs, self.root, self.options = specs, root, options
         self.segment_seconds = segment_seconds
-        self.stack, self.fillers, self.exclusive, self.rows = (
-            ExitStack(),
-            list[CacheFiller](),
-            True,
-            0,
-        )
+        self.stack, self.fillers = ExitStack(), list[CacheFiller]()
+        self.exclusive, self.rows = True, 0
 
     def __enter__(self) -> Extractor:
         with ExitStack() as stack:
@@ -214,13 +214,9 @@ class Extractor:
         self.rows = len(unique) * (views + 1)
         for filler in self.fillers:
             filler.begin(unique, views, names or {})
-        files = [
-            f
-            for key, f in unique.items()
-            if any(filler.missing_views(key) for filler in self.fillers)
-        ]
-        # Two that go the same way would do the same work. Segments that are to be the same each
-        # time have no order of their own.
+        files = [file for file in unique.values() if self._is_missing(file)]
+        # Two processes in the same order would do the same work. Where segments must be the same
+        # each time, the order stays.
         if not self.exclusive and self.segment_seconds is not None:
             random.shuffle(files)
         total, shown = sum(len(filler.missing) for filler in self.fillers), 0
@@ -234,32 +230,35 @@ class Extractor:
                 break
 
     def refresh(self) -> None:
-        """Learn which rows others have committed meanwhile."""
+        """Read which rows other processes have committed meanwhile."""
         for filler in self.fillers:
             filler.writer.refresh()
 
     def lacks(self, image: bytes, views: int) -> bool:
-        """Tell whether a row of an image was missing when the caches were last looked at."""
+        """Return whether a row of an image was missing at the last `refresh`."""
         keys = [row_key(image, number) for number in range(views + 1)]
         return any(key not in filler.writer.stored for filler in self.fillers for key in keys)
 
     def commit(self) -> None:
-        """Write what was computed, and wait until it is safe. Raises OSError, as `fill` does."""
+        """Write the computed rows, and wait until they are on the disk. Raises OSError."""
         for filler in self.fillers:
             filler.commit()
 
     def summaries(self) -> list[Extraction]:
-        """Say what the last `fill` did for each spec; complete when it is committed."""
+        """Return what the last `fill` did for each spec; complete when it is committed."""
         return [_summary(filler, self.rows) for filler in self.fillers]
 
+    def _is_missing(self, file: ImageFile) -> bool:
+        return any(filler.missing_views(file.sha256) for filler in self.fillers)
+
     def _filled(self, files: Sequence[ImageFile], views: int, on_image: OnImage) -> Iterator[None]:
-        """Decode the files and fill the fillers; yield after each step that dealt with some."""
+        """Decode the files for all fillers; yield after each file and batch."""
         decoding: deque[ImageFile] = deque()
 
         def paths() -> Iterator[Path]:
             """Leave out what others have committed by the time that its turn comes."""
             for file in files:
-                if any(filler.missing_views(file.sha256) for filler in self.fillers):
+                if self._is_missing(file):
                     decoding.append(file)
                     yield file.path
                 else:
@@ -269,11 +268,10 @@ class Extractor:
         preprocessing, numbers = self.specs[0].preprocessing, range(1, views + 1)
         hashes = {file.path: file.sha256 for file in files}
         workers = self.options.workers or usable_cores()
-        with closing(
-            decode_files(paths(), workers, ahead, preprocessing, numbers, hashes)
-        ) as source:
+        images = decode_files(paths(), workers, ahead, preprocessing, numbers, hashes)
+        with closing(images):
             started = time.perf_counter()
-            for image in source:
+            for image in images:
                 waited = time.perf_counter() - started
                 file = decoding.popleft()
                 if preprocessing.fit == AS_USUAL.fit:  # padded, it looks otherwise than its copies

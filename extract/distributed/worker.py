@@ -1,4 +1,4 @@
-"""One shard of a data set: fetched, hashed, computed, committed, told; on whatever machine."""
+"""One shard of a data set: fetch, hash, compute, commit, report; on any machine."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -187,7 +187,7 @@ class Worker:
     def _open(self) -> Extractor:
         if self.extractor is None:
             root = to_path(self.job.root)
-            artifacts = engine_artifacts(root) if not is_remote(root) else self._own_shelf()
+            artifacts = engine_artifacts(root) if not is_remote(root) else self._own_artifacts()
             self.job.check()
             # Cut by their number only, rows make the same segments whoever computes them.
             options = replace(self.job.options, artifacts=artifacts)
@@ -195,7 +195,7 @@ class Worker:
             self.extractor = self.stack.enter_context(extractor)
         return self.extractor
 
-    def _own_shelf(self) -> ArtifactStore:
+    def _own_artifacts(self) -> ArtifactStore:
         folder = self.stack.enter_context(TemporaryDirectory(prefix="frostline-engines-"))
         return ArtifactStore(Path(folder))
 
