@@ -66,7 +66,7 @@ def read_arrays(path: Path, file_format: str) -> tuple[Arrays, str]:
 
     Raises:
         ArrayFileError: the file is damaged, of another format, or of another program.
-        OSError: it is not there, or can't be read.
+        OSError: it does not exist, or cannot be read.
     """
     check_file(path)
     try:

@@ -1,4 +1,4 @@
-"""Files that are either there whole or not there at all; and what must not be overwritten."""
+"""Files that are written whole or not at all; and what must not be overwritten."""
 
 import errno
 import os

@@ -1,7 +1,7 @@
 """Where segments lie: in a folder here, or behind a URL (`s3://…`) that fsspec knows.
 
 Behind a URL, paths are `upath.UPath`s. A file there is written by one PUT, so that it is whole or
-not there; there are no temporary names, no locks and no mapping into memory.
+not at all. There are no temporary names, no locks and no mapping into memory.
 """
 
 import io
@@ -79,7 +79,7 @@ def content(path: Path, end: int | None = None) -> bytes:
     """Return the bytes of a file behind a URL, all or up to `end`.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         CacheError: the URL can't be reached.
     """
     with reaching(path):
@@ -118,7 +118,7 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file from here or from behind a URL to here, in blocks.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         CacheError: the source can't be reached.
         OSError: the disk here is full, or the target can't be written.
     """

@@ -85,7 +85,7 @@ class Artifact:
         return None
 
     def remove(self) -> None:
-        """Remove what is there, so that it is made again."""
+        """Remove the files, so that they are made again."""
         rmtree(self.folder, ignore_errors=True)
 
     def fill(self, write: Callable[[Path], None], **note: Any) -> None:

@@ -80,7 +80,7 @@ def imagenet_file(name: str, download: bool = True) -> Path:
 
     Raises:
         WeightsUnavailableError: it isn't there, and can't be (or must not be) downloaded.
-        WeightsError: a file is there, but its content is another.
+        WeightsError: a file exists, but its content is another.
     """
     published = find_backbone(name).imagenet
     if published is None:
@@ -92,7 +92,7 @@ def imagenet_file(name: str, download: bool = True) -> Path:
     file = hub_folder() / published
     if not file.exists():
         if not download:
-            raise WeightsUnavailableError(f"{file} is not there")
+            raise WeightsUnavailableError(f"{file} does not exist")
         _fetch(name, file)
     elif not sha256_of(file).startswith(_hash_prefix(file)):
         raise WeightsError(

@@ -43,7 +43,7 @@ def fetch(source: Path, root: Path, progress: Progress = silent) -> list[Fetched
 
     What counts is rows, not names: what was compacted here is not fetched again, and what was
     pruned here is. Each segment is verified before it gets its name; a damaged one is left out and
-    told. What is copied stays however this ends, and the next call goes on from there. progress
+    reported. Copied segments stay even after an error; the next call copies the rest. progress
     counts segments.
 
     Raises:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    # uint8 [n, 1, 224, 224], n <= batch_size → float32 [n, D]; returns when the result is there.
+    # uint8 [n, 1, 224, 224], n <= batch_size → float32 [n, D]; returns when the result is complete.
     # A row depends on its own image only, not on its neighbours or their number, to the last bit.
     # Fewer rows, the first ones, come back if the user asked to stop meanwhile.
     Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -33,7 +33,13 @@ MESH_PORT = 8476  # of the first chip, as in torch_xla._internal.tpu
 
 @dataclass
 class WorkerStatus:
-    """What the children told: rows done and to be done, what was done at last, what stopped one."""
+    """What the processes reported.
+
+    Attributes:
+        counts: Rows done and rows to do, by process.
+        done: Final results, by process.
+        errors: What stopped a process.
+    """
 
     counts: dict[Connection, tuple[int, int]] = field(default_factory=dict)
     done: dict[Connection, list[Extraction]] = field(default_factory=dict)
@@ -67,7 +73,7 @@ def extract_on_local_devices(
         options: Its `workers` are those of all processes together.
 
     Raises:
-        KeyboardInterrupt: the user asked to stop; what was computed is kept.
+        KeyboardInterrupt: the user asked to stop; computed rows are saved.
         DeviceError: a chip can't be used, or its process was killed. What else a process raises,
             as `extract` would, is raised here.
     """
@@ -204,8 +210,8 @@ def _raise_for_killed(device: str, processes: Sequence[SpawnProcess]) -> None:
         ends = (f"that of chip {p.name} with exit code {p.exitcode}" for p in processes)
         raise DeviceError(
             f"--device {device}: of the processes of its chips, {', '.join(ends)} ended before its "
-            "work was done (-9: killed, perhaps as memory was full); what was computed by then is "
-            "kept, the same command goes on from there"
+            "work was done (-9: killed, perhaps as memory was full). Finished work is saved; run "
+            "the same command again to resume."
         )
 
 

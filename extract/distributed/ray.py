@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WAITING_SHARDS = 2  # per worker, itself included: the next one is there when one is done
+WAITING_SHARDS = 2  # per worker, itself included: the next one waits when one ends
 
 
 def extract_on_ray(
@@ -41,7 +41,8 @@ def extract_on_ray(
         listed: Receives how many files are listed.
 
     Raises:
-        DeviceError: Ray is not there, no cluster answers, has room for no worker, or gives up.
+        DeviceError: Ray is not installed, or no cluster answers, has resources
+            for a worker, or completes.
     """
     listing = iter(parts)
     first = [*islice(listing, 1)]  # what is wrong with a source is said at once
@@ -57,8 +58,8 @@ def extract_on_ray(
                 yield unpack(packed, JobResult)
         except RayError as error:
             raise DeviceError(
-                f"the Ray cluster gave up: {error}; what is finished is kept, the same command "
-                "goes on from there"
+                f"The Ray cluster gave up: {error}. Finished work is saved; run the same command "
+                "again to resume."
             ) from error
 
 

@@ -129,10 +129,10 @@ class Worker:
     def _files(
         self, part: Part, extractor: Extractor, scratch: Path
     ) -> tuple[list[tuple[Member, Path]], tuple[Failure, ...], ListingNotes]:
-        """Return a shard's files with their hashes and where they can be read now; those that can't
-        be had; and what else is in its archive.
+        """Return a shard's files with their hashes and where they can be read now; files that are
+        not available; and what else is in its archive.
 
-        What lies elsewhere, and has all its rows already, is not fetched: its path leads nowhere.
+        Remote files that have all their rows are not fetched: their path does not exist.
         """
         complete = self._complete_files(part, extractor)
         files = [(member, Path(member.name)) for member in complete.values()]

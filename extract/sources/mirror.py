@@ -44,8 +44,8 @@ def mirror_folder(
 ) -> Path:
     """Return a local folder with the images of a remote folder of classes, kept below `root`.
 
-    What is there as it is listed, by size and time, is not fetched again; what is not listed any
-    more is removed. progress counts files.
+    Files with the listed size and time are not fetched again; files that are not listed any more
+    are removed. progress counts files.
 
     Raises:
         DatasetError: it is no such folder, or a file cannot be fetched. Those that could be stay.
@@ -78,8 +78,8 @@ def mirror_folder(
     if lost:
         shown = "; ".join(f"{name} {reason}" for name, reason in list(lost.items())[:SHOWN])
         raise DatasetError(
-            f"{path}: {len(lost)} of {len(files)} file(s) could not be fetched: {shown}. The same "
-            "command goes on from here; to do without them, give a .csv list of the others"
+            f"{path}: {len(lost)} of {len(files)} file(s) could not be fetched: {shown}. Run the "
+            "same command again to resume, or give a .csv list of the other files."
         )
     if report:
         for remark in notes.remarks(path):
@@ -110,8 +110,8 @@ def mirror_list(
 ) -> Path:
     """Return a local list for one with URLs, whose images are fetched into a folder below `root`.
 
-    What is there as it is behind the URL, by size and time, is not fetched again. An image that
-    cannot be fetched is named, and stays in the list as missing.
+    Files with the same size and time as behind the URL are not fetched again. An image that cannot
+    be fetched is named, and stays in the list as missing.
 
     Args:
         path: Of the list.
@@ -164,7 +164,7 @@ def _mostly_lost(path: Path, lost: Mapping[str, str], wanted: int) -> str:
 def _fetch(
     whole: Path, files: Mapping[Path, Listed], progress: Progress, total: int, done: int = 0
 ) -> dict[str, str]:
-    """Fetch what is not there as it is listed; return why what could not be had."""
+    """Fetch files that are missing or changed; return why others are not available."""
     lost = dict[str, str]()
     for some in _batched(files):
         missing = [target for target in some if not _is_here(target, files[target])]

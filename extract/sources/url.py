@@ -170,7 +170,7 @@ def check_remote_classes(folder: Path, names: Sequence[str]) -> None:
 
 
 def fetch_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
-    """Fetch files, many at once, and return why each could not be had; "" where it is there.
+    """Fetch files, many at once, and return why each is not available, "" if it is.
 
     Raises:
         DatasetError: a package for these URLs is missing.
@@ -191,7 +191,7 @@ def fetch_all(urls: Sequence[str], targets: Sequence[Path]) -> list[str]:
 
 
 def describe_files(urls: Sequence[str]) -> list[Listed | str]:
-    """Ask for many files at once; return what is known of each, or why it could not be had.
+    """Ask for many files at once; return what is known of each, or why it is not available.
 
     Raises DatasetError: a package for these URLs is missing.
     """

@@ -54,7 +54,7 @@ def unpack_zip(
     progress: Progress,
     report: Callable[[str], None] | None,
 ) -> Path:
-    """Return `inner`, a folder of an archive, unpacked into `whole` unless it is there already."""
+    """Return `inner`, a folder of an archive, unpacked into `whole` unless that was done before."""
     folder = Path(whole, archive.stem, *inner)
     if whole.is_dir():
         report_notes(whole, report)
@@ -242,7 +242,7 @@ def check_room(what: Path, size: int, root: Path) -> None:
 
 @contextmanager
 def creating_folder(whole: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which becomes `whole` when all is there; else it is removed."""
+    """Yield a temporary folder, which becomes `whole` when it is complete; else it is removed."""
     with sharing(whole.parent):
         temporary = whole.parent / f".{uuid4().hex}.tmp"
         try:
