@@ -21,7 +21,7 @@ BLOCK = 1 << 24  # bytes copied at once, however large the file
 
 
 def is_url(path: Path) -> bool:
-    """Tell whether a path is behind a URL."""
+    """Return whether a path is behind a URL."""
     return not isinstance(path, PurePath)
 
 

@@ -46,13 +46,11 @@ class Decoded:
     read_seconds: float
     decode_seconds: float
 
-    def view(self, place: int) -> "Decoded":
-        """Return the same file with the view at this place, from 1 on, as its picture; 0: as it
-        is.
-        """
-        if place == 0 or isinstance(self.picture, str):
+    def view(self, number: int) -> "Decoded":
+        """Return the same file with an augmented view as its picture; 0: as it is."""
+        if number == 0 or isinstance(self.picture, str):
             return self
-        view = replace(self.picture, pixels=self.picture.views[place - 1], several_pages=False)
+        view = replace(self.picture, pixels=self.picture.views[number - 1], several_pages=False)
         return replace(self, picture=view)
 
     @property

@@ -16,7 +16,7 @@ _asked: list[int] = []  # the signals since the current `stoppable` began
 
 
 def asked_to_stop() -> bool:
-    """Tell whether the user asked to stop the work that is `stoppable` now."""
+    """Return whether the user asked to stop the work that is `stoppable` now."""
     return bool(_asked)
 
 

@@ -131,7 +131,7 @@ def _environment(device: str, chip: str) -> dict[str, str]:
 def _shares(images: list[ImageFile], used: Sequence[str]) -> dict[str, list[ImageFile]]:
     """Give each chip every n-th image, in any order: what a killed process left is not one's."""
     random.shuffle(images)
-    return {chip: images[place :: len(used)] for place, chip in enumerate(used)}
+    return {chip: images[number :: len(used)] for number, chip in enumerate(used)}
 
 
 @contextmanager

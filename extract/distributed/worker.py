@@ -201,5 +201,5 @@ class Worker:
 
 
 def _unchanged(hashed: Hashed, stamp: tuple[int, int, int, int]) -> bool:
-    """Tell whether a file is as it was hashed; of one without a time nobody knows."""
+    """Return whether a file is as it was hashed; of one without a time nobody knows."""
     return stamp[1] != UNKNOWN and hashed.stamp == stamp

@@ -84,7 +84,7 @@ def check_class_names(
     """Make sure that these names can be the classes of one set of images.
 
     Args:
-        where: The set, for the message.
+        source: The set, for the message.
         names: The classes.
         images_of: Returns how many images a class has, and where the first one is.
 
@@ -188,7 +188,7 @@ def _letters(name: str) -> str:
 
 
 def _is_blank(character: str) -> bool:
-    """Tell whether a character shows nothing: a blank, a control or format character."""
+    """Return whether a character shows nothing: a blank, a control or format character."""
     return unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") or (
         character in BLANKS
     )

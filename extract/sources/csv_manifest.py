@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 def is_list(path: Path) -> bool:
-    """Tell whether a path, here or behind a URL, is a list. Raises DatasetError."""
+    """Return whether a path, here or behind a URL, is a list. Raises DatasetError."""
     return path.suffix.lower() == SUFFIX and is_file(path)
 
 
@@ -289,7 +289,7 @@ def _no_columns(path: Path, row: list[str], text: str) -> DatasetError:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Tell whether a row is the first one that is not empty, a comment or Excel's separator."""
+    """Return whether a row is the first one that is not empty, a comment or Excel's separator."""
     return not (_is_empty(row) or row[0].startswith("#") or row[0].lower().startswith("sep="))
 
 
@@ -298,7 +298,7 @@ def _is_empty(row: Sequence[str]) -> bool:
 
 
 def _is_comment(row: Sequence[str], layout: _Layout) -> bool:
-    """Tell whether a row is a comment, and no image whose name begins with #."""
+    """Return whether a row is a comment, and no image whose name begins with #."""
     given = row[layout.path] if layout.path < len(row) else ""
     return row[0].startswith("#") and not is_image(given.strip())
 

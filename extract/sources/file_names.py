@@ -104,7 +104,7 @@ UNSUPPORTED = (
 
 
 def is_image(name: str) -> bool:
-    """Tell by its name whether a file is an image that can be read."""
+    """Return whether a file is an image that can be read, by its name."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -200,7 +200,7 @@ class ListingNotes:
         return self.takes_name(path)
 
     def takes_name(self, path: str) -> bool:
-        """Tell by its name whether a file is an image; else count it."""
+        """Return whether a file is an image, by its name; else count it."""
         if is_image(path):
             return True
         if suffix := unsupported_suffix(path):

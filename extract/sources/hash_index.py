@@ -67,7 +67,7 @@ class Hashed:
         return self.size, self.mtime_ns, self.ctime_ns, self.inode
 
     def settled(self, now_ns: int) -> bool:
-        """Tell whether a change to the file at this time or later shows in its times."""
+        """Return whether a change to the file at this time or later shows in its times."""
         return now_ns - max(self.mtime_ns, self.ctime_ns) > SETTLED_NS
 
 

@@ -67,7 +67,7 @@ def to_path(text: str) -> Path:
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text is a URL, and no path of this machine."""
+    """Return whether a text is a URL, and no path of this machine."""
     return URL.match(text) is not None and not text.lower().startswith(LOCAL)
 
 
@@ -77,5 +77,5 @@ def plain(text: str) -> str:
 
 
 def is_remote(path: Path) -> bool:
-    """Tell whether a path of `to_path` is behind a URL."""
+    """Return whether a path of `to_path` is behind a URL."""
     return not isinstance(path, PurePath)

@@ -33,7 +33,7 @@ def make_local(
         path: As its user gave it.
         root: Where unpacked and fetched images are kept.
         progress: Counts files.
-        tell: Receives remarks.
+        report: Receives remarks.
         opened: The images of a list will be opened; else those whose SHA-256 it says are not
             fetched.
         rehash: Unpack and fetch again.

@@ -117,7 +117,7 @@ def mirror_list(
         path: Of the list.
         root: Where fetched images are kept.
         progress: Counts files.
-        tell: Receives remarks.
+        report: Receives remarks.
         opened: See `needs_fetching`.
 
     Raises:

@@ -86,7 +86,7 @@ def describe_file(path: Path) -> Listed:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a file lies there, here or behind a URL. Raises DatasetError."""
+    """Return whether a file lies there, here or behind a URL. Raises DatasetError."""
     if not is_remote(path):
         return path.is_file()
     with clear_errors(path):

@@ -115,30 +115,28 @@ def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def version(archives: Sequence[Path], inner: tuple[str, ...]) -> str:
-    """Name archives as they are now: by place, size and time (see `remote.about`).
+    """Name archives as they are now: by path, size and time (see `url.describe_file`).
 
     A local zip archive also by its members' names, sizes and CRCs.
     """
-    known = [_identity(path) for path in archives]
-    identity = (*known[0], inner) if len(known) == 1 else (known, inner)
-    return sha256(repr(identity).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    states = [_state(path) for path in archives]
+    return _hash((*states[0], inner) if len(states) == 1 else (states, inner))[:8]
 
 
-def _identity(archive: Path) -> tuple[str | int, ...]:
-    place, size, mtime_ns = describe_file(archive)
+def _state(archive: Path) -> tuple[str | int, ...]:
+    path, size, mtime_ns = describe_file(archive)
     if is_remote(archive):
-        return place, size, mtime_ns
-    place = str(archive.resolve())
+        return path, size, mtime_ns
+    path = str(archive.resolve())
     if archive.suffix.lower() != SUFFIX:
-        return place, size, mtime_ns
+        return path, size, mtime_ns
     with open_zip(archive) as file:
         members = [(member.filename, member.file_size, member.CRC) for member in file.infolist()]
-    return (
-        place,
-        size,
-        mtime_ns,
-        sha256(repr(members).encode("utf-8", "surrogateescape")).hexdigest(),
-    )
+    return path, size, mtime_ns, _hash(members)
+
+
+def _hash(value: object) -> str:
+    return sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def members_of(
