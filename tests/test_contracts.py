@@ -13,7 +13,7 @@ from evaluate.explanation import gradcam
 from evaluate.results import COLUMNS
 from evaluate.uncertainty import scores
 from evaluate.workspace import current_study
-from extract.embedding_spec import renewed
+from extract.embedding_spec import current_key
 from heads import store
 from heads.config import HeadConfig, fingerprint, head_id
 from heads.search import trials
@@ -29,7 +29,7 @@ def test_embedding_keys_and_their_text(caches: dict[str, Cache]) -> None:
     assert found == {"cpu": "c3fe99734b07", "xla-cpu": "2715a8e25648"}
     for device, cache in caches.items():
         assert cache.folder.name == f"efficientnet_lite0-{device}-fp32-{found[device]}"
-        assert renewed(cache.key) == cache.key
+        assert current_key(cache.key) == cache.key
 
 
 @pytest.mark.parametrize(
