@@ -1,9 +1,14 @@
 """The table of modes: what of a network is trained in the ordinary way, and what it starts from."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cache.errors import WeightsError
-from extract.embedding_spec import LoadedBackbone
+
+if TYPE_CHECKING:
+    from extract.embedding_spec import LoadedBackbone
 
 RANDOM = "random"  # the word for weights that are drawn
 
