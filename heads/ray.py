@@ -149,7 +149,11 @@ def _result(task: Any) -> list[TrainingResult]:
 def _trained(
     source: Source, shared: Part, own: Mapping[str, Any], keep: bool
 ) -> list[TrainingResult]:
-    """Train a part, on a worker. own: the fields that differ from `shared`."""
+    """Train a part, on a worker.
+
+    Args:
+        own: The fields that differ from `shared`.
+    """
     if source.device == "xla":
         os.environ["PJRT_DEVICE"] = "TPU"
         import torch_xla  # noqa: F401 - registers the device

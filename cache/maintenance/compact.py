@@ -53,7 +53,10 @@ def compact(
 
     The same rows always make the same file, provenance aside. `drop`: images to leave out. Every
     segment is verified before, and deleted only when the new one is safe on the disk; segments
-    written meanwhile stay as they are. progress counts rows, verified and copied.
+    written meanwhile stay as they are.
+
+    Args:
+        progress: Counts rows, verified and copied.
 
     Raises:
         CacheError: a segment is damaged, or the disk has too little room, or the cache is behind a

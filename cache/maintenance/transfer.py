@@ -43,8 +43,10 @@ def fetch(source: Path, root: Path, progress: Progress = silent) -> list[Fetched
 
     What counts is rows, not names: what was compacted here is not fetched again, and what was
     pruned here is. Each segment is verified before it gets its name; a damaged one is left out and
-    reported. Copied segments stay even after an error; the next call copies the rest. progress
-    counts segments.
+    reported. Copied segments stay even after an error; the next call copies the rest.
+
+    Args:
+        progress: Counts segments.
 
     Raises:
         CacheError: there is no cache below `source`, it can't be reached, or a segment below `root`

@@ -12,7 +12,10 @@ from cache.storage import cache_folders, segment_files
 def verify(root: Path, progress: Progress = silent) -> Iterator[tuple[Path, CacheError | None]]:
     """Verify every segment below `root`; yield each with what is wrong with it, or None.
 
-    A segment of another cache than its folder's is wrong, too. progress counts segments.
+    A segment of another cache than its folder's is wrong, too.
+
+    Args:
+        progress: Counts segments.
     """
     paths = [path for folder in cache_folders(root) for path in segment_files(folder)]
     for number, path in enumerate(paths, start=1):

@@ -312,14 +312,22 @@ class Samples:
             yield top, self.rows(top, min(top + step, self.height))
 
     def gray(self, level_of: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Image.Image:
-        """Return the image of mode L; level_of: numbers → 0…255."""
+        """Return the image of mode L.
+
+        Args:
+            level_of: Numbers → 0…255.
+        """
         levels = np.empty((self.height, self.width), np.uint8)
         for top, band in self.bands():
             levels[top : top + len(band)] = level_of(band)
         return Image.fromarray(levels)
 
     def gray_by(self, levels: NDArray[np.uint8]) -> tuple[Image.Image, int]:
-        """Return the image of mode L, and the largest number. levels: gray level by number."""
+        """Return the image of mode L, and the largest number.
+
+        Args:
+            levels: Gray level by number.
+        """
         largest = 0
 
         def level_of(numbers: NDArray[Any]) -> NDArray[np.uint8]:

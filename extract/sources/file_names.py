@@ -190,7 +190,11 @@ class ListingNotes:
         return True
 
     def takes_listed(self, path: str, given: str) -> bool:
-        """Return whether a list names an image; else count it. given: the path as listed."""
+        """Return whether a list names an image; else count it.
+
+        Args:
+            given: The path as listed.
+        """
         parts = given.replace("\\", "/").split("/")
         if not parts[0] or is_url(given):  # what is far above the image is not part of a data set
             parts = parts[-LISTED_PARTS:]

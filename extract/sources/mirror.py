@@ -45,7 +45,10 @@ def mirror_folder(
     """Return a local folder with the images of a remote folder of classes, kept below `root`.
 
     Files with the listed size and time are not fetched again; files that are not listed any more
-    are removed. progress counts files.
+    are removed.
+
+    Args:
+        progress: Counts files.
 
     Raises:
         DatasetError: it is no such folder, or a file cannot be fetched. Those that could be stay.

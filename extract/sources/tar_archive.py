@@ -285,7 +285,11 @@ def _key(parts: tuple[str, ...]) -> str:
 def _labelled(
     image: TarImage, parts: tuple[str, ...], texts: dict[str, bytes], images: int
 ) -> TarImage:
-    """Give an image its class, or the reason why it has none. images: number in its sample."""
+    """Give an image its class, or the reason why it has none.
+
+    Args:
+        images: Number in its sample.
+    """
     try:
         label = _said(texts)
     except ValueError as error:

@@ -268,7 +268,11 @@ def _unpack(
 def _put(
     file: zipfile.ZipFile, archive: Path, member: zipfile.ZipInfo, target: Path, made: set[Path]
 ) -> None:
-    """Unpack one member. made: folders that exist already."""
+    """Unpack one member.
+
+    Args:
+        made: Folders that exist already.
+    """
     with checking_names(archive, member.filename):
         folder = target if member.is_dir() else target.parent
         if folder not in made:

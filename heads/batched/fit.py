@@ -151,7 +151,11 @@ def divided(
 
 
 def train_part(part: Part, rows: EmbeddingDataset, keep: bool, device: str) -> list[TrainingResult]:
-    """Train or fit the heads of a part. keep: return their tensors too."""
+    """Train or fit the heads of a part.
+
+    Args:
+        keep: Return their tensors too.
+    """
     if isinstance(part, HeadGroup):
         return train_together(part, rows, keep, device)
     return _fit(part, rows, keep)
@@ -259,7 +263,11 @@ def head_logits_of(
 
 
 def _fit(part: ClosedFormHeads, rows: EmbeddingDataset, keep: bool) -> list[TrainingResult]:
-    """Fit heads in closed form, on clean views. keep: return their tensors too."""
+    """Fit heads in closed form, on clean views.
+
+    Args:
+        keep: Return their tensors too.
+    """
     from heads.closed_form import FITS
 
     started = time.perf_counter()

@@ -62,7 +62,11 @@ def row_weights(
     """Return the weight of each row in each head's loss, float32 [N, K].
 
     Rows that a head is not trained on have 0, others the weight of their class. A batch's loss is
-    the weighted mean. training: bool [K, N]. labels: int64 [N].
+    the weighted mean.
+
+    Args:
+        training: Bool [K, N].
+        labels: int64 [N].
     """
     sizes = class_sizes(training, labels, classes)
     weights = class_weights(configurations, sizes, torch.float32)
