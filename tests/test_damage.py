@@ -1,6 +1,6 @@
 """Files of a workspace that can't be used: each costs itself, and is named with what to do."""
 
-import os
+import ctypes
 import re
 import shutil
 import stat
@@ -24,7 +24,6 @@ from tests.conftest import FIXTURES, ROOT
 pytestmark = pytest.mark.slow
 
 GEL = sorted((ROOT / "test_images" / "gel").iterdir())[0]
-NOBODY = 65534
 IMAGES = ("--dataset", ROOT / "dataset", "--test", ROOT / "test_images")
 LITE = ("--arch", "efficientnet_lite0", "--device", "cpu", "--head", "single", "--head", "knn")
 
@@ -62,16 +61,22 @@ def answer(measured: Path) -> list[str]:
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
-    """Be a user who owns none of the files."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
+def without_root_rights() -> Iterator[None]:
+    """Be bound by the permissions of files, as users are who are not root.
+
+    Root gives up two capabilities (capabilities(7)) for a while. Another user id would not do: the
+    checkout may lie in a folder that only its owner can enter.
+    """
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3; this thread
+    held, system = (ctypes.c_uint32 * 6)(), ctypes.CDLL(None)
+    assert system.capget(header, held) == 0
+    fewer = type(held).from_buffer_copy(held)
+    fewer[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert system.capset(header, fewer) == 0
     try:
         yield
     finally:
-        if root:
-            os.seteuid(0)
+        assert system.capset(header, held) == 0
 
 
 def best(out: Path) -> TrainedHead:
@@ -108,7 +113,7 @@ class TestTheHeadAskedFor:
         path = best(out).path
         damage(path)
         target = (GEL,) if command == "predict" else ("--format", "onnx", "--out", out / "m.onnx")
-        with somebody_else():
+        with without_root_rights():
             done = frostline(command, *target, "--workspace", out)
         assert done.exit_code == 1
         assert done.stdout == ""
@@ -145,7 +150,7 @@ class TestTheOtherHeads:
         return [one, *others]
 
     def test_are_measured_without_them(self, damaged: list[Path], out: Path) -> None:
-        with somebody_else():
+        with without_root_rights():
             found, remarks = find_heads(Workspace(out).heads)
         assert best(out) in found
         assert damaged[0] not in [saved.path for saved in found]
@@ -172,7 +177,7 @@ class TestReviewScores:
     ) -> None:
         path = out / "heads" / f"{best(out).info.id}{suffix}"
         damage(path)
-        with somebody_else():
+        with without_root_rights():
             done = frostline("predict", GEL, "--workspace", out)
         assert done.exit_code == 0, done.output
         assert "No review marks: " in done.stderr
@@ -204,7 +209,7 @@ def test_what_may_not_be_read_is_neither_damaged_nor_gone(
     for path in out.glob(pattern):
         lock(path)
     given = {"predict": (GEL,), "audit": IMAGES}.get(command, ())
-    with somebody_else():
+    with without_root_rights():
         done = frostline(*command.split(), *given, "--workspace", out)
     for path in out.glob(pattern):
         path.chmod(0o777)
