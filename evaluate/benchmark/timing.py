@@ -23,6 +23,7 @@ from extract.embedder import Embedder
 from extract.embedding_spec import EmbeddingSpec
 from extract.imaging.decode import SIZE, decode_gray
 from extract.loader import decode_files, make_batch
+from extract.model_zoo.backbone import Backbone
 from extract.model_zoo.families import skeleton
 
 STAGES = ("read", "decode", "backbone", "head")
@@ -132,7 +133,7 @@ def size_of(backbone_name: str, head: nn.Module) -> Size:
 
     What a head remembers, as `knn` does, counts as memory, not as parameters.
     """
-    backbone = _backbone_size(backbone_name)
+    backbone = _backbone_size(backbone_name, find_backbone(backbone_name))
     own = _size(head, torch.zeros(1, find_backbone(backbone_name).dim))
     return Size(
         backbone.parameters + own.parameters, backbone.flops + own.flops, backbone.mib + own.mib
@@ -239,8 +240,7 @@ def _peak_mib(device: str) -> float:
 
 
 @cache
-def _backbone_size(name: str) -> Size:
-    entry = find_backbone(name)
+def _backbone_size(name: str, entry: Backbone) -> Size:
     network = skeleton(name, entry.build)  # shapes without numbers: nothing drawn, nor computed
     with torch.device("meta"):
         network.set_submodule(entry.last_linear, nn.Identity())
