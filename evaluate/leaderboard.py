@@ -90,7 +90,7 @@ def kind(row: Row) -> tuple[str, ...]:
 def studies(results: Path) -> list[Leaderboard]:
     """Read `results.csv` and split it by data set, the one measured last first.
 
-    Ranked by `evaluate.leaderboard`. Rows on independent test sets are no study of their own.
+    Ranked by `evaluate.ranking`. Rows on independent test sets are no study of their own.
 
     Raises:
         ResultsError: there is no row yet, or the file is damaged.

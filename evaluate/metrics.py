@@ -17,7 +17,12 @@ Score = Callable[[Labels, Probabilities], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """summary: what it says, in words. score: (labels, probabilities) → the number."""
+    """A metric.
+
+    Attributes:
+        summary: What it says, in words.
+        score: (labels, probabilities) → the number.
+    """
 
     summary: str
     score: Score

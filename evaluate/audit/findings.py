@@ -183,7 +183,12 @@ class Audit:
 
 @dataclass(frozen=True)
 class Finding:
-    """summary: what it is, in words. count: of an audit, how often."""
+    """A kind of finding.
+
+    Attributes:
+        summary: What it is, in words.
+        count: Of an audit, how often.
+    """
 
     summary: str
     count: Callable[[Audit], int]

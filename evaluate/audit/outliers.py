@@ -25,8 +25,13 @@ MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 @dataclass(frozen=True)
 class OutlierRule:
-    """summary: what is odd, in words. find: see `Rule`. of_many: what many images are or have, of
-    which the rule has found nothing odd, but a property of the data set.
+    """A rule that finds outliers.
+
+    Attributes:
+        summary: What is unusual, in words.
+        find: See `Rule`.
+        of_many: What many images are or have, of which the rule has found nothing odd, but a
+            property of the data set.
     """
 
     summary: str

@@ -20,7 +20,12 @@ AHEAD = 64  # images that are decoded, or being decoded, before they are needed:
 
 @dataclass(frozen=True)
 class Readable:
-    """files: that can be decoded, in the order of their SHA-256. failures: why the others can't."""
+    """The training images that can be decoded.
+
+    Attributes:
+        files: Those images, in the order of their SHA-256.
+        failures: Why the others can't.
+    """
 
     files: tuple[ImageFile, ...]
     failures: tuple[Failure, ...]

@@ -15,8 +15,12 @@ RANDOM = "random"  # the word for weights that are drawn
 
 @dataclass(frozen=True)
 class Mode:
-    """pretrained: it starts from weights that were trained before, not from random ones.
-    trains_backbone: not the head alone. learning_rate: used unless another is asked for.
+    """How a network is trained.
+
+    Attributes:
+        pretrained: It starts from weights that were trained before, not from random ones.
+        trains_backbone: Not the head alone.
+        learning_rate: Used unless another is asked for.
     """
 
     summary: str

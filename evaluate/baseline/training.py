@@ -48,10 +48,10 @@ class TrainingPlan:
 
     Attributes:
         files: In the order of their SHA-256.
-        labels: int64 [N], of these.
-        these: Who is trained and validated on, and in which batches. decoding: whose policy makes
-            augmented views.
-        augmentation: That policy, by which each image is changed in every epoch, or `none`.
+        labels: int64 [N], of the files.
+        group: Which images are trained and validated on, and in which batches.
+        preprocessing: How files become pixels; its policy makes augmented views.
+        augmentation: Policy by which each image is changed in every epoch, or `none`.
         device: Of torch.
     """
 
@@ -59,7 +59,7 @@ class TrainingPlan:
     files: tuple[ImageFile, ...]
     labels: Tensor
     classes: int
-    these: HeadGroup
+    group: HeadGroup
     preprocessing: Preprocessing
     augmentation: str
     precision: str
@@ -70,23 +70,23 @@ class Training:
     """A training of a network, from its first to its last epoch, or from a checkpoint on.
 
     Args:
-        checkpoint: Where it is kept half-way. curves: as `heads.together.Trained` has them.
+        checkpoint: File of the unfinished training.
     """
 
     def __init__(self, course: TrainingPlan, network: WholeNetwork, checkpoint: Path) -> None:
         self.course, self.network, self.checkpoint = course, network, checkpoint
         self.configuration = course.configuration
-        these, count = course.these, len(course.files)
+        group, count = course.group, len(course.files)
         self.optimizer = optimizer_of(self.configuration, network, course.device)
-        self.images = torch.cat([torch.arange(count), these.extra[:, 0]])
-        self.views = torch.cat([torch.zeros(count, dtype=torch.int64), these.extra[:, 1]])
+        self.images = torch.cat([torch.arange(count), group.extra[:, 0]])
+        self.views = torch.cat([torch.zeros(count, dtype=torch.int64), group.extra[:, 1]])
         self.labels = course.labels[self.images]
         self.weights = row_weights(
-            [self.configuration], these.training, self.labels, course.classes
+            [self.configuration], group.training, self.labels, course.classes
         )[:, 0]
-        self.held_out = these.validation[0].nonzero()[:, 0]
+        self.held_out = group.validation[0].nonzero()[:, 0]
         sampling = self.configuration.balance == "sampling"
-        self.odds = class_sampling_weights(self.labels[these.pool]) if sampling else None
+        self.odds = class_sampling_weights(self.labels[group.pool]) if sampling else None
         self.ending = EarlyStopping([self.configuration])
         self.curves: Curves = {}
         self.generator = torch.Generator().manual_seed(self.configuration.seed)
@@ -104,9 +104,9 @@ class Training:
     @property
     def remaining(self) -> int:
         """How many images are still to be run, if patience spares none."""
-        pool, held_out = len(self.course.these.pool), len(self.held_out)
+        pool, held_out = len(self.course.group.pool), len(self.held_out)
         epochs = self.configuration.epochs - self.epoch if self.ending.active.any() else 0
-        done = min(self.batch * self.course.these.batch_size, pool)
+        done = min(self.batch * self.course.group.batch_size, pool)
         return epochs * (pool + held_out) - done + held_out
 
     @property
@@ -197,10 +197,10 @@ class Training:
 
     def _train(self, stopped: Stopped, advance: Advance) -> None:
         """Run what is left of an epoch's batches."""
-        c, these = self.configuration, self.course.these
+        c, group = self.configuration, self.course.group
         self.generator.set_state(self.drawn)
         views_of(len(self.labels), 0, self.generator)  # none are chosen, but heads draw them
-        batches = batches_of(these.pool, these.batch_size, self.odds, self.generator)
+        batches = batches_of(group.pool, group.batch_size, self.odds, self.generator)
         if self.network.trains_backbone:
             batches = joined(batches)
         rate = factor(c.schedule, c.gamma, c.warmup, self.epoch, c.epochs)

@@ -24,9 +24,15 @@ Facts = dict[str, str]  # what a file says of itself; what is no text, as JSON
 
 @dataclass(frozen=True)
 class Format:
-    """suffix: of its files. packages: to write and to run it. write: a model, with what it says of
-    itself. run: such a file in its own runtime. snippet: how to do that, as Python: one import,
-    then what makes `classes`, `logits` and `probabilities` of `images`; FILE stands for its name.
+    """A file format of whole models.
+
+    Attributes:
+        suffix: Of its files.
+        packages: To write and to run it.
+        write: A model, with what it says of itself.
+        run: Such a file in its own runtime.
+        snippet: How to do that, as Python: one import, then what makes `classes`, `logits` and
+            `probabilities` of `images`; FILE stands for its name.
     """
 
     suffix: str

@@ -41,7 +41,12 @@ CHECKED = 8  # test images that a file is tried on
 
 @dataclass(frozen=True)
 class Written:
-    """files: the model first. check: how it did when it was tried."""
+    """What an export wrote.
+
+    Attributes:
+        files: The model first.
+        check: How it did when it was tried.
+    """
 
     files: tuple[Path, ...]
     check: Check

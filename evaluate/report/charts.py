@@ -73,7 +73,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """title: what it shows, for those who can't see it. legend: (colour, style, text)."""
+    """A chart.
+
+    Attributes:
+        title: What it shows, for those who can't see it.
+        legend: (colour, style, text).
+    """
 
     title: str
     x: Axis

@@ -25,10 +25,15 @@ BACKBONES_DRAWN = 8
 
 @dataclass(frozen=True)
 class ReportContext:
-    """answers, infos: predictions and head files by model_id, of the models drawn and the best of
-    each backbone, as far as they are there. audit: of the study's images, if there is one. limits:
-    of what a model may cost, if any were given. left_out: what is wrong with files that could not
-    be used, as far as they were needed until now.
+    """What the sections of one study are made from.
+
+    Attributes:
+        answers, infos: Predictions and head files by model_id, of the models drawn and the best of
+            each backbone, as far as they are there.
+        audit: Of the study's images, if there is one.
+        limits: Of what a model may cost, if any were given.
+        left_out: What is wrong with files that could not be used, as far as they were needed until
+            now.
     """
 
     study: Leaderboard

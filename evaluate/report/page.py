@@ -40,7 +40,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Section:
-    """show: what the template of this name draws; None or nothing: the section is absent."""
+    """A section of the report.
+
+    Attributes:
+        show: What the template of this name draws; None or nothing: the section is absent.
+    """
 
     heading: str
     show: Callable[[ReportContext], Any]

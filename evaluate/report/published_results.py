@@ -15,7 +15,6 @@ NEEDED = (
     *("hardware_type", "pretrained_model", "classifier_head", "opt_alg"),
     *("training_time_mins", "inference_time_secs", "accuracy", "conf_mat"),
 )
-OPTIONAL = ("model_id", "precision", "recall", "roc_auc")
 DEVICES = {"gpu": "cuda"}  # the study's words for ours
 
 

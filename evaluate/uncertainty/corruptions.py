@@ -15,7 +15,12 @@ TILES = 4  # in each direction
 
 @dataclass(frozen=True)
 class Corruption:
-    """summary: what it is, in words. apply: (pixels, random numbers) → pixels."""
+    """A corruption of images.
+
+    Attributes:
+        summary: What it is, in words.
+        apply: (pixels, random numbers) → pixels.
+    """
 
     summary: str
     apply: Callable[[Pixels, np.random.Generator], Pixels]

@@ -30,7 +30,12 @@ CREATE TABLE IF NOT EXISTS images (
 
 @dataclass(frozen=True)
 class KnownDatasets:
-    """roots: the data sets, as absolute paths or URLs. images: SHA-256 of all they ever held."""
+    """The data sets of a workspace.
+
+    Attributes:
+        roots: Where they are, as absolute paths or URLs.
+        images: SHA-256 of all they ever held.
+    """
 
     roots: tuple[str, ...]
     images: frozenset[bytes]

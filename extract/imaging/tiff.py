@@ -41,8 +41,8 @@ MD_FILE_TAG = 33445  # of Molecular Dynamics scanners; 2: the values are square 
 REDUCED, MASK = 1, 4  # bits of SUBFILE_TYPE
 OLD_REDUCED = 2  # of OLD_SUBFILE_TYPE
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # of PHOTOMETRIC
-UNSIGNED, SIGNED = 1, 2  # of SAMPLE_FORMAT
-UNCOMPRESSED, JPEG = 1, (6, 7)  # of COMPRESSION
+UNSIGNED = 1  # of SAMPLE_FORMAT
+JPEG = (6, 7)  # of COMPRESSION
 PREMULTIPLIED, STRAIGHT = 1, 2  # of the tag ExtraSamples: kinds of alpha
 
 
